@@ -1,0 +1,57 @@
+"""Small models and records that the tests share."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from tfmiaq._backend import keras
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from tfmiaq import datasets
+
+    return datasets.load("digits")
+
+
+def tiny_model():
+    """Conv2D, DepthwiseConv2D and Dense, BatchNormalization, a sum, ReLU layers and a fused ReLU."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(inputs)
+    x = stem = layers.ReLU(name="conv_relu")(layers.BatchNormalization(momentum=0.9, name="conv_norm")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = layers.ReLU(name="depthwise_relu")(layers.BatchNormalization(momentum=0.9, name="depthwise_norm")(x))
+    x = layers.Conv2D(8, 1, name="pointwise")(x)
+    x = layers.Activation("relu", name="sum_relu")(layers.Add(name="sum")([x, stem]))
+    x = layers.MaxPooling2D(name="pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(32, activation="relu", name="hidden")(layers.Dropout(0.1, name="dropout")(x))
+    return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="tiny")
+
+
+def train(model, x, y, epochs=1, rate=3e-3):
+    steps = epochs * -(-len(x) // 32)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(x, y, epochs=epochs, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    keras.utils.set_random_seed(0)
+    return train(tiny_model(), digits.x_train, digits.y_train, epochs=15)
+
+
+@pytest.fixture
+def linear_scores():
+    """A target that answers its one-column records as logits of class 0, against a constant 0 of class 1."""
+    return lambda x: np.concatenate([x, np.zeros_like(x)], axis=1)

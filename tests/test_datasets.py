@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfmiaq import datasets
+
+
+def test_digits_are_split_in_halves_without_overlap(digits):
+    assert digits.x_train.shape[1:] == (8, 8, 1)
+    assert (digits.x_train.min(), digits.x_train.max()) == (0, 1)
+    assert len(digits.x_train) + len(digits.x_test) == 1797
+    assert digits.classes == 10
+
+
+def test_an_npz_is_scaled_and_flattened_labels(tmp_path):
+    path = str(tmp_path / "own.npz")
+    x = np.full((4, 5, 5), 255, np.uint8)
+    np.savez(path, x_train=x, y_train=np.arange(4)[:, None], x_test=x, y_test=np.eye(4))
+    data = datasets.load(path)
+    assert data.x_train.shape == (4, 5, 5, 1)
+    assert data.x_train.max() == 1
+    np.testing.assert_array_equal(data.y_train, data.y_test)
+
+
+def test_an_npz_without_the_arrays_is_refused(tmp_path):
+    path = str(tmp_path / "own.npz")
+    np.savez(path, x_train=np.zeros(1), images=np.zeros(1))
+    with pytest.raises(ValueError, match=r"lacks y_train, x_test, y_test"):
+        datasets.load(path)
+
+
+@pytest.mark.parametrize(("name", "message"), [("cifar", "Unknown data set 'cifar'"), ("no.npz", "No .npz file")])
+def test_unknown_names_are_refused(name, message):
+    assert not datasets.check_name(name)
+    with pytest.raises(ValueError, match=message):
+        datasets.load(name)

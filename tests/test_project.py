@@ -1,0 +1,82 @@
+"""The Bazel files, the Python check and the demo, as a user meets them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ["tfmiaq", "tfmiaq/auditing", "examples", "benchmarks", "tests", "tools"]
+
+
+def _targets(build):
+    """Name, sources and dependencies of each rule of a BUILD file, which is also Python."""
+    for statement in ast.parse(build.read_text()).body:
+        call = statement.value
+        arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("name", "srcs", "deps")}
+        yield call.func.id, arguments
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_source_is_in_a_target_and_every_targets_source_exists(package):
+    sources = [
+        source
+        for rule, arguments in _targets(ROOT / package / "BUILD")
+        if rule.startswith("py_")
+        for source in arguments["srcs"]
+    ]
+    assert sorted(sources) == sorted(path.name for path in (ROOT / package).glob("*.py"))
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "."])
+def test_every_dependency_is_a_target(package):
+    for _, arguments in _targets(ROOT / package / "BUILD"):
+        for dependency in arguments.get("deps", []):
+            where, _, name = dependency.partition(":")
+            build = ROOT / (where[2:] if where else package) / "BUILD"
+            names = [other["name"] for _, other in _targets(build) if "name" in other]
+            assert (name or where.rpartition("/")[2]) in names, dependency
+
+
+def _demo(*arguments, **kwargs):
+    command = [sys.executable, str(ROOT / "examples" / "defend_digits.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+
+
+@pytest.mark.slow
+def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
+    result = _demo("--epochs=2", "--quantized_epochs=1", "--members=60", "--attacks=threshold", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = result.stdout.split("TPR at 1 % FPR")[1]
+    assert all(f"\n{name} " in table for name in ("float", "quantized", ".tflite"))
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"float.h5", "quantized.h5", "policy.json", "model.tflite", "roc.png", "table.txt"} <= written
+    assert {f"reports/{name}/report.json" for name in ("float", "quantized", "tflite")} <= written
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--dataset=digit", "expected one of digits"),
+        ("--policy=none.json", "no such policy"),
+        ("--members=3", "members"),
+    ],
+)
+def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):
+    result = _demo(flag)
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("first", "last", "suits"), [("3.0", "3.99", True), ("3.0", "3.1", False)])
+def test_an_unsuitable_python_gets_one_line(first, last, suits):
+    command = [sys.executable, str(ROOT / "tools" / "check_python.py"), first, last, "demo"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert (result.returncode == 0) == suits
+    assert len(result.stderr.splitlines()) == (0 if suits else 1)
+    assert suits or "make demo PYTHON=python3.1" in result.stderr

@@ -1,0 +1,176 @@
+"""quantize_model: what it takes, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import tiny_model, train
+
+import tfmiaq
+from tfmiaq import BitwidthPolicy, LayerBits
+from tfmiaq._backend import keras
+
+layers = keras.layers
+
+
+def _bits(model):
+    return {row.name: (row.weight_bits, row.activation_bits) for row in tfmiaq.summary(model).layers}
+
+
+def test_the_default_policy_has_low_bits_inside_and_8_at_both_ends():
+    bits = _bits(tfmiaq.quantize_model(tiny_model()))
+    assert bits["conv"] == (8, None)
+    assert bits["conv_relu"] == (None, 8)
+    assert bits["depthwise"] == (2, None)
+    assert bits["depthwise_relu"] == (None, 4)
+    assert bits["pointwise"] == (2, 8)
+    assert bits["sum_relu"] == (None, 4)
+    assert bits["hidden"] == (2, 4)
+    assert bits["logits"] == (8, 8)
+
+
+def test_weights_are_kept_and_the_model_passed_is_untouched(trained):
+    before = trained.get_weights()
+    quantized = tfmiaq.quantize_model(trained)
+    kernels = {layer.layer.name: layer.layer for layer in quantized.layers if hasattr(layer, "layer")}
+    np.testing.assert_array_equal(kernels["hidden"].get_weights()[-1], trained.get_layer("hidden").get_weights()[-1])
+    assert quantized.count_params() > trained.count_params()
+    for old, new in zip(before, trained.get_weights()):
+        np.testing.assert_array_equal(old, new)
+    tfmiaq.quantize_model(trained)  # A second time works as the first.
+
+
+def test_8_bits_everywhere_answer_as_the_float_model(trained, digits):
+    quantized = train(
+        tfmiaq.quantize_model(trained, BitwidthPolicy.uniform(8, 8)), digits.x_train, digits.y_train, rate=1e-5
+    )
+    expected = trained.predict(digits.x_test, verbose=0).argmax(1)
+    assert (quantized.predict(digits.x_test, verbose=0).argmax(1) == expected).mean() > 0.98
+
+
+def test_fit_learns_at_low_bits(trained, digits):
+    quantized = tfmiaq.quantize_model(trained)
+    train(quantized, digits.x_train, digits.y_train, epochs=10)
+    assert (quantized.predict(digits.x_test, verbose=0).argmax(1) == digits.y_test).mean() > 0.9
+
+
+def test_sequential_models_are_taken(digits):
+    model = keras.Sequential([layers.Flatten(), layers.Dense(8), layers.ReLU(), layers.Dense(10), layers.Softmax()])
+    model.build((None, 8, 8, 1))
+    quantized = tfmiaq.quantize_model(model, BitwidthPolicy.uniform(2, 3, first=None, last=None))
+    names = {row.kind: (row.weight_bits, row.activation_bits) for row in tfmiaq.summary(quantized).layers}
+    assert names["ReLU"] == (None, 3)
+    outputs = train(quantized, digits.x_train[:64], digits.y_train[:64]).predict(digits.x_test[:4], verbose=0)
+    np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
+
+
+def test_an_unbuilt_model_is_refused():
+    with pytest.raises(ValueError, match=r"is not built. Call model.build"):
+        tfmiaq.quantize_model(keras.Sequential([layers.Dense(2)]))
+
+
+@pytest.mark.parametrize("thing", [None, "model.h5", 3])
+def test_things_that_are_no_model_are_refused(thing):
+    with pytest.raises(TypeError, match=r"Expected a keras.Model"):
+        tfmiaq.quantize_model(thing)
+
+
+def test_a_subclassed_model_is_refused():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Own()
+    model(np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="subclassed"):
+        tfmiaq.quantize_model(model)
+
+
+def test_a_quantized_model_is_refused():
+    quantized = tfmiaq.quantize_model(tiny_model())
+    with pytest.raises(ValueError, match="quantized already"):
+        tfmiaq.quantize_model(quantized)
+
+
+def test_a_keras_3_model_is_refused_with_the_way_out():
+    keras3 = pytest.importorskip("keras", minversion="3.0")
+    model = keras3.Sequential([keras3.Input((4,)), keras3.layers.Dense(2)])
+    with pytest.raises(TypeError, match=r"Keras 3 model.*tf_keras"):
+        tfmiaq.quantize_model(model)
+
+
+def test_every_layer_that_cannot_be_quantized_is_listed():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2DTranspose(4, 3, name="up")(inputs)
+    x = layers.BatchNormalization(name="stray_norm")(x)
+    x = layers.LeakyReLU(name="leaky")(x)
+    x = keras.Sequential([layers.Conv2D(4, 3)], name="nested")(x)
+    x = layers.Dense(2, activation="elu", name="elu")(layers.Flatten()(x))
+    model = keras.Model(inputs, x)
+    with pytest.raises(ValueError, match="cannot quantize") as error:
+        tfmiaq.quantize_model(model)
+    for text in ("up (Conv2DTranspose)", "stray_norm (Batch", "leaky (LeakyReLU)", "nested (Seq", "elu (Dense)"):
+        assert text in str(error.value)
+    assert "Leave a layer float" in str(error.value)
+
+
+def test_a_layer_left_float_lets_the_rest_be_quantized(digits):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    x = layers.LeakyReLU(name="leaky")(x)
+    x = layers.Dense(10, name="logits")(layers.Flatten()(x))
+    policy = BitwidthPolicy(LayerBits(4, 4), {"leaky": LayerBits(None, None)})
+    quantized = train(tfmiaq.quantize_model(keras.Model(inputs, x), policy), digits.x_train[:64], digits.y_train[:64])
+    assert _bits(quantized)["logits"] == (4, 8)
+    assert tfmiaq.verify(quantized, tfmiaq.convert(quantized), digits.x_test[:50]).exact
+
+
+def test_a_policy_that_names_no_layer_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'hiden'. Did you mean 'hidden'"):
+        tfmiaq.quantize_model(tiny_model(), BitwidthPolicy(layers={"hiden": LayerBits(2, 2)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pool", "neither weights nor a ReLU"), ("logits", "no ReLU follows"), ("sum", "neither")]
+)
+def test_a_rule_that_cannot_be_honoured_is_refused(name, reason):
+    with pytest.raises(ValueError, match=reason):
+        tfmiaq.quantize_model(tiny_model(), BitwidthPolicy(layers={name: LayerBits(2, 2)}))
+
+
+def test_a_policy_that_leaves_all_float_is_refused():
+    with pytest.raises(ValueError, match="every layer float"):
+        tfmiaq.quantize_model(tiny_model(), BitwidthPolicy(LayerBits(None, None)))
+
+
+def test_something_else_as_policy_is_refused():
+    with pytest.raises(TypeError, match="Expected a BitwidthPolicy"):
+        tfmiaq.quantize_model(tiny_model(), {"default": 2})
+
+
+def test_saving_and_loading_gives_the_same_outputs(tmp_path, digits):
+    quantized = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:64], digits.y_train[:64])
+    path = str(tmp_path / "quantized.h5")
+    quantized.save(path)
+    x = digits.x_test[:20]
+    loaded = tfmiaq.load_model(path)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), quantized.predict(x, verbose=0))
+    assert _bits(loaded) == _bits(quantized)
+
+
+def test_summary_counts_sizes_and_multiply_adds():
+    rows = {row.name: row for row in tfmiaq.summary(tfmiaq.quantize_model(tiny_model())).layers}
+    assert (rows["conv"].weights, rows["conv"].multiply_adds) == (72, 72 * 64)
+    assert (rows["depthwise"].weights, rows["depthwise"].multiply_adds) == (72, 72 * 64)
+    hidden = rows["hidden"]
+    assert (hidden.weights, hidden.multiply_adds) == (4 * 4 * 8 * 32, 4 * 4 * 8 * 32)
+    assert (hidden.stored_bytes, hidden.packed_bytes) == (4096 + 4 * 32, 4096 * 2 // 8 + 4 * 32)
+
+
+def test_summary_of_a_float_model_is_refused():
+    with pytest.raises(ValueError, match="no quantized layer"):
+        tfmiaq.summary(tiny_model())

@@ -1,0 +1,132 @@
+"""The arithmetic against an independent NumPy reference, for every bit-width."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tfmiaq import quantizers
+from tfmiaq._backend import keras, tf
+
+BITS = range(1, 9)
+
+
+def reference_levels(channel, bits):
+    """Quantized values of one channel, written from the published formulas."""
+    magnitude = np.abs(channel)
+    if bits == 1:
+        return np.where(channel >= 0, 1, -1) * magnitude.mean()
+    if bits == 2:
+        kept = magnitude > 0.7 * magnitude.mean()
+        return np.sign(channel) * kept * magnitude[kept].mean()
+    top = 2 ** (bits - 1) - 1
+    step = magnitude.max() / top
+    return np.round(channel / step) * step
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (3, 3, 4, 1), (20, 5)])
+def test_codes_match_the_reference_on_each_channel(bits, shape):
+    weights = np.random.default_rng(bits).normal(size=shape).astype(np.float32)
+    codes, step = quantizers.weight_codes(tf.constant(weights), bits, per_channel=True)
+    expected = np.stack([reference_levels(weights[..., i], bits) for i in range(shape[-1])], axis=-1)
+    np.testing.assert_allclose((codes * step).numpy(), expected, atol=1e-6)
+
+
+def _quantize(weights, bits, per_channel=True, training=False):
+    quantizer = quantizers.WeightQuantizer(bits, per_channel)
+    return quantizer(weights, training, {"bits": tf.Variable(float(bits))})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.float32, (3, 3, 2, 2), elements=st.floats(-1e3, 1e3, width=32)),
+    st.sampled_from(BITS),
+    st.booleans(),
+)
+def test_every_value_is_an_int8_code_of_a_level(weights, bits, per_channel):
+    values = _quantize(tf.constant(weights), bits, per_channel).numpy()
+    codes, step = (t.numpy() for t in quantizers.weight_codes(tf.constant(weights), bits, per_channel))
+    top = max(2 ** (bits - 1) - 1, 1)
+    assert np.abs(codes).max() <= top
+    np.testing.assert_array_equal(codes, np.round(codes))
+    np.testing.assert_allclose(values, codes * step, rtol=1e-5, atol=1e-30)
+    assert float(quantizers.int8_refinement(bits)) * top <= 127
+
+
+def test_a_channel_of_zeros_stays_zero():
+    weights = np.zeros((3, 3, 1, 2), np.float32)
+    weights[..., 1] = 1
+    for bits in BITS:
+        values = _quantize(tf.constant(weights), bits).numpy()
+        assert (values[..., 0] == 0).all()
+        assert (values[..., 1] != 0).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_gradient_of_weights_is_straight_through(bits):
+    weights = tf.Variable(np.random.default_rng(0).normal(size=(3, 3, 2, 2)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(_quantize(weights, bits, training=True) * 3.0)
+    np.testing.assert_allclose(tape.gradient(total, weights).numpy(), 3.0, rtol=1e-6)
+
+
+def test_the_error_falls_with_bits():
+    weights = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32))
+    errors = [float(tf.reduce_mean((_quantize(weights, bits) - weights) ** 2)) for bits in BITS]
+    assert errors == sorted(errors, reverse=True)
+
+
+class _Host(keras.layers.Layer):
+    """A layer that owns a quantizer's variables."""
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_relu_activations_take_all_levels_up_to_the_largest_value(bits):
+    quantizer = quantizers.ReluQuantizer(bits)
+    variables = quantizer.build(None, "post_activation", _Host())
+    x = tf.linspace(0.0, 3.0, 10_000)
+    values = quantizer(x, True, variables).numpy()
+    levels = np.unique(values)
+    assert len(levels) == 2**bits
+    np.testing.assert_allclose(levels, np.arange(2**bits) * 3.0 / (2**bits - 1), atol=1e-5)
+    np.testing.assert_array_equal(quantizer(x, False, variables).numpy(), values)
+
+
+def test_ranges_start_with_the_first_batch_and_then_average():
+    quantizer = quantizers.ReluQuantizer(4)
+    variables = quantizer.build(None, "post_activation", _Host())
+    quantizer(tf.constant([0.0, 2.0]), True, variables)
+    assert float(variables["max"]) == pytest.approx(2.0)
+    quantizer(tf.constant([0.0, 4.0]), True, variables)
+    assert float(variables["max"]) == pytest.approx(0.9 * 2 + 0.1 * 4)
+    quantizer(tf.constant([0.0, 100.0]), False, variables)
+    assert float(variables["max"]) == pytest.approx(2.2)
+
+
+def test_network_inputs_keep_the_widest_range():
+    quantizer = quantizers.LinearQuantizer(widen=True)
+    variables = quantizer.build(None, "input", _Host())
+    for batch in ([-1.0, 2.0], [0.0, 5.0], [-0.5, 1.0]):
+        quantizer(tf.constant(batch), True, variables)
+    assert (float(variables["min"]), float(variables["max"])) == (-1.0, 5.0)
+
+
+def test_bits_are_a_runtime_value():
+    bits = tf.Variable(8.0)
+    quantizer = quantizers.WeightQuantizer(8)
+    weights = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 2, 1)).astype(np.float32))
+    traces = []
+
+    @tf.function
+    def quantize(x):
+        traces.append(1)
+        return quantizer(x, False, {"bits": bits})
+
+    assert len(np.unique(quantize(weights))) > 3
+    bits.assign(1.0)
+    assert len(np.unique(quantize(weights))) == 2
+    assert len(traces) == 1

@@ -1,0 +1,130 @@
+"""What is in the .tflite, read from the .tflite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import tiny_model, train
+
+import tfmiaq
+from tfmiaq import BitwidthPolicy
+from tfmiaq._backend import keras, tf
+
+
+def _details(buffer):
+    interpreter = tf.lite.Interpreter(model_content=buffer)
+    interpreter.allocate_tensors()
+    return interpreter, interpreter.get_tensor_details(), [op["op_name"] for op in interpreter._get_ops_details()]
+
+
+@pytest.fixture(scope="module", params=range(1, 9))
+def shipped(request, trained, digits):
+    """The trained model at b bits of weights and activations everywhere, and its Edge TPU file."""
+    bits = request.param
+    keras.utils.set_random_seed(0)
+    quantized = tfmiaq.quantize_model(trained, BitwidthPolicy.uniform(bits, bits, first=None, last=None))
+    train(quantized, digits.x_train, digits.y_train, epochs=8)
+    return bits, quantized, tfmiaq.convert(quantized, "edgetpu")
+
+
+def test_every_kernel_takes_exactly_the_trained_levels(shipped, digits):
+    bits, quantized, buffer = shipped
+    result = tfmiaq.verify(quantized, buffer, digits.x_test[:500])
+    weights = {row.name: row for row in result.layers if row.tensor == "weight"}
+    assert set(weights) == {"conv", "depthwise", "pointwise", "hidden", "logits"}
+    assert all(row.exact for row in result.layers), str(result)
+    most = {1: 2, 2: 3}.get(bits, 2**bits - 1)
+    assert all(row.stored <= most for row in weights.values())
+    assert weights["hidden"].stored >= min(most, 60)
+    activations = [row for row in result.layers if row.tensor == "activation"]
+    assert {row.name for row in activations} == {"conv_relu", "depthwise_relu", "sum_relu", "hidden"}
+    assert all(1 < row.stored <= 2**bits for row in activations)
+
+
+def test_the_stored_codes_are_multiples_of_the_refinement(shipped):
+    bits, _, buffer = shipped
+    interpreter, details, _ = _details(buffer)
+    spacing = 127 // max(2 ** (bits - 1) - 1, 1)
+    kernels = [t for t in details if t["dtype"] == np.int8 and list(t["shape"]) in ([32, 128], [8, 3, 3, 1])]
+    assert len(kernels) == 2
+    for tensor in kernels:
+        codes = interpreter.get_tensor(tensor["index"]).astype(int)
+        assert (codes % spacing == 0).all()
+
+
+def test_the_edge_tpu_file_is_integer_through_and_through(shipped):
+    _, _, buffer = shipped
+    _, details, operations = _details(buffer)
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(operations), operations
+    assert {np.dtype(t["dtype"]) for t in details} <= {np.dtype("int8"), np.dtype("int32")}
+
+
+def test_labels_agree_with_the_trained_model(shipped, digits):
+    _, quantized, buffer = shipped
+    result = tfmiaq.verify(quantized, buffer, digits.x_test[:500])
+    assert result.agreement >= 0.99, str(result)
+
+
+def test_mobile_takes_and_gives_floats(trained, digits):
+    quantized = train(tfmiaq.quantize_model(trained), digits.x_train, digits.y_train)
+    buffer = tfmiaq.convert(quantized)
+    interpreter, _, operations = _details(buffer)
+    assert interpreter.get_input_details()[0]["dtype"] == np.float32
+    assert interpreter.get_output_details()[0]["dtype"] == np.float32
+    assert operations.count("QUANTIZE") == 1
+    assert operations.count("DEQUANTIZE") == 1
+    assert tfmiaq.verify(quantized, buffer, digits.x_test[:100]).exact
+
+
+def test_verify_sees_a_foreign_file(digits, shipped):
+    _, quantized, buffer = shipped
+    other = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:64], digits.y_train[:64])
+    assert not tfmiaq.verify(other, buffer, digits.x_test[:20]).exact
+    assert tfmiaq.verify(quantized, buffer, digits.x_test[:20]).exact
+
+
+def test_branches_pooling_and_softmax_are_exact_and_integer(digits):
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, activation="relu", name="stem")(inputs)
+    left = layers.Conv2D(8, 1, activation="relu", name="left")(x)
+    right = layers.ReLU(name="right_relu")(layers.Conv2D(8, 1, name="right")(x))
+    x = layers.Concatenate(name="join")([left, right])
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    x = layers.Dense(10, activation="softmax", name="probabilities")(x)
+    quantized = tfmiaq.quantize_model(keras.Model(inputs, x))
+    quantized.compile("adam", "sparse_categorical_crossentropy")
+    quantized.fit(digits.x_train, digits.y_train, epochs=2, verbose=0)
+    buffer = tfmiaq.convert(quantized, "edgetpu")
+    _, _, operations = _details(buffer)
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(operations), operations
+    assert tfmiaq.verify(quantized, buffer, digits.x_test[:100]).exact
+
+
+def test_an_untrained_model_is_not_converted():
+    with pytest.raises(ValueError, match=r"have seen no data. Train the quantized model"):
+        tfmiaq.convert(tfmiaq.quantize_model(tiny_model()))
+
+
+def test_a_float_model_is_not_converted():
+    with pytest.raises(ValueError, match=r"Expected a model from tfmiaq.quantize_model"):
+        tfmiaq.convert(tiny_model())
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown target 'tpu'. Expected one of 'mobile', 'edgetpu'"):
+        tfmiaq.convert(tiny_model(), "tpu")
+
+
+def test_a_file_that_is_no_tflite_is_refused(tmp_path, digits, shipped):
+    path = tmp_path / "model.tflite"
+    path.write_text("no model at all")
+    with pytest.raises(ValueError, match=r"is no TFLite model"):
+        tfmiaq.verify(shipped[1], path, digits.x_test[:2])
+    with pytest.raises(ValueError, match=r"No .tflite file at"):
+        tfmiaq.verify(shipped[1], tmp_path / "other.tflite", digits.x_test[:2])
+
+
+def test_verify_wants_records(digits, shipped):
+    with pytest.raises(ValueError, match="at least one record"):
+        tfmiaq.verify(shipped[1], shipped[2], digits.x_test[:0])

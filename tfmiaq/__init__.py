@@ -1,0 +1,55 @@
+"""Quantization of Keras models against membership inference.
+
+A name is imported when it is first used, so that policies and command lines answer without loading TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfmiaq.auditing import AuditReport, audit
+    from tfmiaq.layer_summary import summary
+    from tfmiaq.policy import BitwidthPolicy, LayerBits
+    from tfmiaq.quantize import load_model, quantize_model, quantize_scope
+    from tfmiaq.tflite import convert, verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AuditReport": "tfmiaq.auditing",
+    "BitwidthPolicy": "tfmiaq.policy",
+    "LayerBits": "tfmiaq.policy",
+    "audit": "tfmiaq.auditing",
+    "convert": "tfmiaq.tflite",
+    "load_model": "tfmiaq.quantize",
+    "quantize_model": "tfmiaq.quantize",
+    "quantize_scope": "tfmiaq.quantize",
+    "summary": "tfmiaq.layer_summary",
+    "verify": "tfmiaq.tflite",
+}
+__all__ = [
+    "AuditReport",
+    "BitwidthPolicy",
+    "LayerBits",
+    "audit",
+    "convert",
+    "load_model",
+    "quantize_model",
+    "quantize_scope",
+    "summary",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tfmiaq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

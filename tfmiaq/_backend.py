@@ -1,0 +1,79 @@
+"""The one place that picks the Keras that tfmot uses, and the only one that touches tfmot's private paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import warnings
+from typing import Any
+
+
+def _has_keras_3() -> bool:
+    try:
+        return int(importlib.metadata.version("keras").split(".")[0]) >= 3
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+# tfmot runs on Keras 2. TensorFlow 2.16 and later hand out Keras 3 as tf.keras unless this is set before their import.
+# TensorFlow 2.15 has Keras 2 built in, and set there it would mix that one with tf_keras.
+if _has_keras_3():
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.keras.compat import keras
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_config import QuantizeConfig
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
+    from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
+
+__all__ = [
+    "QuantizeConfig",
+    "QuantizeLayer",
+    "QuantizeWrapperV2",
+    "Quantizer",
+    "activation_quantizers",
+    "is_keras_3_model",
+    "keras",
+    "serialize_quantizer",
+    "tf",
+    "tfmot",
+    "weight_quantizers",
+]
+
+
+def is_keras_3_model(model: Any) -> bool:
+    """Whether a model belongs to Keras 3, which tfmot cannot quantize."""
+    for base in type(model).__mro__:
+        root = base.__module__.partition(".")[0]
+        if root == "keras" and base.__name__ == "Layer" and not isinstance(model, keras.layers.Layer):
+            return True
+    return False
+
+
+def weight_quantizers(wrapper: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """The (float kernel, quantizer, quantizer's variables) of each quantized weight of a wrapped layer."""
+    return list(wrapper._weight_vars)
+
+
+def activation_quantizers(layer: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """The (quantizer, its variables) of each quantized activation of a wrapped layer or of a QuantizeLayer."""
+    if isinstance(layer, QuantizeLayer):
+        return [(layer.quantizer, layer.quantizer_vars)] if layer.quantizer else []
+    found = []
+    for activation in layer._quantize_activations:
+        for attribute in ("_pre_activation_vars", "_post_activation_vars"):
+            variables = getattr(activation, attribute, None)
+            if variables is not None:
+                found.append((activation.quantizer, variables))
+    if layer._output_quantizers:
+        found.append((layer._output_quantizers[0], layer._output_quantizer_vars))
+    return found
+
+
+def serialize_quantizer(quantizer: Any) -> dict[str, Any]:
+    """A quantizer in the form that QuantizeLayer.from_config reads."""
+    return {"class_name": type(quantizer).__name__, "config": quantizer.get_config()}

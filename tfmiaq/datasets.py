@@ -1,0 +1,100 @@
+"""Named data sets and .npz files, as float images or vectors with integer labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+NAMES = ("digits", "cifar10", "mnist", "fashion_mnist")
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set split in two.
+
+    Attributes:
+        name: Its name, or the file's.
+        x_train: float32, shape (n, ...); images have a channel axis and values from 0 to 1.
+        y_train: int64, shape (n,).
+        x_test: float32, shape (m, ...).
+        y_test: int64, shape (m,).
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: one more than the highest label."""
+        return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+
+def check_name(name: str) -> bool:
+    """Whether `load` knows the name, or a file of that name is there."""
+    return name in NAMES or (name.endswith(".npz") and pathlib.Path(name).is_file())
+
+
+def load(name: str, seed: int = 0) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        name: "digits" (scikit-learn's, no download), "cifar10", "mnist" or "fashion_mnist" (Keras's own download), or
+            the path of an .npz with x_train, y_train, x_test and y_test.
+        seed: Shuffles "digits", which comes without a split; the first half becomes x_train.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: An unknown name, a missing file, or an .npz without the four arrays.
+    """
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        order = np.random.default_rng(seed).permutation(len(x))
+        x, y = x[order].reshape(-1, 8, 8, 1) / 16.0, y[order]
+        half = len(x) // 2
+        arrays = (x[:half], y[:half], x[half:], y[half:])
+    elif name in NAMES:
+        from tfmiaq._backend import keras
+
+        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+        arrays = (x_train, y_train, x_test, y_test)
+    elif name.endswith(".npz"):
+        arrays = _load_npz(pathlib.Path(name))
+    else:
+        raise ValueError(f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.")
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset(name, _records(x_train), _labels(y_train), _records(x_test), _labels(y_test))
+
+
+def _load_npz(path: pathlib.Path) -> tuple[Any, ...]:
+    if not path.is_file():
+        raise ValueError(f"No .npz file at {str(path)!r}.")
+    with np.load(path) as data:
+        missing = [key for key in _KEYS if key not in data]
+        if missing:
+            raise ValueError(
+                f"{str(path)!r} lacks {', '.join(missing)}. Expected the arrays {', '.join(_KEYS)}; it has "
+                f"{', '.join(data)}."
+            )
+        return tuple(data[key] for key in _KEYS)
+
+
+def _records(x: np.ndarray) -> np.ndarray:
+    scaled = x.astype(np.float32) / (255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+    return scaled[..., np.newaxis] if scaled.ndim == 3 else scaled
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(1).astype(np.int64)
+    return y.reshape(-1).astype(np.int64)

@@ -1,0 +1,119 @@
+"""tfmot QuantizeConfigs: which tensors of a layer are quantized, and by which quantizer.
+
+Each layer gets an instance of its own; a shared one would carry one layer's bits to the next.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from tfmiaq import quantizers
+from tfmiaq._backend import QuantizeConfig
+
+
+class _LayerQuantizeConfig(QuantizeConfig):
+    """Quantizes nothing; the base of the others."""
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        return []
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        return []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        pass
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        pass
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class PassThroughQuantizeConfig(_LayerQuantizeConfig):
+    """For layers whose output needs no range of its own: they keep codes, or fuse into the next layer."""
+
+
+class KernelQuantizeConfig(_LayerQuantizeConfig):
+    """For Dense, Conv2D and DepthwiseConv2D.
+
+    Args:
+        kernel: Attribute that holds the kernel.
+        weight_bits: Bits of the kernel, 1 to 8, or None for float.
+        activation_bits: Bits of a ReLU that is the layer's own activation, or None for a float output.
+        per_channel: One step for each index of the kernel's last axis.
+        quantize_activation: False where a following layer fuses into this one and carries the range.
+    """
+
+    def __init__(
+        self,
+        kernel: str,
+        weight_bits: Optional[int],
+        activation_bits: Optional[int],
+        per_channel: bool,
+        quantize_activation: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.weight_bits = weight_bits
+        self.activation_bits = activation_bits
+        self.per_channel = per_channel
+        self.quantize_activation = quantize_activation
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        if self.weight_bits is None:
+            return []
+        return [(getattr(layer, self.kernel), quantizers.WeightQuantizer(self.weight_bits, self.per_channel))]
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        if not self.quantize_activation or self.activation_bits is None:
+            return []
+        quantizer = (
+            quantizers.ReluQuantizer(self.activation_bits)
+            if getattr(layer.activation, "__name__", "") == "relu"
+            else quantizers.LinearQuantizer()
+        )
+        return [(layer.activation, quantizer)]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        for value in quantize_weights:
+            setattr(layer, self.kernel, value)
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        for value in quantize_activations:
+            layer.activation = value
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "kernel": self.kernel,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "per_channel": self.per_channel,
+            "quantize_activation": self.quantize_activation,
+        }
+
+
+class ReluQuantizeConfig(_LayerQuantizeConfig):
+    """For ReLU layers, and layers that join only ReLU outputs.
+
+    Args:
+        bits: Bits of the output, 1 to 8.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [quantizers.ReluQuantizer(self.bits)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.bits}
+
+
+class LinearQuantizeConfig(_LayerQuantizeConfig):
+    """For layers whose 8-bit output has a range of its own."""
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [quantizers.LinearQuantizer()]

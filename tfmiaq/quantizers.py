@@ -1,0 +1,201 @@
+"""Quantizers whose every level is an int8 code, so that stock TFLite kernels run the trained network.
+
+A value is rounded to its own b-bit grid in float, then passed through an 8-bit FakeQuant whose grid is an integer
+refinement of the first. The converter sees plain int8 ranges, and each of the b-bit levels is one of their codes.
+The bit-width is a variable, not an attribute of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfmiaq._backend import Quantizer, keras, tf
+
+# Magnitudes below this count as zero: a channel of zeros has no scale of its own.
+_DEAD = 1e-12
+_DEAD_STEP = 1e-3
+# Until a range has seen data it is this wide.
+_UNSEEN_RANGE = 6.0
+
+
+def _bits_variable(layer: Any, name: str, bits: int) -> Any:
+    return layer.add_weight(
+        f"{name}_bits", initializer=keras.initializers.Constant(float(bits)), shape=(), trainable=False
+    )
+
+
+def _straight_through(inputs: Any, quantized: Any) -> Any:
+    return inputs + tf.stop_gradient(quantized - inputs)
+
+
+def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
+    """The integer code of each weight and the size of one step.
+
+    1 bit is the sign times the mean magnitude (Rastegari et al. 2016, XNOR-Net, section 3.1). 2 bits are ternary with
+    threshold 0.7 times the mean magnitude and the mean of the kept magnitudes as step (Li and Liu 2016, Ternary Weight
+    Networks, section 2.2). b >= 3 bits are uniform and symmetric: step = max|w| / (2^(b-1) - 1).
+
+    Args:
+        weights: Float tensor of any shape.
+        bits: Scalar float tensor or number, 1 to 8.
+        per_channel: One step for each index of the last axis instead of one for the whole tensor.
+
+    Returns:
+        Codes, float integers of the shape of `weights`, and the step, broadcastable to it. Weights are codes times
+        step. A channel of zeros has codes 0.
+    """
+    bits = tf.cast(bits, weights.dtype)
+    axes = list(range(len(weights.shape) - 1)) if per_channel else None
+    magnitude = tf.abs(weights)
+    largest = tf.reduce_max(magnitude, axis=axes, keepdims=True)
+    mean = tf.reduce_mean(magnitude, axis=axes, keepdims=True)
+    alive = tf.cast(largest > _DEAD, weights.dtype)
+    is_low = tf.cast(bits < 2.5, weights.dtype)
+
+    top = tf.maximum(tf.pow(tf.constant(2.0, weights.dtype), bits - 1.0) - 1.0, 1.0)
+    uniform_step = largest / top
+    # With a threshold below zero every weight is kept, and the ternary rule becomes the binary one.
+    is_binary = tf.cast(bits < 1.5, weights.dtype)
+    threshold = (1.0 - is_binary) * 0.7 * mean - is_binary
+    kept = tf.cast(magnitude > threshold, weights.dtype)
+    kept_step = tf.reduce_sum(magnitude * kept, axis=axes, keepdims=True) / tf.maximum(
+        tf.reduce_sum(kept, axis=axes, keepdims=True), 1.0
+    )
+    # Arithmetic, not tf.where: the converter of TensorFlow 2.21 leaves a select of constants in the graph.
+    step = alive * (is_low * kept_step + (1.0 - is_low) * uniform_step) + (1.0 - alive) * _DEAD_STEP
+
+    sign = 2.0 * tf.cast(weights >= 0.0, weights.dtype) - 1.0
+    uniform = tf.clip_by_value(tf.round(weights / step), -top, top)
+    codes = alive * (is_low * sign * kept + (1.0 - is_low) * uniform)
+    return codes, step
+
+
+def int8_refinement(bits: Any) -> Any:
+    """How many int8 codes lie between two neighbouring weight levels: floor(127 / n), n = 2^(b-1) - 1 or 1."""
+    top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
+    return tf.floor(127.0 / top + 1e-3)
+
+
+class WeightQuantizer(Quantizer):
+    """Symmetric weights of 1 to 8 bits on an int8 grid, with a straight-through gradient.
+
+    Args:
+        bits: Initial bit-width, 1 to 8.
+        per_channel: One step for each index of the kernel's last axis.
+    """
+
+    def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
+        self.bits = bits
+        self.per_channel = per_channel
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {"bits": _bits_variable(layer, name, self.bits)}
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        bits = weights["bits"]
+        codes, step = weight_codes(inputs, bits, self.per_channel)
+        # A scale finer than the step keeps the bias, which is rounded to input scale times weight scale, precise.
+        limit = 127.0 * step / int8_refinement(bits)
+        if self.per_channel:
+            fake_quant, shape = tf.quantization.fake_quant_with_min_max_vars_per_channel, [-1]
+        else:
+            fake_quant, shape = tf.quantization.fake_quant_with_min_max_vars, []
+        limit = tf.reshape(limit, shape)
+        quantized = fake_quant(codes * step, -limit, limit, num_bits=8, narrow_range=True)
+        # In the exported graph the FakeQuant must be the last operation before the kernel.
+        return _straight_through(inputs, quantized) if training else quantized
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.bits, "per_channel": self.per_channel}
+
+
+def _track(variable: Any, seen: Any, batch: Any, momentum: float) -> Any:
+    averaged = momentum * variable + (1.0 - momentum) * batch
+    return variable.assign(tf.where(seen > 0.5, averaged, batch))
+
+
+class _RangeQuantizer(Quantizer):
+    """Keeps a range of activations: taken from the first batch, then an exponential moving average."""
+
+    # With 0.99 ranges lag behind short trainings, and clip what the network has learnt meanwhile.
+    momentum = 0.9
+
+    def _range_variable(self, layer: Any, name: str, value: float) -> Any:
+        return layer.add_weight(name, initializer=keras.initializers.Constant(value), shape=(), trainable=False)
+
+
+class ReluQuantizer(_RangeQuantizer):
+    """Non-negative activations of 1 to 8 bits: exactly 2^b codes of an int8 tensor.
+
+    With top value m (moving average of the batch maximum) the step is m / (2^b - 1), and the 8-bit FakeQuant has range
+    [-(256 - 2^b) step, (2^b - 1) step]: int8 saturation does the upper clip, the ReLU the lower one.
+
+    Args:
+        bits: Initial bit-width, 1 to 8.
+    """
+
+    def __init__(self, bits: int = 8) -> None:
+        self.bits = bits
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {
+            "bits": _bits_variable(layer, name, self.bits),
+            "max": self._range_variable(layer, f"{name}_max", _UNSEEN_RANGE),
+            "seen": self._range_variable(layer, f"{name}_seen", 0.0),
+        }
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        top = weights["max"]
+        if training:
+            batch_max = tf.maximum(tf.stop_gradient(tf.reduce_max(inputs)), _DEAD_STEP)
+            top = _track(weights["max"], weights["seen"], batch_max, self.momentum)
+            with tf.control_dependencies([top]):
+                top = tf.identity(top)
+                weights["seen"].assign(1.0)
+        levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
+        step = top / (levels - 1.0)
+        return tf.quantization.fake_quant_with_min_max_vars(
+            inputs, -(256.0 - levels) * step, (levels - 1.0) * step, num_bits=8
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.bits}
+
+
+class LinearQuantizer(_RangeQuantizer):
+    """Signed activations at 8 bits: network inputs, sums, pooled values and logits.
+
+    Args:
+        widen: Keep the widest range ever seen (network inputs) instead of a moving average.
+    """
+
+    def __init__(self, widen: bool = False) -> None:
+        self.widen = widen
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {
+            "min": self._range_variable(layer, f"{name}_min", -_UNSEEN_RANGE),
+            "max": self._range_variable(layer, f"{name}_max", _UNSEEN_RANGE),
+            "seen": self._range_variable(layer, f"{name}_seen", 0.0),
+        }
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        low, high = weights["min"], weights["max"]
+        if training:
+            # TFLite wants zero inside the range, and a range that is not empty.
+            batch_low = tf.minimum(tf.stop_gradient(tf.reduce_min(inputs)), 0.0)
+            batch_high = tf.maximum(tf.stop_gradient(tf.reduce_max(inputs)), _DEAD_STEP)
+            if self.widen:
+                fresh = weights["seen"] < 0.5
+                low = weights["min"].assign(tf.where(fresh, batch_low, tf.minimum(low, batch_low)))
+                high = weights["max"].assign(tf.where(fresh, batch_high, tf.maximum(high, batch_high)))
+            else:
+                low = _track(weights["min"], weights["seen"], batch_low, self.momentum)
+                high = _track(weights["max"], weights["seen"], batch_high, self.momentum)
+            with tf.control_dependencies([low, high]):
+                low, high = tf.identity(low), tf.identity(high)
+                weights["seen"].assign(1.0)
+        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=8)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"widen": self.widen}
