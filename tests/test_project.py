@@ -18,6 +18,8 @@ def _targets(build):
     """Name, sources and dependencies of each rule of a BUILD file, which is also Python."""
     for statement in ast.parse(build.read_text()).body:
         call = statement.value
+        if not isinstance(call, ast.Call):
+            continue
         arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("name", "srcs", "deps")}
         yield call.func.id, arguments
 

@@ -17,8 +17,8 @@ _KEEP_CODES = (
     _layers.Reshape,
     _layers.Dropout,
     _layers.Softmax,
+    _layers.AveragePooling2D,
 )
-_POOLING = (_layers.AveragePooling2D, _layers.GlobalAveragePooling2D)
 _KERNEL_ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh")
 _WAY_OUT = (
     "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
@@ -149,7 +149,9 @@ def _fault(layer: Any, graph: _Graph) -> Optional[str]:
     if kind is _layers.Activation:
         name = _activation_name(layer)
         return None if name in ("relu", "linear", "softmax") else f"activation {name}"
-    if kind in (_layers.InputLayer, _layers.Add, _layers.Concatenate) or kind in _KEEP_CODES or kind in _POOLING:
+    if kind in (_layers.InputLayer, _layers.Add, _layers.Concatenate, _layers.GlobalAveragePooling2D):
+        return None
+    if kind in _KEEP_CODES:
         return None
     return "layer type"
 
@@ -189,7 +191,7 @@ def _check_supported(graph: _Graph, bits: dict[str, LayerBits]) -> None:
         raise ValueError("\n".join(["quantize_model cannot quantize these layers:", *faults, _WAY_OUT]))
 
 
-def _check_honoured(graph: _Graph, policy: BitwidthPolicy, plan: dict[str, Any]) -> None:
+def _check_honoured(graph: _Graph, policy: BitwidthPolicy, averaged: set[str]) -> None:
     """A rule that names one layer outright is honoured or refused, never skipped."""
     faults = []
     for pattern, bits in policy.rules:
@@ -198,12 +200,34 @@ def _check_honoured(graph: _Graph, policy: BitwidthPolicy, plan: dict[str, Any])
             continue
         if type(layer) not in _KERNELS and not _is_relu(layer):
             faults.append(f"  {pattern!r}: a {type(layer).__name__} has neither weights nor a ReLU to quantize")
+        elif pattern in averaged and bits.activation not in (8, None):
+            faults.append(f"  {pattern!r}: an AveragePooling2D reads it, which takes 8 bits; pass activation=8")
         elif type(layer) in _KERNELS and bits.activation not in (8, None):
             fused = any(graph.leader(other) is layer for other in graph.layers if _is_relu(other))
             if _activation_name(layer) != "relu" and not fused:
                 faults.append(f"  {pattern!r}: no ReLU follows, so its output takes 8 bits; pass activation=8")
     if faults:
         raise ValueError("\n".join(["The policy asks for what cannot be done:", *faults]))
+
+
+def _averaged(graph: _Graph, bits: dict[str, LayerBits]) -> set[str]:
+    """Names of the layers whose codes an AveragePooling2D reads.
+
+    Its int8 kernel rounds averages to its input's grid. At 8 bits that is as good as no rounding; at 2 it is another
+    network.
+    """
+    names: set[str] = set()
+
+    def trace(layer: Any) -> None:
+        for source in graph.inputs[layer.name]:
+            names.add(source.name)
+            if type(source) in (*_KEEP_CODES, _layers.Concatenate):
+                trace(source)
+
+    for layer in graph.layers:
+        if type(layer) is _layers.AveragePooling2D and not bits[layer.name].is_float:
+            trace(layer)
+    return names
 
 
 def _plan(graph: _Graph, bits: dict[str, LayerBits]) -> dict[str, Any]:
@@ -238,7 +262,7 @@ def _config(layer: Any, bits: LayerBits, graph: _Graph) -> Any:
         if bits.activation is None:
             return quantize_configs.PassThroughQuantizeConfig()
         return quantize_configs.ReluQuantizeConfig(bits.activation)
-    has_range = (_layers.BatchNormalization, _layers.Add, _layers.Concatenate, *_POOLING)
+    has_range = (_layers.BatchNormalization, _layers.Add, _layers.Concatenate, _layers.GlobalAveragePooling2D)
     if type(layer) in has_range and not fuses:
         return quantize_configs.LinearQuantizeConfig()
     return quantize_configs.PassThroughQuantizeConfig()
@@ -357,8 +381,12 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Any:
     )
     bits.update({layer.name: LayerBits() for layer in graph.layers if layer.name not in bits})
     _check_supported(graph, bits)
+    averaged = _averaged(graph, bits)
+    _check_honoured(graph, policy, averaged)
+    for name in averaged:
+        if bits[name].activation is not None:
+            bits[name] = LayerBits(bits[name].weight, 8)
     plan = _plan(graph, bits)
-    _check_honoured(graph, policy, plan)
     if not plan:
         raise ValueError("quantize_model: The policy leaves every layer float; give at least one layer bits.")
 
