@@ -85,19 +85,32 @@ class _Host(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_relu_activations_take_all_levels_up_to_the_largest_value(bits):
+def test_relu_activations_take_all_levels_up_to_their_clip(bits):
     quantizer = quantizers.ReluQuantizer(bits)
     variables = quantizer.build(None, "post_activation", _Host())
     x = tf.linspace(0.0, 3.0, 10_000)
+    top = 3.0 if bits > 2 else (0.9 + 0.85 * bits) * 3 / np.sqrt(3)
     values = quantizer(x, True, variables).numpy()
     levels = np.unique(values)
     assert len(levels) == 2**bits
-    np.testing.assert_allclose(levels, np.arange(2**bits) * 3.0 / (2**bits - 1), atol=1e-5)
+    np.testing.assert_allclose(levels, np.arange(2**bits) * min(top, 3.0) / (2**bits - 1), atol=2e-4)
     np.testing.assert_array_equal(quantizer(x, False, variables).numpy(), values)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_the_clip_is_near_the_best_for_a_rectified_gaussian(bits):
+    x = tf.nn.relu(tf.constant(np.random.default_rng(0).normal(size=20_000), tf.float32))
+
+    def error(top):
+        step = top / (2**bits - 1)
+        return float(tf.reduce_mean((tf.round(tf.minimum(x, top) / step) * step - x) ** 2))
+
+    best = min(map(error, np.linspace(0.5, 4.5, 81)))
+    assert error(float(quantizers.relu_top(x, float(bits)))) < 1.15 * best
+
+
 def test_ranges_start_with_the_first_batch_and_then_average():
-    quantizer = quantizers.ReluQuantizer(4)
+    quantizer = quantizers.ReluQuantizer(8)
     variables = quantizer.build(None, "post_activation", _Host())
     quantizer(tf.constant([0.0, 2.0]), True, variables)
     assert float(variables["max"]) == pytest.approx(2.0)

@@ -124,10 +124,29 @@ class _RangeQuantizer(Quantizer):
         return layer.add_weight(name, initializer=keras.initializers.Constant(value), shape=(), trainable=False)
 
 
+def relu_top(inputs: Any, bits: Any) -> Any:
+    """Where to clip non-negative activations: their maximum at 8 bits, (0.9 + 0.85 bits) root mean squares below.
+
+    The factor is a straight line through the clips of least squared error (Lloyd 1982) for a rectified Gaussian. At few
+    bits a step as long as the maximum over 2^b - 1 would round most activations to zero.
+
+    Args:
+        inputs: Float tensor, not negative.
+        bits: Scalar, 1 to 8.
+
+    Returns:
+        A scalar.
+    """
+    largest = tf.reduce_max(inputs)
+    spread = tf.sqrt(tf.reduce_mean(tf.square(inputs)))
+    clip = tf.minimum(largest, (0.9 + 0.85 * tf.convert_to_tensor(bits)) * spread)
+    return tf.where(bits > 7.5, largest, clip)
+
+
 class ReluQuantizer(_RangeQuantizer):
     """Non-negative activations of 1 to 8 bits: exactly 2^b codes of an int8 tensor.
 
-    With top value m (moving average of the batch maximum) the step is m / (2^b - 1), and the 8-bit FakeQuant has range
+    With top value m (moving average of `relu_top`) the step is m / (2^b - 1), and the 8-bit FakeQuant has range
     [-(256 - 2^b) step, (2^b - 1) step]: int8 saturation does the upper clip, the ReLU the lower one.
 
     Args:
@@ -147,7 +166,7 @@ class ReluQuantizer(_RangeQuantizer):
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         top = weights["max"]
         if training:
-            batch_max = tf.maximum(tf.stop_gradient(tf.reduce_max(inputs)), _DEAD_STEP)
+            batch_max = tf.maximum(tf.stop_gradient(relu_top(inputs, weights["bits"])), _DEAD_STEP)
             top = _track(weights["max"], weights["seen"], batch_max, self.momentum)
             with tf.control_dependencies([top]):
                 top = tf.identity(top)

@@ -76,11 +76,7 @@ def convert(model: Any, target: str = "mobile") -> bytes:
         raise ValueError(f"convert: Unknown target {target!r}. Expected one of {', '.join(map(repr, TARGETS))}.")
     list(quantized_layers(model))
     _check_ranges_seen(model)
-    # Traced for inference alone: going through a SavedModel traces every layer for training too, and takes longer.
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
-        tf.TensorSpec(model.input_shape, model.inputs[0].dtype, name="input")
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if target == "edgetpu":
         converter.inference_input_type = tf.int8
