@@ -57,14 +57,16 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
     # With a threshold below zero every weight is kept, and the ternary rule becomes the binary one.
     is_binary = tf.cast(bits < 1.5, weights.dtype)
     threshold = (1.0 - is_binary) * 0.7 * mean - is_binary
-    kept = tf.cast(magnitude > threshold, weights.dtype)
+    # Signs, not comparisons: the converter of TensorFlow 2.21 folds no operation whose result is over twice the size of
+    # its operands, as the cast of a large Boolean tensor to float is.
+    kept = tf.nn.relu(tf.sign(magnitude - threshold))
     kept_step = tf.reduce_sum(magnitude * kept, axis=axes, keepdims=True) / tf.maximum(
         tf.reduce_sum(kept, axis=axes, keepdims=True), 1.0
     )
     # Arithmetic, not tf.where: the converter of TensorFlow 2.21 leaves a select of constants in the graph.
     step = alive * (is_low * kept_step + (1.0 - is_low) * uniform_step) + (1.0 - alive) * _DEAD_STEP
 
-    sign = 2.0 * tf.cast(weights >= 0.0, weights.dtype) - 1.0
+    sign = tf.sign(tf.sign(weights) + 0.5)
     uniform = tf.clip_by_value(tf.round(weights / step), -top, top)
     codes = alive * (is_low * sign * kept + (1.0 - is_low) * uniform)
     return codes, step
