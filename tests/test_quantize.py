@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import tiny_model, train
 
 import tfmiaq
 from tfmiaq import BitwidthPolicy, LayerBits
-from tfmiaq._backend import keras
+from tfmiaq._backend import keras, tf
 
 layers = keras.layers
 
@@ -174,3 +178,28 @@ def test_summary_counts_sizes_and_multiply_adds():
 def test_summary_of_a_float_model_is_refused():
     with pytest.raises(ValueError, match="no quantized layer"):
         tfmiaq.summary(tiny_model())
+
+
+_CLONE = """
+import tfmiaq
+from tfmiaq._backend import keras, tf
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)])
+tfmiaq.quantize_model(model)
+"""
+
+
+def test_child_processes_get_the_keras_of_their_parent():
+    """tfmot sets TF_USE_LEGACY_KERAS whatever the version; a child on TensorFlow 2.15 that inherits it cannot work."""
+    built_in = int(tf.__version__.split(".")[1]) < 16
+    assert ("TF_USE_LEGACY_KERAS" in os.environ) == (not built_in)
+    assert ("tf_keras" in sys.modules) == (not built_in)
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
+    subprocess.run([sys.executable, "-c", _CLONE], check=True, env=environment)
+    late = subprocess.run(
+        [sys.executable, "-c", "import tensorflow; tensorflow.keras.Model" + _CLONE],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (late.returncode != 0) == built_in, late.stderr
+    assert not built_in or "import tfmiaq before TensorFlow" in late.stderr

@@ -35,7 +35,9 @@ def test_every_kernel_takes_exactly_the_trained_levels(shipped, digits):
     assert all(row.exact for row in result.layers), str(result)
     most = {1: 2, 2: 3}.get(bits, 2**bits - 1)
     assert all(weights[name].stored <= most for name in ("depthwise", "pointwise", "hidden"))
-    assert weights["hidden"].stored >= min(most, 20)
+    # A per-tensor step follows the one largest weight, so that a level or two near the ends may hold no weight.
+    assert all(row.stored == row.trained for row in weights.values())
+    assert weights["hidden"].stored > min(most, 20) / 2
     activations = [row for row in result.layers if row.tensor == "activation"]
     assert {row.name for row in activations} == {"conv_relu", "depthwise_relu", "sum_relu", "hidden"}
     assert all(1 < row.stored <= 2**bits for row in activations if row.name != "conv_relu")

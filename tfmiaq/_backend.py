@@ -15,20 +15,38 @@ def _has_keras_3() -> bool:
         return False
 
 
+_LEGACY = "TF_USE_LEGACY_KERAS"
+_KERAS_2_IS_BUILT_IN = not _has_keras_3()
+
 # tfmot runs on Keras 2. TensorFlow 2.16 and later hand out Keras 3 as tf.keras unless this is set before their import.
-# TensorFlow 2.15 has Keras 2 built in, and set there it would mix that one with tf_keras.
-if _has_keras_3():
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+# TensorFlow 2.15 has Keras 2 built in: set there, it mixes that one with tf_keras, and no model can be cloned.
+if _KERAS_2_IS_BUILT_IN:
+    os.environ.pop(_LEGACY, None)
+else:
+    os.environ.setdefault(_LEGACY, "1")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import tensorflow as tf
+
+    # tfmot sets the variable whatever the version, and these settle which Keras they are when they are first used.
+    for namespace in (tf, tf.compat.v1, tf.compat.v2):
+        namespace.keras.Model  # noqa: B018
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.keras.compat import keras
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_config import QuantizeConfig
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
     from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
+
+if _KERAS_2_IS_BUILT_IN:
+    # What tfmot has set, child processes would inherit.
+    os.environ.pop(_LEGACY, None)
+    if keras.Model.__module__.startswith("tf_keras"):
+        raise ImportError(
+            f"{_LEGACY} was set when Keras of TensorFlow {tf.__version__} was first used, whose own Keras is Keras 2 "
+            "already. Unset it, or import tfmiaq before TensorFlow."
+        )
 
 __all__ = [
     "QuantizeConfig",
