@@ -1,7 +1,7 @@
 """Trains a model until it leaks, quantizes it against membership inference, and ships a .tflite.
 
     python examples/defend_digits.py
-    python examples/defend_digits.py --dataset=cifar10 --members=5000 --epochs=30
+    python examples/defend_digits.py --dataset=cifar10 --members=5000 --width=32 --epochs=30
 
 Prints one table and writes models, policy, reports and a figure to --out.
 """
@@ -26,6 +26,7 @@ _FAST = ["threshold", "logistic regression", "multi-layer perceptron", "k neares
 
 DATASET = flags.DEFINE_string("dataset", "digits", f"One of {', '.join(datasets.NAMES)}, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 300, "Records to train on; as many others are the non-members.", 24)
+WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others have multiples of it.", 1)
 EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs of float training.", 1)
 QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized_epochs", 40, "Epochs of quantization-aware training.", 1)
 ATTACKS = flags.DEFINE_list(
@@ -46,7 +47,7 @@ flags.register_validator(
 )
 
 
-def build_model(input_shape: tuple[int, ...], classes: int) -> Any:
+def build_model(input_shape: tuple[int, ...], classes: int, width: int) -> Any:
     """A small convolutional network for images, a perceptron for vectors; it ends in logits."""
     from tfmiaq._backend import keras
 
@@ -54,13 +55,13 @@ def build_model(input_shape: tuple[int, ...], classes: int) -> Any:
     inputs = keras.Input(input_shape, name="records")
     x = inputs
     if len(input_shape) == 3:
-        for block, filters in enumerate((32, 64), start=1):
+        for block, filters in enumerate((width, 2 * width), start=1):
             x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}")(x)
             x = layers.ReLU(name=f"relu{block}")(x)
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
         x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(128, activation="relu", name="hidden")(x)
+    x = layers.Dense(4 * width, activation="relu", name="hidden")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="classifier")
 
 
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> None:
     from tfmiaq.tflite import Interpreter
 
     keras.utils.set_random_seed(SEED.value)
-    model = build_model(data.x_train.shape[1:], data.classes)
+    model = build_model(data.x_train.shape[1:], data.classes, WIDTH.value)
     fit(model, *members, EPOCHS.value, 3e-3, "float training")
     model.save(out / "float.h5")
 

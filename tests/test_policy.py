@@ -47,7 +47,7 @@ def test_the_last_match_wins_and_ends_yield_to_patterns():
         last=LayerBits(7, 7),
     )
     names = ["stem", "conv1", "conv2", "relu", "head"]
-    resolved = policy.resolve(names, weighted=["stem", "conv1", "conv2", "head"], followers={"relu": "conv2"})
+    resolved = policy.resolve(names, first=["stem"], last=["head"], followers={"relu": "conv2"})
     assert resolved == {
         "stem": LayerBits(8, 8),
         "conv1": LayerBits(3, 3),
@@ -59,13 +59,20 @@ def test_the_last_match_wins_and_ends_yield_to_patterns():
 
 def test_a_fused_relu_follows_an_end():
     policy = BitwidthPolicy.uniform(2, 4, first=8, last=8)
-    assert policy.resolve(["a", "relu", "b"], ["a", "b"], {"relu": "a"})["relu"] == LayerBits(8, 8)
+    assert policy.resolve(["a", "relu", "b"], ["a"], ["b"], {"relu": "a"})["relu"] == LayerBits(8, 8)
+
+
+def test_patterns_match_other_names_of_a_layer_too():
+    policy = BitwidthPolicy(layers={"backbone/*": LayerBits(1, 1), "sep": LayerBits(3, 3)})
+    aliases = {"conv": ["conv", "backbone/conv"], "sep_depthwise": ["sep", "backbone/sep"]}
+    resolved = policy.resolve(["conv", "sep_depthwise", "head"], aliases=aliases)
+    assert resolved == {"conv": LayerBits(1, 1), "sep_depthwise": LayerBits(3, 3), "head": LayerBits(8, 8)}
 
 
 def test_all_unknown_names_are_listed_with_the_nearest():
     policy = BitwidthPolicy(layers={"cnov1": LayerBits(2, 2), "conv*": LayerBits(2, 2), "zzz": LayerBits(2, 2)})
     with pytest.raises(ValueError, match=r"(?s)'cnov1'. Did you mean 'conv1'.*'zzz'") as error:
-        policy.resolve(["conv1", "dense"], ["conv1"])
+        policy.resolve(["conv1", "dense"])
     assert "conv*" not in str(error.value)
 
 

@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfmiaq import callbacks
     from tfmiaq.auditing import AuditReport, audit
     from tfmiaq.layer_summary import summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
-    from tfmiaq.quantize import load_model, quantize_model, quantize_scope
+    from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
     from tfmiaq.tflite import convert, verify
 
 __version__ = "0.1.0"
@@ -26,24 +27,30 @@ _HOMES = {
     "load_model": "tfmiaq.quantize",
     "quantize_model": "tfmiaq.quantize",
     "quantize_scope": "tfmiaq.quantize",
+    "set_policy": "tfmiaq.quantize",
     "summary": "tfmiaq.layer_summary",
     "verify": "tfmiaq.tflite",
 }
+_MODULES = ("callbacks",)
 __all__ = [
     "AuditReport",
     "BitwidthPolicy",
     "LayerBits",
     "audit",
+    "callbacks",
     "convert",
     "load_model",
     "quantize_model",
     "quantize_scope",
+    "set_policy",
     "summary",
     "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"tfmiaq.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value

@@ -56,7 +56,6 @@ __all__ = [
     "activation_quantizers",
     "is_keras_3_model",
     "keras",
-    "serialize_quantizer",
     "tf",
     "tfmot",
     "weight_quantizers",
@@ -90,8 +89,3 @@ def activation_quantizers(layer: Any) -> list[tuple[Any, dict[str, Any]]]:
     if layer._output_quantizers:
         found.append((layer._output_quantizers[0], layer._output_quantizer_vars))
     return found
-
-
-def serialize_quantizer(quantizer: Any) -> dict[str, Any]:
-    """A quantizer in the form that QuantizeLayer.from_config reads."""
-    return {"class_name": type(quantizer).__name__, "config": quantizer.get_config()}

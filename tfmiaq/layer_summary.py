@@ -1,4 +1,4 @@
-"""Bits, size and multiply-adds of a quantized model, layer by layer."""
+"""Bits, size and multiply-adds of a model, layer by layer, before and after quantization."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, weight_quantizers
+from tfmiaq.plan import plan_model
+from tfmiaq.policy import BitwidthPolicy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class LayerSummary:
         stored_bytes: Size of kernel and bias as TFLite stores them: int8 weights, int32 biases, float32 if float.
         packed_bytes: The same with weights at their own bit-width.
         multiply_adds: Multiply-accumulate operations for one record.
+        note: Why the layer stays float, or an empty string.
     """
 
     name: str
@@ -36,6 +39,7 @@ class LayerSummary:
     stored_bytes: int
     packed_bytes: int
     multiply_adds: int
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,17 @@ class ModelSummary:
         return sum(layer.multiply_adds for layer in self.layers)
 
     def __str__(self) -> str:
-        head = ("layer", "type", "weight bits", "activation bits", "weights", "stored B", "packed B", "multiply-adds")
+        noted = any(layer.note for layer in self.layers)
+        head: tuple[str, ...] = (
+            "layer",
+            "type",
+            "weight bits",
+            "activation bits",
+            "weights",
+            "stored B",
+            "packed B",
+            "multiply-adds",
+        )
         rows = [
             (
                 layer.name,
@@ -71,11 +85,14 @@ class ModelSummary:
                 f"{layer.stored_bytes:,}",
                 f"{layer.packed_bytes:,}",
                 f"{layer.multiply_adds:,}",
+                *((f"float: {layer.note}" if layer.note else "",) if noted else ()),
             )
             for layer in self.layers
         ]
         total = (f"{self.stored_bytes:,}", f"{self.packed_bytes:,}", f"{self.multiply_adds:,}")
-        rows.append(("total", "", "", "", f"{sum(layer.weights for layer in self.layers):,}", *total))
+        count = f"{sum(layer.weights for layer in self.layers):,}"
+        rows.append(("total", "", "", "", count, *total, *(("",) if noted else ())))
+        head += ("note",) * noted
         return format_table(head, rows)
 
 
@@ -110,45 +127,87 @@ def _bits(variables: dict[str, Any]) -> int:
 
 
 def _kernel(layer: Any) -> Optional[Any]:
-    kernel = getattr(layer, "depthwise_kernel", None)
-    return getattr(layer, "kernel", None) if kernel is None else kernel
+    for attribute in ("depthwise_kernel", "embeddings", "kernel"):
+        if getattr(layer, attribute, None) is not None:
+            return getattr(layer, attribute)
+    return None
 
 
-def _summarize(wrapper: Any) -> LayerSummary:
-    layer = wrapper.layer
+def _elements(shape: Any) -> int:
+    return int(np.prod([size or 1 for size in shape], dtype=int))
+
+
+def _row(
+    layer: Any, shapes: tuple[Any, Any], weight_bits: Optional[int], activation_bits: Optional[int], note: str = ""
+) -> LayerSummary:
+    """The row of a layer, from the shapes of its input and output and its bits."""
     kernel = _kernel(layer)
-    quantized = weight_quantizers(wrapper)
-    ranges = activation_quantizers(wrapper)
-    bits = _bits(quantized[0][2]) if quantized else None
     count = 0 if kernel is None else int(np.prod(kernel.shape))
-    bias_bytes = 4 * int(layer.bias.shape[0]) if getattr(layer, "use_bias", False) else 0
-    # Each weight is used once at each position of the output.
-    positions = int(np.prod(wrapper.output_shape[1:-1], dtype=int)) if count else 0
+    bias_bytes = 4 * int(layer.bias.shape[0]) if getattr(layer, "use_bias", False) and count else 0
+    # Each weight is used once at each position of the output; of a transposed convolution, of the input.
+    positions = _elements(shapes[0 if "Transpose" in type(layer).__name__ else 1][1:-1]) if count else 0
     return LayerSummary(
         name=layer.name,
         kind=type(layer).__name__,
-        weight_bits=bits,
-        activation_bits=_bits(ranges[-1][1]) if ranges else None,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
         weights=count,
-        stored_bytes=bias_bytes + (count if bits else 4 * count),
-        packed_bytes=bias_bytes + (math.ceil(count * bits / 8) if bits else 4 * count),
-        multiply_adds=count * positions,
+        stored_bytes=bias_bytes + (count if weight_bits else 4 * count),
+        packed_bytes=bias_bytes + (math.ceil(count * weight_bits / 8) if weight_bits else 4 * count),
+        multiply_adds=0 if type(layer).__name__ == "Embedding" else count * positions,
+        note=note,
     )
 
 
-def summary(model: Any) -> ModelSummary:
+def _quantized_row(wrapper: Any) -> LayerSummary:
+    quantized, ranges = weight_quantizers(wrapper), activation_quantizers(wrapper)
+    shapes = (wrapper.get_input_shape_at(0), wrapper.get_output_shape_at(0))
+    return _row(
+        wrapper.layer,
+        shapes,
+        _bits(quantized[0][2]) if quantized else None,
+        _bits(ranges[-1][1]) if ranges else None,
+    )
+
+
+def _planned_row(layer: Any, plan: Any) -> LayerSummary:
+    config = plan.configs.get(layer.name)
+    quantizers = [] if config is None else config.quantizers(layer)
+    weight, activation = ([q for q in quantizers if q.is_weight == is_weight] for is_weight in (True, False))
+    return _row(
+        layer,
+        (layer.get_input_shape_at(0), layer.get_output_shape_at(0)),
+        weight[0].bits if weight else None,
+        activation[-1].bits if activation else None,
+        plan.floats.get(layer.name, ""),
+    )
+
+
+def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary:
     """Bits, stored size, packed size and multiply-adds of each layer.
 
+    Of a model that is not quantized yet, what `quantize_model` would make of it: which layers take which bits, which
+    stay float, and why.
+
     Example:
-        >>> print(tfmiaq.summary(quantized))
+        >>> print(tfmiaq.summary(model))  # before
+        >>> print(tfmiaq.summary(quantized))  # after
 
     Args:
-        model: A model from `quantize_model`.
+        model: A model from `quantize_model`, or one that it could take.
+        policy: Bit-widths by layer, for a model that is not quantized yet; None for the default.
 
     Returns:
         The summary; print it, or read its `layers`.
 
     Raises:
-        ValueError: The model has no quantized layer.
+        TypeError, ValueError: As `quantize_model`; or a policy for a model that is quantized already.
     """
-    return ModelSummary(tuple(_summarize(layer) for layer in quantized_layers(model)))
+    wrapped = [layer for layer in getattr(model, "layers", []) if isinstance(layer, QuantizeWrapperV2)]
+    if wrapped and policy is not None:
+        raise ValueError("summary: The model is quantized already; change its bits with tfmiaq.set_policy.")
+    if wrapped:
+        return ModelSummary(tuple(map(_quantized_row, wrapped)))
+    plan = plan_model(model, policy)
+    layers = [layer for layer in plan.flat.model.layers if layer.name in plan.configs or layer.name in plan.floats]
+    return ModelSummary(tuple(_planned_row(layer, plan) for layer in layers))

@@ -89,8 +89,9 @@ class BitwidthPolicy:
         default: Bits of every layer that nothing else names.
         layers: Ordered mapping from a layer's name, or a glob over names (`*`, `?`, `[...]`), to its bits. Kept as
             a tuple of pairs.
-        first: Bits of the first layer with weights, or None for no exception.
-        last: Bits of the last layer with weights, or None for no exception.
+        first: Bits of the layers with weights that no other such layer comes before, or None for no exception. In a
+            model of one branch that is the first layer.
+        last: The same of those that no other such layer comes after.
 
     Raises:
         TypeError: A field of another type than the above.
@@ -152,15 +153,19 @@ class BitwidthPolicy:
     def resolve(
         self,
         names: Sequence[str],
-        weighted: Sequence[str],
+        first: Sequence[str] = (),
+        last: Sequence[str] = (),
         followers: Optional[Mapping[str, str]] = None,
+        aliases: Optional[Mapping[str, Sequence[str]]] = None,
     ) -> dict[str, LayerBits]:
         """The bits of each layer of one model.
 
         Args:
             names: Names of all layers, in order.
-            weighted: Names of the layers that have weights to quantize, in order.
+            first: Names of the layers with weights that no other such layer comes before.
+            last: Names of the layers with weights that no other such layer comes after.
             followers: For each ReLU that runs fused with a layer, that layer's name.
+            aliases: Other names of layers that patterns may match.
 
         Returns:
             One LayerBits for each name.
@@ -168,35 +173,34 @@ class BitwidthPolicy:
         Raises:
             ValueError: Patterns that match no layer; all of them are listed, each with the nearest names.
         """
-        pairs = self.rules
-        unmatched = [pattern for pattern, _ in pairs if not fnmatch.filter(names, pattern)]
+        known = {name: (name, *(aliases or {}).get(name, ())) for name in names}
+        every = list(dict.fromkeys(alias for group in known.values() for alias in group))
+        unmatched = [pattern for pattern, _ in self.rules if not fnmatch.filter(every, pattern)]
         if unmatched:
-            raise ValueError(_unmatched_message(unmatched, names))
+            raise ValueError(_unmatched_message(unmatched, every))
         followers = followers or {}
+
+        def end(name: str) -> Optional[LayerBits]:
+            if self.last is not None and name in last:
+                return self.last
+            return self.first if name in first else None
+
         resolved: dict[str, LayerBits] = {}
         for name in names:
-            named = self._named(name)
+            named = self.named(known[name])
             leader = followers.get(name)
             if named is None and leader is not None:
-                named = self._named(leader) or self._end(leader, weighted)
-            resolved[name] = named or self._end(name, weighted) or self.default
+                named = self.named(known[leader]) or end(leader)
+            resolved[name] = named or end(name) or self.default
         return resolved
 
-    def _named(self, name: str) -> Optional[LayerBits]:
+    def named(self, names: Sequence[str]) -> Optional[LayerBits]:
+        """The bits that `layers` gives a layer of these names: those of the last pattern that matches any of them."""
         found = None
         for pattern, bits in self.rules:
-            if fnmatch.fnmatchcase(name, pattern):
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 found = bits
         return found
-
-    def _end(self, name: str, weighted: Sequence[str]) -> Optional[LayerBits]:
-        if not weighted:
-            return None
-        if self.last is not None and name == weighted[-1]:
-            return self.last
-        if self.first is not None and name == weighted[0]:
-            return self.first
-        return None
 
     def to_json(self) -> str:
         """The policy as a JSON object; `from_json` reads it back."""

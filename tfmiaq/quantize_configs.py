@@ -5,14 +5,22 @@ Each layer gets an instance of its own; a shared one would carry one layer's bit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from tfmiaq import quantizers
 from tfmiaq._backend import QuantizeConfig
+from tfmiaq.graph import activation_name
 
 
 class _LayerQuantizeConfig(QuantizeConfig):
-    """Quantizes nothing; the base of the others."""
+    """Quantizes nothing; the base of the others.
+
+    Attributes:
+        aliases: Other names of the layer that a policy may use.
+    """
+
+    aliases: Sequence[str] = ()
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []
@@ -29,8 +37,21 @@ class _LayerQuantizeConfig(QuantizeConfig):
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         return []
 
+    def quantizers(self, layer: Any) -> list[Any]:
+        """All quantizers of a layer: those of its weights, then those of its outputs."""
+        pairs = [*self.get_weights_and_quantizers(layer), *self.get_activations_and_quantizers(layer)]
+        return [quantizer for _, quantizer in pairs] + self.get_output_quantizers(layer)
+
     def get_config(self) -> dict[str, Any]:
-        return {}
+        return {"aliases": list(self.aliases)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> _LayerQuantizeConfig:
+        """The config that `get_config` describes."""
+        arguments = {key: value for key, value in config.items() if key != "aliases"}
+        made = cls(**arguments)
+        made.aliases = config.get("aliases", ())
+        return made
 
 
 class PassThroughQuantizeConfig(_LayerQuantizeConfig):
@@ -46,6 +67,7 @@ class KernelQuantizeConfig(_LayerQuantizeConfig):
         activation_bits: Bits of a ReLU that is the layer's own activation, or None for a float output.
         per_channel: One step for each index of the kernel's last axis.
         quantize_activation: False where a following layer fuses into this one and carries the range.
+        fixed: The kernel is a constant, whose bits no policy changes.
     """
 
     def __init__(
@@ -55,12 +77,14 @@ class KernelQuantizeConfig(_LayerQuantizeConfig):
         activation_bits: Optional[int],
         per_channel: bool,
         quantize_activation: bool,
+        fixed: bool = False,
     ) -> None:
         self.kernel = kernel
         self.weight_bits = weight_bits
         self.activation_bits = activation_bits
         self.per_channel = per_channel
         self.quantize_activation = quantize_activation
+        self.fixed = fixed
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self.weight_bits is None:
@@ -72,7 +96,7 @@ class KernelQuantizeConfig(_LayerQuantizeConfig):
             return []
         quantizer = (
             quantizers.ReluQuantizer(self.activation_bits)
-            if getattr(layer.activation, "__name__", "") == "relu"
+            if activation_name(layer) == "relu"
             else quantizers.LinearQuantizer()
         )
         return [(layer.activation, quantizer)]
@@ -92,6 +116,8 @@ class KernelQuantizeConfig(_LayerQuantizeConfig):
             "activation_bits": self.activation_bits,
             "per_channel": self.per_channel,
             "quantize_activation": self.quantize_activation,
+            "fixed": self.fixed,
+            **super().get_config(),
         }
 
 
@@ -109,7 +135,7 @@ class ReluQuantizeConfig(_LayerQuantizeConfig):
         return [quantizers.ReluQuantizer(self.bits)]
 
     def get_config(self) -> dict[str, Any]:
-        return {"bits": self.bits}
+        return {"bits": self.bits, **super().get_config()}
 
 
 class LinearQuantizeConfig(_LayerQuantizeConfig):
@@ -117,3 +143,22 @@ class LinearQuantizeConfig(_LayerQuantizeConfig):
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         return [quantizers.LinearQuantizer()]
+
+
+class FixedQuantizeConfig(_LayerQuantizeConfig):
+    """For activations whose int8 output range TFLite fixes.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [quantizers.FixedQuantizer(self.low, self.high)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high, **super().get_config()}

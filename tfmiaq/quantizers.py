@@ -78,13 +78,22 @@ def int8_refinement(bits: Any) -> Any:
     return tf.floor(127.0 / top + 1e-3)
 
 
-class WeightQuantizer(Quantizer):
+class _Base(Quantizer):
+    """What all quantizers of this module tell of themselves."""
+
+    is_weight = False
+    bits = 8
+
+
+class WeightQuantizer(_Base):
     """Symmetric weights of 1 to 8 bits on an int8 grid, with a straight-through gradient.
 
     Args:
         bits: Initial bit-width, 1 to 8.
         per_channel: One step for each index of the kernel's last axis.
     """
+
+    is_weight = True
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
         self.bits = bits
@@ -116,7 +125,7 @@ def _track(variable: Any, seen: Any, batch: Any, momentum: float) -> Any:
     return variable.assign(tf.where(seen > 0.5, averaged, batch))
 
 
-class _RangeQuantizer(Quantizer):
+class _RangeQuantizer(_Base):
     """Keeps a range of activations: taken from the first batch, then an exponential moving average."""
 
     # With 0.99 ranges lag behind short trainings, and clip what the network has learnt meanwhile.
@@ -126,30 +135,32 @@ class _RangeQuantizer(Quantizer):
         return layer.add_weight(name, initializer=keras.initializers.Constant(value), shape=(), trainable=False)
 
 
-def relu_top(inputs: Any, bits: Any) -> Any:
-    """Where to clip non-negative activations: their maximum at 8 bits, (0.9 + 0.85 bits) root mean squares below.
+def relu_top(largest: Any, spread: Any, bits: Any) -> Any:
+    """Where to clip non-negative activations: at their maximum for 8 bits, (0.9 + 0.85 bits) root mean squares below.
 
     The factor is a straight line through the clips of least squared error (Lloyd 1982) for a rectified Gaussian. At few
     bits a step as long as the maximum over 2^b - 1 would round most activations to zero.
 
     Args:
-        inputs: Float tensor, not negative.
+        largest: Scalar, the maximum of the activations.
+        spread: Scalar, their root mean square.
         bits: Scalar, 1 to 8.
 
     Returns:
         A scalar.
     """
-    largest = tf.reduce_max(inputs)
-    spread = tf.sqrt(tf.reduce_mean(tf.square(inputs)))
-    clip = tf.minimum(largest, (0.9 + 0.85 * tf.convert_to_tensor(bits)) * spread)
-    return tf.where(bits > 7.5, largest, clip)
+    bits = tf.convert_to_tensor(bits)
+    clip = tf.minimum(largest, (0.9 + 0.85 * bits) * spread)
+    is_full = tf.cast(bits > 7.5, clip.dtype)
+    return tf.maximum(is_full * largest + (1.0 - is_full) * clip, _DEAD_STEP)
 
 
 class ReluQuantizer(_RangeQuantizer):
     """Non-negative activations of 1 to 8 bits: exactly 2^b codes of an int8 tensor.
 
-    With top value m (moving average of `relu_top`) the step is m / (2^b - 1), and the 8-bit FakeQuant has range
-    [-(256 - 2^b) step, (2^b - 1) step]: int8 saturation does the upper clip, the ReLU the lower one.
+    With top value m (`relu_top` of the moving averages of maximum and root mean square) the step is m / (2^b - 1), and
+    the 8-bit FakeQuant has range [-(256 - 2^b) step, (2^b - 1) step]: int8 saturation does the upper clip, the ReLU the
+    lower one.
 
     Args:
         bits: Initial bit-width, 1 to 8.
@@ -162,22 +173,30 @@ class ReluQuantizer(_RangeQuantizer):
         return {
             "bits": _bits_variable(layer, name, self.bits),
             "max": self._range_variable(layer, f"{name}_max", _UNSEEN_RANGE),
+            "spread": self._range_variable(layer, f"{name}_spread", _UNSEEN_RANGE),
             "seen": self._range_variable(layer, f"{name}_seen", 0.0),
         }
 
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
-        top = weights["max"]
+        largest, spread = weights["max"], weights["spread"]
         if training:
-            batch_max = tf.maximum(tf.stop_gradient(relu_top(inputs, weights["bits"])), _DEAD_STEP)
-            top = _track(weights["max"], weights["seen"], batch_max, self.momentum)
-            with tf.control_dependencies([top]):
-                top = tf.identity(top)
+            batch = tf.stop_gradient(inputs)
+            batch_spread = tf.sqrt(tf.reduce_mean(tf.square(batch)))
+            largest = _track(largest, weights["seen"], tf.reduce_max(batch), self.momentum)
+            spread = _track(spread, weights["seen"], batch_spread, self.momentum)
+            with tf.control_dependencies([largest, spread]):
+                largest, spread = tf.identity(largest), tf.identity(spread)
                 weights["seen"].assign(1.0)
         levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
-        step = top / (levels - 1.0)
+        step = relu_top(largest, spread, weights["bits"]) / (levels - 1.0)
         return tf.quantization.fake_quant_with_min_max_vars(
             inputs, -(256.0 - levels) * step, (levels - 1.0) * step, num_bits=8
         )
+
+    def scale(self, variables: dict[str, Any]) -> Any:
+        """Value of one int8 code."""
+        bits = tf.convert_to_tensor(variables["bits"])
+        return relu_top(variables["max"], variables["spread"], bits) / (tf.pow(2.0, bits) - 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}
@@ -218,5 +237,35 @@ class LinearQuantizer(_RangeQuantizer):
                 weights["seen"].assign(1.0)
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=8)
 
+    def scale(self, variables: dict[str, Any]) -> Any:
+        """Value of one int8 code."""
+        return (variables["max"] - variables["min"]) / 255.0
+
     def get_config(self) -> dict[str, Any]:
         return {"widen": self.widen}
+
+
+class FixedQuantizer(_Base):
+    """Activations at 8 bits in a range that is known beforehand.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end; (high - low) / 255 is the step.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        return tf.quantization.fake_quant_with_min_max_args(inputs, self.low, self.high, num_bits=8)
+
+    def scale(self, variables: dict[str, Any]) -> Any:
+        """Value of one int8 code."""
+        return (self.high - self.low) / 255.0
+
+    def get_config(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high}

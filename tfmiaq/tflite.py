@@ -14,10 +14,11 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq import quantizers
-from tfmiaq._backend import QuantizeLayer, activation_quantizers, tf, weight_quantizers
+from tfmiaq import biases, graph, quantizers
+from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq.layer_summary import format_table, quantized_layers
 
+_layers = keras.layers
 TARGETS = ("mobile", "edgetpu")
 _IDENTIFIER = b"TFL3"
 TFLiteModel = Union[bytes, str, "os.PathLike[str]"]
@@ -56,7 +57,8 @@ def convert(model: Any, target: str = "mobile") -> bytes:
     """Converts a trained quantized model to TFLite.
 
     Every weight becomes an int8 code that is exactly one of its bit-width's levels; no kernel but TFLite's own int8
-    kernels is needed.
+    kernels is needed. The model's biases are moved to the int32 codes that TFLite stores, by less than half of one, so
+    that the model and the file stay one network.
 
     Example:
         >>> pathlib.Path("model.tflite").write_bytes(tfmiaq.convert(quantized, target="edgetpu"))
@@ -76,7 +78,8 @@ def convert(model: Any, target: str = "mobile") -> bytes:
         raise ValueError(f"convert: Unknown target {target!r}. Expected one of {', '.join(map(repr, TARGETS))}.")
     list(quantized_layers(model))
     _check_ranges_seen(model)
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    biases.align(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(_unrolled(model))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if target == "edgetpu":
         converter.inference_input_type = tf.int8
@@ -86,6 +89,31 @@ def convert(model: Any, target: str = "mobile") -> bytes:
     if target == "edgetpu":
         _check_integer_only(buffer)
     return buffer
+
+
+def _unrolled(model: Any) -> Any:
+    """The model with its recurrent layers unrolled: the converter fails on loops beside int8 codes."""
+    if not any(_is_recurrent(layer) for layer in model.layers):
+        return model
+    copies: dict[str, Any] = {}
+
+    def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        if not _is_recurrent(layer):
+            return layer(*args, **kwargs)
+        if layer.name not in copies:
+            config = layer.get_config()
+            inner = config["layer"]["config"] if isinstance(layer, _layers.Bidirectional) else config
+            inner["unroll"] = True
+            copies[layer.name] = type(layer).from_config(config)
+            graph.build(copies[layer.name], args[0].shape)
+            copies[layer.name].set_weights(layer.get_weights())
+        return copies[layer.name](*args, **kwargs)
+
+    return graph.rebuild(model, call)
+
+
+def _is_recurrent(layer: Any) -> bool:
+    return isinstance(layer, (_layers.RNN, _layers.Bidirectional))
 
 
 def _check_integer_only(buffer: bytes) -> None:
@@ -123,7 +151,7 @@ class Interpreter:
     """A .tflite that takes and gives float arrays, whatever its own types.
 
     Args:
-        model: Bytes or path of a .tflite with one input and one output.
+        model: Bytes or path of a .tflite.
         keep_tensors: Keep every intermediate tensor for `tensor`.
 
     Raises:
@@ -140,8 +168,15 @@ class Interpreter:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error
-        self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._inputs = {details["name"]: details for details in inputs}
+        self._outputs = {details["name"]: details for details in outputs}
+        if self._interpreter.get_signature_list():
+            # Only the signature keeps the names of the Keras model.
+            runner = self._interpreter.get_signature_runner()
+            by_index = {details["index"]: details for details in (*inputs, *outputs)}
+            self._inputs = {name: by_index[d["index"]] for name, d in runner.get_input_details().items()}
+            self._outputs = {name: by_index[d["index"]] for name, d in runner.get_output_details().items()}
 
     def tensor_details(self) -> list[dict[str, Any]]:
         """Name, shape, type and quantization of every tensor."""
@@ -151,18 +186,56 @@ class Interpreter:
         """The value of one tensor, as stored."""
         return self._interpreter.get_tensor(index)
 
-    def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """The outputs for records of shape (n, ...), dequantized, as float32 of shape (n, ...)."""
-        outputs = [self._run(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
-        return np.concatenate(outputs)
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
+        """The outputs for records.
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
-        if list(self._interpreter.get_input_details()[0]["shape"]) != list(x.shape):
-            self._interpreter.resize_tensor_input(self._input["index"], list(x.shape))
+        Args:
+            x: Array of shape (n, ...); for a model of several inputs a list of them in the order of `input_names`, or
+                a dictionary by those names.
+            batch_size: Records in one run.
+
+        Returns:
+            Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
+        """
+        arrays = self._arrays(x)
+        runs = [
+            self._run([array[start : start + batch_size] for array in arrays])
+            for start in range(0, len(arrays[0]), batch_size)
+        ]
+        outputs = [np.concatenate(parts) for parts in zip(*runs)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs of the Keras model."""
+        return list(self._inputs)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs of the Keras model."""
+        return list(self._outputs)
+
+    def _arrays(self, x: Any) -> list[np.ndarray]:
+        if isinstance(x, dict):
+            x = [x[name] for name in self._inputs]
+        arrays = list(x) if isinstance(x, (list, tuple)) else [x]
+        if len(arrays) != len(self._inputs):
+            raise ValueError(f"The model has {len(self._inputs)} inputs. Received {len(arrays)} arrays.")
+        return arrays
+
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        stale = False
+        shapes = {details["index"]: list(details["shape"]) for details in self._interpreter.get_input_details()}
+        for details, array in zip(self._inputs.values(), arrays):
+            if shapes[details["index"]] != list(array.shape):
+                self._interpreter.resize_tensor_input(details["index"], list(array.shape))
+                stale = True
+        if stale:
             self._interpreter.allocate_tensors()
-        self._interpreter.set_tensor(self._input["index"], _quantize(x, self._input))
+        for details, array in zip(self._inputs.values(), arrays):
+            self._interpreter.set_tensor(details["index"], _quantize(array, details))
         self._interpreter.invoke()
-        return _dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)
+        return [_dequantize(self._interpreter.get_tensor(d["index"]), d) for d in self._outputs.values()]
 
 
 def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -230,13 +303,13 @@ class Verification:
         )
 
 
-def verify(model: Any, tflite: TFLiteModel, x: np.ndarray) -> Verification:
+def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     """Compares a .tflite with the quantized model that it was converted from.
 
     Args:
         model: The trained model from `quantize_model`.
         tflite: What `convert` returned, or the path of a file with it.
-        x: Records, shape (n, ...), n >= 1.
+        x: Records, shape (n, ...), n >= 1; a list, or a dictionary by input name, for a model of several inputs.
 
     Returns:
         Agreement of labels, largest difference of outputs, and each layer's levels.
@@ -245,26 +318,52 @@ def verify(model: Any, tflite: TFLiteModel, x: np.ndarray) -> Verification:
         ValueError: A model that is not quantized, no TFLite model, or no records.
     """
     wrappers = list(quantized_layers(model))
-    x = np.asarray(x, np.float32)
-    if not len(x):
+    x = _by_name(model, x)
+    if not len(next(iter(x.values()))):
         raise ValueError("verify: Expected at least one record. Received none.")
+    interpreter = Interpreter(tflite)
+    arrays = [x[name] for name in interpreter.input_names] if len(x) > 1 else list(x.values())
+    stored = dict(zip(interpreter.output_names, _listed(interpreter.predict(arrays))))
+    trained = dict(zip(model.output_names, _listed(model.predict(list(x.values()), verbose=0))))
+    pairs = (
+        [(stored[name], trained[name]) for name in trained]
+        if len(trained) > 1
+        else [(*stored.values(), *trained.values())]
+    )
+    # What keeps its tensors runs on TFLite's reference kernels, whose sums round twice: only the levels are read there.
     interpreter = Interpreter(tflite, keep_tensors=True)
-    stored = interpreter.predict(x)
-    trained = model.predict(x, verbose=0)
+    interpreter.predict(arrays)
     layers = [*_compare_weights(wrappers, interpreter), *_compare_activations(wrappers, interpreter)]
     return Verification(
-        agreement=float(np.mean(stored.argmax(-1) == trained.argmax(-1))),
-        largest_difference=float(np.abs(stored - trained).max()),
+        agreement=float(np.mean([np.mean(a.argmax(-1) == b.argmax(-1)) for a, b in pairs])),
+        largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
         layers=tuple(layers),
     )
 
 
-def _as_stored(codes: np.ndarray, depthwise: bool, dense: bool) -> np.ndarray:
-    if dense:
+def _listed(outputs: Any) -> list[np.ndarray]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
+    """One array for each input of a Keras model, by the input's name, in its order."""
+    names = [tensor._keras_history.layer.name for tensor in model.inputs]
+    arrays = [x[name] for name in names] if isinstance(x, dict) else _listed(x)
+    if len(arrays) != len(names):
+        raise ValueError(f"verify: The model has {len(names)} inputs ({', '.join(names)}). Received {len(arrays)}.")
+    return {
+        name: np.asarray(array, tensor.dtype.as_numpy_dtype) for name, array, tensor in zip(names, arrays, model.inputs)
+    }
+
+
+def _as_stored(codes: np.ndarray, kind: str) -> np.ndarray:
+    """Codes of a kernel in TFLite's order of axes."""
+    if kind == "Dense":
         return codes.T
-    if depthwise:
+    if kind == "DepthwiseConv2D":
         return codes.reshape(1, *codes.shape[:2], -1)
-    return np.transpose(codes, (3, 0, 1, 2))
+    orders = {"Conv2D": (3, 0, 1, 2), "Conv2DTranspose": (2, 0, 1, 3)}
+    return np.transpose(codes, orders[kind]) if kind in orders else codes
 
 
 def _up_to_sign(codes: np.ndarray, axis: int) -> np.ndarray:
@@ -285,9 +384,9 @@ def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(float(variables["bits"]))
             codes = quantizers.weight_codes(kernel, float(bits), quantizer.per_channel)[0].numpy()
-            depthwise = "depthwise" in wrapper.quantize_config.kernel
-            codes = _as_stored(codes, depthwise, dense=codes.ndim == 2) * float(quantizers.int8_refinement(bits))
-            axis = 3 if depthwise else 0
+            kind = type(wrapper.layer).__name__
+            codes = _as_stored(codes, kind) * float(quantizers.int8_refinement(bits))
+            axis = 3 if kind == "DepthwiseConv2D" else 0
             expected = _up_to_sign(codes, axis)
             best: Optional[int] = None
             best_share, best_codes = -1.0, np.zeros(0)
@@ -322,7 +421,7 @@ def _compare_activations(wrappers: list[Any], interpreter: Interpreter) -> Itera
                 continue
             bits = round(float(variables["bits"]))
             levels = 2**bits
-            scale, zero_point = float(variables["max"]) / (levels - 1), 128 - levels
+            scale, zero_point = float(quantizer.scale(variables)), 128 - levels
             codes = [
                 interpreter.tensor(tensor["index"])
                 for tensor in details

@@ -1,0 +1,303 @@
+"""What quantization does to each layer of a model, decided before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+from tfmiaq import graph, quantize_configs
+from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
+from tfmiaq.graph import activation_name, is_functional
+from tfmiaq.policy import BitwidthPolicy, LayerBits
+from tfmiaq.wiring import FIXED, FOLDABLE, KEEP_CODES, KERNELS, RANGED, Wiring, fault, is_relu, operation
+
+_layers = keras.layers
+
+
+def _check_model(model: Any) -> None:
+    if is_keras_3_model(model):
+        raise TypeError(
+            f"quantize_model: Expected a Keras 2 model. Received the Keras 3 model {getattr(model, 'name', model)!r}. "
+            "Rebuild it with tf_keras: set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, or replace "
+            "'import keras' by 'import tf_keras as keras' where the model is built, and copy the weights with "
+            "set_weights(get_weights())."
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"quantize_model: Expected a keras.Model. Received {type(model).__name__}: {model!r:.200}.")
+    if not model.built:
+        raise ValueError(
+            f"quantize_model: Model {model.name!r} is not built. Call model.build(input_shape), or begin it with an "
+            "Input, before it is quantized."
+        )
+    subclassed = [] if is_functional(model) else [model]
+    subclassed += graph.nested_models(model)
+    if subclassed:
+        raise ValueError(
+            "quantize_model: Expected a Sequential or Functional model. "
+            + "; ".join(
+                f"Model {inner.name!r} of type {type(inner).__name__} is subclassed, or was built without an Input"
+                for inner in subclassed
+            )
+            + ": rebuild it with the functional API."
+        )
+    wrapped = [layer.name for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
+    if wrapped:
+        raise ValueError(f"quantize_model: Model {model.name!r} is quantized already (layers {', '.join(wrapped)}).")
+
+
+def _check_honoured(wiring: Wiring, policy: BitwidthPolicy, coarse: set[str], floats: dict[str, str]) -> None:
+    """A rule that names one layer outright is honoured or refused, never skipped."""
+    faults = []
+    for pattern, bits in policy.rules:
+        layer = next((layer for layer in wiring.layers if layer.name == pattern), None)
+        if layer is None or bits.is_float:
+            continue
+        if layer.name in floats:
+            faults.append(f"  {pattern!r}: a {type(layer).__name__} stays float: {floats[layer.name]}")
+        elif type(layer) not in KERNELS and not is_relu(layer):
+            faults.append(f"  {pattern!r}: a {type(layer).__name__} has neither weights nor a ReLU to quantize")
+        elif pattern in coarse and bits.activation not in (8, None):
+            faults.append(
+                f"  {pattern!r}: a layer reads it that averages, or joins it with sums, which takes 8 bits; pass "
+                "activation=8"
+            )
+        elif type(layer) in KERNELS and bits.activation not in (8, None):
+            fused = any(wiring.leader(other) is layer for other in wiring.layers if is_relu(other))
+            if activation_name(layer) != "relu" and not fused:
+                faults.append(f"  {pattern!r}: no ReLU follows, so its output takes 8 bits; pass activation=8")
+    if faults:
+        raise ValueError("\n".join(["The policy asks for what cannot be done:", *faults]))
+
+
+def _averages(layer: Any) -> bool:
+    """Whether a layer computes new values and rounds them to the grid of its input."""
+    if type(layer) is _layers.UpSampling2D:
+        return bool(layer.interpolation != "nearest")
+    return type(layer) in (_layers.AveragePooling1D, _layers.AveragePooling2D)
+
+
+def _coarse_at_low_bits(wiring: Wiring, floats: dict[str, str]) -> set[str]:
+    """Names of the layers whose codes must be of 8 bits, for the sake of a layer that reads them.
+
+    The int8 kernel of a layer that averages, such as AveragePooling2D, rounds to its input's grid. At 8 bits that is as
+    good as no rounding; at 2 it is another network. A concatenation has one scale for all that it joins: of 8 bits, if
+    not all are ReLU outputs.
+    """
+    names: set[str] = set()
+
+    def trace(layer: Any) -> None:
+        for source in wiring.inputs[layer.name]:
+            if source.name not in names:
+                names.add(source.name)
+                if type(source) in (*KEEP_CODES, _layers.Concatenate) or operation(source):
+                    trace(source)
+
+    for layer in wiring.layers:
+        if layer.name in floats:
+            continue
+        if _averages(layer) or (type(layer) is _layers.Concatenate and not _joins_relus(layer, wiring, floats)):
+            trace(layer)
+    return names
+
+
+def _joins_relus(layer: Any, wiring: Wiring, floats: dict[str, str]) -> bool:
+    """Whether all that a concatenation joins are ReLU outputs."""
+
+    def holds(source: Any) -> bool:
+        if source.name in floats or source.name in wiring.front:
+            return False
+        if type(source) in (*KEEP_CODES, _layers.Concatenate):
+            return all(map(holds, wiring.inputs[source.name]))
+        return is_relu(source) or (type(source) in KERNELS and activation_name(source) == "relu")
+
+    return all(map(holds, wiring.inputs[layer.name]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What quantization does to each layer of a flat model.
+
+    Attributes:
+        flat: The model.
+        configs: A fresh QuantizeConfig for each layer that is wrapped, by name.
+        ranges: Names of the float layers, and of inputs, whose outputs quantized layers read.
+        floats: For each layer that stays float, why.
+        bits: Resolved bits by layer name.
+    """
+
+    flat: graph.FlatModel
+    configs: dict[str, Any]
+    ranges: frozenset[str]
+    floats: dict[str, str]
+    bits: dict[str, LayerBits]
+
+
+def _configs(wiring: Wiring, bits: dict[str, LayerBits], floats: dict[str, str]) -> dict[str, Any]:
+    plan = {
+        layer.name: _config(layer, bits[layer.name], wiring)
+        for layer in wiring.layers
+        if layer.name not in wiring.front and layer.name not in floats and not operation(layer)
+    }
+    _move_ranges_behind_concatenations(wiring, plan)
+    for name, config in plan.items():
+        config.aliases = list(wiring.aliases.get(name, ()))
+    return plan
+
+
+def _config(layer: Any, bits: LayerBits, wiring: Wiring) -> Any:
+    fuses = wiring.fuses_into_next(layer)
+    if type(layer) in KERNELS:
+        return quantize_configs.KernelQuantizeConfig(
+            kernel=KERNELS[type(layer)],
+            weight_bits=8 if layer.name in wiring.fixed else bits.weight,
+            fixed=layer.name in wiring.fixed,
+            activation_bits=bits.activation,
+            per_channel=type(layer) in FOLDABLE,
+            # Looked-up weights are codes already.
+            quantize_activation=not fuses and type(layer) is not _layers.Embedding,
+        )
+    if is_relu(layer):
+        if bits.activation is None:
+            return quantize_configs.PassThroughQuantizeConfig()
+        return quantize_configs.ReluQuantizeConfig(bits.activation)
+    name = "softmax" if type(layer) is _layers.Softmax else activation_name(layer)
+    if name in FIXED and wiring.consumers[layer.name] and layer.name not in wiring.outputs:
+        return quantize_configs.FixedQuantizeConfig(*FIXED[name])
+    if type(layer) in (*RANGED, _layers.BatchNormalization) and not fuses:
+        return quantize_configs.LinearQuantizeConfig()
+    return quantize_configs.PassThroughQuantizeConfig()
+
+
+def _relu_bits(layer: Any, wiring: Wiring, plan: dict[str, Any]) -> Optional[int]:
+    """Bits of a tensor that holds nothing but ReLU outputs, or None for another."""
+    config = plan.get(layer.name)
+    if isinstance(config, quantize_configs.ReluQuantizeConfig):
+        return config.bits
+    if isinstance(config, quantize_configs.KernelQuantizeConfig) and activation_name(layer) == "relu":
+        return config.activation_bits
+    if type(layer) in KEEP_CODES and config is not None:
+        return _relu_bits(wiring.inputs[layer.name][0], wiring, plan)
+    return None
+
+
+def _move_ranges_behind_concatenations(wiring: Wiring, plan: dict[str, Any]) -> None:
+    """All inputs of a TFLite concatenation share its output's scale: one range, behind it, serves them all."""
+    for layer in wiring.layers:
+        if type(layer) is not _layers.Concatenate or layer.name not in plan:
+            continue
+        feeders = wiring.inputs[layer.name]
+        bits = [_relu_bits(feeder, wiring, plan) for feeder in feeders]
+        for feeder in feeders:
+            config = plan.get(feeder.name)
+            if wiring.only_consumer(feeder) is not layer or config is None:
+                continue
+            if isinstance(config, quantize_configs.KernelQuantizeConfig):
+                config.quantize_activation = False
+            elif isinstance(config, (quantize_configs.ReluQuantizeConfig, quantize_configs.LinearQuantizeConfig)):
+                plan[feeder.name] = quantize_configs.PassThroughQuantizeConfig()
+        known = [b for b in bits if b is not None]
+        if len(known) == len(feeders):
+            plan[layer.name] = quantize_configs.ReluQuantizeConfig(max(known))
+
+
+def _convolvable(flat: graph.FlatModel) -> list[str]:
+    """Names of normalizations without a kernel to fold into, and of layers that are convolutions by constants."""
+    wiring = Wiring(flat.model, flat.aliases, flat.fixed)
+
+    def is_one(layer: Any) -> bool:
+        if layer.name in wiring.front or wiring.calls[layer.name] > 1:
+            return False
+        if type(layer) is _layers.BatchNormalization:
+            return not wiring.folds(layer) and _normalizes_last_axis(layer) and None not in layer.input_shape[1:]
+        if type(layer) is _layers.Rescaling:
+            return None not in layer.input_shape[1:]
+        return type(layer) is _layers.AveragePooling2D and None not in layer.input_shape[1:] and _pads_nothing(layer)
+
+    return [layer.name for layer in wiring.layers if is_one(layer)]
+
+
+def _pads_nothing(pooling: Any) -> bool:
+    """Whether every window of a pooling lies inside its input; DepthwiseConv2D takes square strides only."""
+    whole = [(size - window) % stride == 0 and window <= stride for size, window, stride in _windows(pooling)]
+    square = pooling.strides[0] == pooling.strides[1] and pooling.data_format == "channels_last"
+    return square and (pooling.padding == "valid" or all(whole))
+
+
+def _windows(pooling: Any) -> list[tuple[int, int, int]]:
+    return list(zip(pooling.input_shape[1:3], pooling.pool_size, pooling.strides))
+
+
+def _normalizes_last_axis(norm: Any) -> bool:
+    return list(norm.axis) == [len(norm.input_shape) - 1]
+
+
+def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
+    """Decides what becomes of each layer, and builds nothing that is quantized.
+
+    Args:
+        model: A built Sequential or Functional Keras 2 model.
+        policy: Bit-widths by layer; None for the default.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TypeError, ValueError: As `quantize_model`.
+    """
+    _check_model(model)
+    policy = BitwidthPolicy.mia_default() if policy is None else policy
+    if not isinstance(policy, BitwidthPolicy):
+        raise TypeError(f"quantize_model: Expected a BitwidthPolicy or None as policy. Received {policy!r:.200}.")
+    flat = graph.flatten(model)
+    flat = graph.fold_into_convolutions(flat, _convolvable(flat))
+    wiring = Wiring(flat.model, flat.aliases, flat.fixed)
+    return Plan(flat, *decide(wiring, policy))
+
+
+def decide(
+    wiring: Wiring, policy: BitwidthPolicy
+) -> tuple[dict[str, Any], frozenset[str], dict[str, str], dict[str, LayerBits]]:
+    """What a policy makes of each layer: the fields of `Plan` but the first.
+
+    Raises:
+        ValueError: A policy that names layers the model does not have, or asks for what cannot be done.
+    """
+    bits = _resolve(wiring, policy)
+    floats: dict[str, str] = {}
+    for layer in wiring.layers:
+        if layer.name in wiring.front:
+            if type(layer) is not _layers.InputLayer:
+                floats[layer.name] = "preprocessing, in front of the network"
+        elif bits[layer.name].is_float:
+            floats[layer.name] = "the policy leaves it float"
+        elif (reason := fault(layer, wiring)) is not None:
+            floats[layer.name] = reason
+    coarse = _coarse_at_low_bits(wiring, floats)
+    _check_honoured(wiring, policy, coarse, floats)
+    for name in coarse:
+        if bits[name].activation is not None:
+            bits[name] = LayerBits(bits[name].weight, 8)
+    configs = _configs(wiring, bits, floats)
+    if not configs:
+        raise ValueError("quantize_model: The policy leaves every layer float; give at least one layer bits.")
+    ranges = frozenset(
+        layer.name
+        for layer in wiring.layers
+        if (layer.name in wiring.front or layer.name in floats)
+        and any(c.name not in floats and c.name not in wiring.front for c in wiring.consumers[layer.name])
+    )
+    return configs, ranges, floats, bits
+
+
+def _resolve(wiring: Wiring, policy: BitwidthPolicy) -> dict[str, LayerBits]:
+    named = [layer for layer in wiring.layers if type(layer) is not _layers.InputLayer]
+    leaders = {layer.name: wiring.leader(layer) for layer in named if is_relu(layer)}
+    bits = policy.resolve(
+        names=[layer.name for layer in named],
+        first=wiring.ends(wiring.inputs),
+        last=wiring.ends(wiring.consumers),
+        followers={name: leader.name for name, leader in leaders.items() if leader is not None},
+        aliases=wiring.aliases,
+    )
+    bits.update({layer.name: LayerBits() for layer in wiring.layers if layer.name not in bits})
+    return bits
