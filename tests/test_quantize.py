@@ -100,13 +100,6 @@ def test_a_quantized_model_is_refused():
         tfmiaq.quantize_model(quantized)
 
 
-def test_a_keras_3_model_is_refused_with_the_way_out():
-    keras3 = pytest.importorskip("keras", minversion="3.0")
-    model = keras3.Sequential([keras3.Input((4,)), keras3.layers.Dense(2)])
-    with pytest.raises(TypeError, match=r"Keras 3 model.*tf_keras"):
-        tfmiaq.quantize_model(model)
-
-
 def test_every_layer_that_cannot_be_quantized_is_listed():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, name="conv")(inputs)

@@ -156,3 +156,76 @@ def test_a_file_that_is_no_tflite_is_refused(tmp_path, digits, shipped):
 def test_verify_wants_records(digits, shipped):
     with pytest.raises(ValueError, match="at least one record"):
         tfmiaq.verify(shipped[1], shipped[2], digits.x_test[:0])
+
+
+def test_what_rides_in_the_file_is_read_back(trained, digits, tmp_path):
+    quantized = train(tfmiaq.quantize_model(trained), digits.x_train[:64], digits.y_train[:64])
+    sets = (digits.x_train[:30], digits.y_train[:30]), (digits.x_test[:30], digits.y_test[:30])
+    report = tfmiaq.audit(quantized, *sets, attacks=["threshold"])
+    labels = [f"digit {i}" for i in range(10)]
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tfmiaq.convert(quantized, labels=labels, audit=report))
+    metadata = tfmiaq.tflite.read_metadata(path)
+    assert metadata["labels"] == labels
+    assert metadata["audit"]["attack_accuracy"] == report.attack_accuracy
+    policy = BitwidthPolicy.from_json(metadata["policy"])
+    other = tfmiaq.quantize_model(tiny_model(), policy)
+    assert tfmiaq.summary(other) == tfmiaq.summary(quantized)
+    with pytest.raises(ValueError, match=r"Expected 10 labels, one for each class. Received 2"):
+        tfmiaq.convert(quantized, labels=["a", "b"])
+
+
+def test_a_file_of_another_tool_has_no_metadata(trained):
+    assert tfmiaq.tflite.read_metadata(tf.lite.TFLiteConverter.from_keras_model(trained).convert()) is None
+
+
+def test_uint8_files_are_the_same_network(trained, digits):
+    quantized = train(tfmiaq.quantize_model(trained), digits.x_train[:64], digits.y_train[:64])
+    as_int8, as_uint8 = (tfmiaq.convert(quantized, "edgetpu", io_type=kind) for kind in ("int8", "uint8"))
+    interpreter, _, _ = _details(as_uint8)
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    x = digits.x_test[:50]
+    np.testing.assert_array_equal(*(tfmiaq.tflite.Interpreter(b).predict(x) for b in (as_int8, as_uint8)))
+    with pytest.raises(ValueError, match="'int8' or 'uint8'"):
+        tfmiaq.convert(quantized, "mobile", io_type="uint8")
+
+
+def test_preprocessing_leaves_the_integer_file_and_rides_in_its_metadata(digits):
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1), name="pixels")
+    normalization = layers.Normalization(mean=[0.3], variance=[0.04])
+    x = normalization(layers.Rescaling(1 / 16, name="scale")(inputs))
+    x = layers.Flatten()(layers.Conv2D(4, 3, activation="relu", name="conv")(x))
+    model = keras.Model(inputs, layers.Dense(10, name="logits")(x))
+    raw = digits.x_train[:128] * 16
+    quantized = train(tfmiaq.quantize_model(model), raw, digits.y_train[:128], epochs=3)
+    for target in ("mobile", "edgetpu"):
+        buffer = tfmiaq.convert(quantized, target)
+        result = tfmiaq.verify(quantized, buffer, raw)
+        assert result.exact
+        assert result.agreement == 1.0
+    _, details, _ = _details(buffer)
+    assert {np.dtype(t["dtype"]) for t in details} <= {np.dtype("int8"), np.dtype("int32")}
+    known = tfmiaq.tflite.read_metadata(buffer)["normalization"]["pixels"]
+    assert known["scale"] == pytest.approx([1 / 16 / 0.2])
+    assert known["offset"] == pytest.approx([-0.3 / 0.2])
+
+
+def test_preprocessing_that_is_no_scale_is_refused_for_the_edge_tpu(digits):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.Resizing(4, 4, name="smaller")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Dense(8, activation="relu")(x)))
+    quantized = train(tfmiaq.quantize_model(model), digits.x_train[:64], digits.y_train[:64])
+    with pytest.raises(ValueError, match=r"'smaller' \(Resizing\) in front of the network is no scale"):
+        tfmiaq.convert(quantized, "edgetpu")
+
+
+def test_a_file_with_other_levels_is_not_handed_out(trained, digits, monkeypatch):
+    quantized = train(tfmiaq.quantize_model(trained), digits.x_train[:64], digits.y_train[:64])
+    other = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:64], digits.y_train[:64])
+    foreign = tfmiaq.convert(other)
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "convert", lambda self: foreign, raising=False)
+    monkeypatch.setattr(tfmiaq.tflite, "write_metadata", lambda buffer, metadata: foreign)
+    with pytest.raises(ValueError, match=r"(?s)levels are not the trained ones.*NO"):
+        tfmiaq.convert(quantized)
+    assert tfmiaq.convert(quantized, check=False) == foreign

@@ -9,12 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfmiaq import callbacks
+    from tfmiaq import callbacks, tflite
     from tfmiaq.auditing import AuditReport, audit
     from tfmiaq.layer_summary import summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
-    from tfmiaq.tflite import convert, verify
+    from tfmiaq.tflite import convert
+    from tfmiaq.verification import verify
 
 __version__ = "0.1.0"
 
@@ -29,9 +30,9 @@ _HOMES = {
     "quantize_scope": "tfmiaq.quantize",
     "set_policy": "tfmiaq.quantize",
     "summary": "tfmiaq.layer_summary",
-    "verify": "tfmiaq.tflite",
+    "verify": "tfmiaq.verification",
 }
-_MODULES = ("callbacks",)
+_MODULES = ("callbacks", "tflite")
 __all__ = [
     "AuditReport",
     "BitwidthPolicy",
@@ -44,6 +45,7 @@ __all__ = [
     "quantize_scope",
     "set_policy",
     "summary",
+    "tflite",
     "verify",
 ]
 

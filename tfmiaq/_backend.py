@@ -56,6 +56,7 @@ __all__ = [
     "activation_quantizers",
     "is_keras_3_model",
     "keras",
+    "number",
     "tf",
     "tfmot",
     "weight_quantizers",
@@ -69,6 +70,11 @@ def is_keras_3_model(model: Any) -> bool:
         if root == "keras" and base.__name__ == "Layer" and not isinstance(model, keras.layers.Layer):
             return True
     return False
+
+
+def number(variable: Any) -> float:
+    """The value of a scalar variable, mirrored over devices or not."""
+    return float(tf.convert_to_tensor(variable))
 
 
 def weight_quantizers(wrapper: Any) -> list[tuple[Any, Any, dict[str, Any]]]:

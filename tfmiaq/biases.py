@@ -11,7 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq import quantizers
-from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, weight_quantizers
+from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, number, weight_quantizers
 from tfmiaq.graph import activation_name
 from tfmiaq.wiring import KEEP_CODES, KEEP_CODES_OPERATIONS, operation
 
@@ -45,7 +45,7 @@ def output_scale(layer: Any) -> Optional[float]:
 
 def _weight_scale(wrapper: Any) -> np.ndarray:
     kernel, quantizer, variables = weight_quantizers(wrapper)[0]
-    bits = float(variables["bits"])
+    bits = number(variables["bits"])
     _, step = quantizers.weight_codes(kernel, bits, quantizer.per_channel)
     scale = (step / quantizers.int8_refinement(bits)).numpy().reshape(-1)
     # The scales of a depthwise kernel go by its multiplier, those of its output by channel and multiplier.

@@ -6,6 +6,7 @@ SeparableConv2D by its two convolutions, a swish by a sigmoid and a product. Wha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,29 @@ def _input_config(tensor: Any) -> dict[str, Any]:
     return {**config, "batch_input_shape": tuple(tensor.shape)}
 
 
+def _in_float32(config: Any) -> Any:
+    """A configuration without mixed precision: the sums of an int8 kernel do not fit the 11 bits of a float16."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "Policy" or str(config.get("config", "")).startswith("mixed_"):
+            return "float32"
+        return {key: _in_float32(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        values = [_in_float32(value) for value in config]
+        return tuple(values) if isinstance(config, tuple) else values
+    return "float32" if isinstance(config, str) and config.startswith("mixed_") else config
+
+
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """A scope in which new layers compute in float32, whatever the global policy."""
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
 def copy_layer(layer: Any, shapes: Any, name: Optional[str] = None) -> Any:
     """A layer of the same type, configuration and weights, built for inputs of the given shapes.
 
@@ -115,7 +139,7 @@ def copy_layer(layer: Any, shapes: Any, name: Optional[str] = None) -> Any:
         ValueError: The layer cannot be made from its configuration.
     """
     try:
-        config = layer.get_config()
+        config = _in_float32(layer.get_config())
         config["name"] = name or layer.name
         copy = type(layer).from_config(config)
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -230,7 +254,8 @@ class _Context:
         """Calls the part of that suffix, which is made of a layer type, its configuration and weights if need be."""
 
         def make(name: str) -> Any:
-            shared = {key: self._layer.get_config()[key] for key in _SHARED if key in self._layer.get_config()}
+            config_of_whole = _in_float32(self._layer.get_config())
+            shared = {key: config_of_whole[key] for key in _SHARED if key in config_of_whole}
             made = kind(**{**shared, **config, "name": name})
             if weights is not None:
                 build(made, shapes_of(inputs))

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, weight_quantizers
+from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
 from tfmiaq.plan import plan_model
 from tfmiaq.policy import BitwidthPolicy
 
@@ -123,7 +123,7 @@ def quantized_layers(model: Any) -> Iterator[Any]:
 
 
 def _bits(variables: dict[str, Any]) -> int:
-    return round(float(variables["bits"])) if "bits" in variables else 8
+    return round(number(variables["bits"])) if "bits" in variables else 8
 
 
 def _kernel(layer: Any) -> Optional[Any]:

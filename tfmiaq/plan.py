@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from tfmiaq import graph, quantize_configs
+from tfmiaq import graph, keras3, quantize_configs
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.graph import activation_name, is_functional
 from tfmiaq.policy import BitwidthPolicy, LayerBits
@@ -15,13 +15,6 @@ _layers = keras.layers
 
 
 def _check_model(model: Any) -> None:
-    if is_keras_3_model(model):
-        raise TypeError(
-            f"quantize_model: Expected a Keras 2 model. Received the Keras 3 model {getattr(model, 'name', model)!r}. "
-            "Rebuild it with tf_keras: set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, or replace "
-            "'import keras' by 'import tf_keras as keras' where the model is built, and copy the weights with "
-            "set_weights(get_weights())."
-        )
     if not isinstance(model, keras.Model):
         raise TypeError(f"quantize_model: Expected a keras.Model. Received {type(model).__name__}: {model!r:.200}.")
     if not model.built:
@@ -235,7 +228,7 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
     """Decides what becomes of each layer, and builds nothing that is quantized.
 
     Args:
-        model: A built Sequential or Functional Keras 2 model.
+        model: A built Sequential or Functional model, of Keras 2 or 3.
         policy: Bit-widths by layer; None for the default.
 
     Returns:
@@ -244,12 +237,15 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
     Raises:
         TypeError, ValueError: As `quantize_model`.
     """
+    if is_keras_3_model(model):
+        model = keras3.rebuild(model)
     _check_model(model)
     policy = BitwidthPolicy.mia_default() if policy is None else policy
     if not isinstance(policy, BitwidthPolicy):
         raise TypeError(f"quantize_model: Expected a BitwidthPolicy or None as policy. Received {policy!r:.200}.")
-    flat = graph.flatten(model)
-    flat = graph.fold_into_convolutions(flat, _convolvable(flat))
+    with graph.float32():
+        flat = graph.flatten(model)
+        flat = graph.fold_into_convolutions(flat, _convolvable(flat))
     wiring = Wiring(flat.model, flat.aliases, flat.fixed)
     return Plan(flat, *decide(wiring, policy))
 

@@ -72,6 +72,8 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
     activations are taken from the first training batch on: train for at least one step before the outputs mean
     anything. The model that was passed stays as it is.
 
+    Layers of mixed precision compute in float32: an int8 kernel adds up more digits than a float16 has.
+
     Nested models are inlined; a policy names their layers by their own names, or by path ("backbone/conv1"). Layers
     that TFLite has no single int8 kernel for are replaced by those it has (a SeparableConv2D by "name_depthwise" and
     "name_pointwise"). What cannot be quantized stays float, with a warning; `tfmiaq.summary(model)` tells before.
@@ -82,7 +84,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
         >>> quantized.fit(x_train, y_train, epochs=5)
 
     Args:
-        model: A built Sequential or Functional Keras 2 model.
+        model: A built Sequential or Functional model. One of Keras 3 is rebuilt in Keras 2 (tf_keras) first.
         policy: Bit-widths by layer. None stands for `BitwidthPolicy.mia_default()`: weights of 2 bits and activations
             of 4, and 8 at both ends.
         strict: Refuse a model with layers that cannot be quantized, unless the policy leaves them float.
@@ -91,10 +93,10 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
         A functional keras.Model. Its layers are named `quant_` plus the name of the layer they wrap.
 
     Raises:
-        TypeError: A model of Keras 3, or no Keras model at all; a policy of another type.
-        ValueError: A model that is not built, subclassed or quantized already; with `strict`, layers that cannot be
-            quantized, all of them listed; a policy that names layers the model does not have, or asks for what cannot
-            be done.
+        TypeError: No Keras model; a policy of another type.
+        ValueError: A model that is not built, subclassed or quantized already; layers of Keras 3 that Keras 2 does not
+            have; with `strict`, layers that cannot be quantized, all of them listed; a policy that names layers the
+            model does not have, or asks for what cannot be done.
     """
     plan = plan_model(model, policy)
     surprises = {
@@ -110,7 +112,8 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    return _apply(plan)
+    with graph.float32():
+        return _apply(plan)
 
 
 def _apply(plan: Plan) -> Any:

@@ -19,8 +19,18 @@ _UNSEEN_RANGE = 6.0
 
 
 def _bits_variable(layer: Any, name: str, bits: int) -> Any:
+    return _scalar(layer, f"{name}_bits", float(bits))
+
+
+def _scalar(layer: Any, name: str, value: float) -> Any:
+    # Replicas of a distributed training see other records each, and agree on the mean of their ranges.
     return layer.add_weight(
-        f"{name}_bits", initializer=keras.initializers.Constant(float(bits)), shape=(), trainable=False
+        name,
+        initializer=keras.initializers.Constant(value),
+        shape=(),
+        trainable=False,
+        dtype=tf.float32,
+        aggregation=tf.VariableAggregation.MEAN,
     )
 
 
@@ -132,7 +142,7 @@ class _RangeQuantizer(_Base):
     momentum = 0.9
 
     def _range_variable(self, layer: Any, name: str, value: float) -> Any:
-        return layer.add_weight(name, initializer=keras.initializers.Constant(value), shape=(), trainable=False)
+        return _scalar(layer, name, value)
 
 
 def relu_top(largest: Any, spread: Any, bits: Any) -> Any:

@@ -93,7 +93,7 @@ def check_records(members: Any, non_members: Any) -> tuple[Records, Records]:
 
 def _predictor(target: Target, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     if isinstance(target, (bytes, bytearray, memoryview, str, os.PathLike)):
-        from tfmiaq.tflite import Interpreter
+        from tfmiaq.interpreter import Interpreter
 
         interpreter = Interpreter(bytes(target) if isinstance(target, (bytearray, memoryview)) else target)
         return lambda x: interpreter.predict(x, batch_size)
