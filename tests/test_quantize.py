@@ -150,6 +150,20 @@ def test_something_else_as_policy_is_refused():
         tfmiaq.quantize_model(tiny_model(), {"default": 2})
 
 
+def test_nan_weights_are_refused_by_layer(digits):
+    model = tiny_model()
+    weights = model.get_layer("hidden").get_weights()
+    weights[0][3, 3] = np.nan
+    model.get_layer("hidden").set_weights(weights)
+    with pytest.raises(ValueError, match=r"quantize_model: NaN or infinite weights in hidden"):
+        tfmiaq.quantize_model(model)
+    quantized = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:32], digits.y_train[:32])
+    inner = quantized.get_layer("quant_logits").layer
+    inner.bias.assign([np.inf] * 10)
+    with pytest.raises(ValueError, match=r"convert: NaN or infinite weights in quant_logits"):
+        tfmiaq.convert(quantized)
+
+
 def test_saving_and_loading_gives_the_same_outputs(tmp_path, digits):
     quantized = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:64], digits.y_train[:64])
     path = str(tmp_path / "quantized.h5")

@@ -80,6 +80,53 @@ def test_the_error_falls_with_bits():
     assert errors == sorted(errors, reverse=True)
 
 
+FINITE = st.floats(-1e3, 1e3, width=32)
+KERNELS = hnp.arrays(np.float32, (3, 3, 2, 2), elements=FINITE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KERNELS, st.sampled_from(BITS), st.booleans())
+def test_quantizing_again_changes_nothing(weights, bits, per_channel):
+    """Of 2 bits only the set of zeros is kept: the threshold moves with the mean of what was rounded."""
+    once = _quantize(tf.constant(weights), bits, per_channel).numpy()
+    twice = _quantize(tf.constant(once), bits, per_channel).numpy()
+    if bits != 2:
+        np.testing.assert_allclose(twice, once, rtol=1e-4, atol=1e-6 * np.abs(weights).max())
+    else:
+        assert not np.any(twice[once == 0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(KERNELS.filter(lambda w: (np.abs(w) > 1e-30).all()), st.sampled_from(BITS), st.booleans())
+def test_weights_are_quantized_symmetrically(weights, bits, per_channel):
+    one, other = (_quantize(tf.constant(w), bits, per_channel).numpy() for w in (weights, -weights))
+    np.testing.assert_allclose(other, -one, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KERNELS, st.sampled_from([3, 4, 5, 6, 7, 8]))
+def test_no_weight_of_three_bits_or_more_moves_by_over_half_a_step(weights, bits):
+    values = _quantize(tf.constant(weights), bits).numpy()
+    _, step = quantizers.weight_codes(tf.constant(weights), bits, per_channel=True)
+    assert (np.abs(values - weights) <= 0.5001 * step.numpy() + 1e-6).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("magnitude", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_levels_scale_with_the_weights(bits, magnitude):
+    weights = np.random.default_rng(0).normal(size=(3, 3, 2, 2)).astype(np.float32)
+    one = _quantize(tf.constant(weights), bits).numpy()
+    other = _quantize(tf.constant(weights * np.float32(magnitude)), bits).numpy()
+    np.testing.assert_allclose(other, one * magnitude, rtol=1e-4, atol=1e-5 * magnitude)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("value", [-3.0, 0.25])
+def test_a_constant_is_kept(bits, value):
+    values = _quantize(tf.fill((3, 3, 2, 2), value), bits).numpy()
+    np.testing.assert_allclose(values, value, rtol=1e-5)
+
+
 class _Host(keras.layers.Layer):
     """A layer that owns a quantizer's variables."""
 
@@ -144,3 +191,39 @@ def test_bits_are_a_runtime_value():
     bits.assign(1.0)
     assert len(np.unique(quantize(weights))) == 2
     assert len(traces) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(np.float32, (40,), elements=st.floats(0, 1e3, width=32)), st.sampled_from(BITS))
+def test_relu_outputs_are_kept_in_order_and_inside_their_clip(x, bits):
+    quantizer = quantizers.ReluQuantizer(bits)
+    variables = quantizer.build(None, "post_activation", _Host())
+    values = quantizer(tf.constant(np.sort(x)), True, variables).numpy()
+    top = float(quantizer.scale(variables)) * (2**bits - 1)
+    assert (np.diff(values) >= 0).all()
+    assert values.min() >= 0
+    assert values.max() <= top * (1 + 1e-5)
+    assert len(np.unique(values)) <= 2**bits
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_gradient_of_a_relu_output_stops_at_its_clip(bits):
+    quantizer = quantizers.ReluQuantizer(bits)
+    variables = quantizer.build(None, "post_activation", _Host())
+    quantizer(tf.linspace(0.0, 1.0, 100), True, variables)
+    top = float(quantizer.scale(variables)) * (2**bits - 1)
+    x = tf.Variable([0.25 * top, 0.75 * top, 2.0 * top])
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(quantizer(x, False, variables))
+    np.testing.assert_array_equal(tape.gradient(total, x).numpy(), [1.0, 1.0, 0.0])
+
+
+def test_lowered_bits_take_their_clip_at_once():
+    quantizer = quantizers.ReluQuantizer(8)
+    variables = quantizer.build(None, "post_activation", _Host())
+    x = tf.nn.relu(tf.constant(np.random.default_rng(0).normal(size=4000), tf.float32))
+    quantizer(x, True, variables)
+    variables["bits"].assign(2.0)
+    low = quantizers.ReluQuantizer(2)
+    other = low.build(None, "post_activation", _Host())
+    np.testing.assert_allclose(quantizer(x, False, variables), low(x, True, other), rtol=1e-5)

@@ -229,3 +229,15 @@ def test_a_file_with_other_levels_is_not_handed_out(trained, digits, monkeypatch
     with pytest.raises(ValueError, match=r"(?s)levels are not the trained ones.*NO"):
         tfmiaq.convert(quantized)
     assert tfmiaq.convert(quantized, check=False) == foreign
+
+
+def test_litert_gives_the_same_bytes(shipped, digits):
+    pytest.importorskip("ai_edge_litert")
+    _, _, buffer = shipped
+    one, other = (tfmiaq.tflite.Interpreter(buffer, runtime=name) for name in ("tensorflow", "litert"))
+    np.testing.assert_array_equal(one.predict(digits.x_test[:200]), other.predict(digits.x_test[:200]))
+
+
+def test_an_unknown_runtime_is_refused(shipped):
+    with pytest.raises(ValueError, match=r"Unknown runtime 'coral'"):
+        tfmiaq.tflite.Interpreter(shipped[2], runtime="coral")

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfmiaq import callbacks, tflite
+    from tfmiaq import callbacks, edgetpu, tflite
     from tfmiaq.auditing import AuditReport, audit
     from tfmiaq.layer_summary import summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
@@ -32,7 +32,7 @@ _HOMES = {
     "summary": "tfmiaq.layer_summary",
     "verify": "tfmiaq.verification",
 }
-_MODULES = ("callbacks", "tflite")
+_MODULES = ("callbacks", "edgetpu", "tflite")
 __all__ = [
     "AuditReport",
     "BitwidthPolicy",
@@ -40,6 +40,7 @@ __all__ = [
     "audit",
     "callbacks",
     "convert",
+    "edgetpu",
     "load_model",
     "quantize_model",
     "quantize_scope",

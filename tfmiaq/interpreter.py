@@ -29,24 +29,37 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _interpreter_type(runtime: str) -> Any:
+    if runtime == "tensorflow":
+        return tf.lite.Interpreter
+    if runtime != "litert":
+        raise ValueError(f"Interpreter: Unknown runtime {runtime!r}. Expected 'tensorflow' or 'litert'.")
+    try:
+        from ai_edge_litert.interpreter import Interpreter as LiteRt
+    except ImportError as error:
+        raise ImportError("Interpreter: runtime='litert' takes the package ai-edge-litert: pip install it.") from error
+    return LiteRt
+
+
 class Interpreter:
     """A .tflite that takes and gives float arrays, whatever its own types, normalized as its metadata says.
 
     Args:
         model: Bytes or path of a .tflite.
         keep_tensors: Keep every intermediate tensor for `tensor`.
+        runtime: "tensorflow", or "litert" for the runtime that Android ships (package ai-edge-litert).
 
     Raises:
-        ValueError: No TFLite model, or one that the interpreter refuses.
+        ValueError: No TFLite model, one that the interpreter refuses, or an unknown runtime.
+        ImportError: The runtime is not installed.
     """
 
-    def __init__(self, model: TFLiteModel, keep_tensors: bool = False) -> None:
+    def __init__(self, model: TFLiteModel, keep_tensors: bool = False, runtime: str = "tensorflow") -> None:
         data = read_model(model)
+        kind = _interpreter_type(runtime)
         try:
             with quiet():
-                self._interpreter = tf.lite.Interpreter(
-                    model_content=data, experimental_preserve_all_tensors=keep_tensors
-                )
+                self._interpreter = kind(model_content=data, experimental_preserve_all_tensors=keep_tensors)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error

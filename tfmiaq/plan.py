@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
+import numpy as np
+
 from tfmiaq import graph, keras3, quantize_configs
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.graph import activation_name, is_functional
@@ -36,6 +38,23 @@ def _check_model(model: Any) -> None:
     wrapped = [layer.name for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
     if wrapped:
         raise ValueError(f"quantize_model: Model {model.name!r} is quantized already (layers {', '.join(wrapped)}).")
+    check_finite(model, "quantize_model")
+
+
+def check_finite(model: Any, caller: str) -> None:
+    """Refuses a model with NaN or infinite weights.
+
+    Raises:
+        ValueError: Such weights; each layer that has them is named.
+    """
+    broken = [
+        layer.name for layer in model.layers if any(not np.isfinite(weights).all() for weights in layer.get_weights())
+    ]
+    if broken:
+        raise ValueError(
+            f"{caller}: NaN or infinite weights in {', '.join(broken)} of model {model.name!r}. Its training diverged: "
+            "load an earlier state, or train again at a lower learning rate."
+        )
 
 
 def _check_honoured(wiring: Wiring, policy: BitwidthPolicy, coarse: set[str], floats: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number,
 from tfmiaq.flatbuffer import TFLiteModel, read_metadata, read_model, write_metadata
 from tfmiaq.interpreter import Interpreter, quiet
 from tfmiaq.layer_summary import quantized_layers, summary
+from tfmiaq.plan import check_finite
 from tfmiaq.policy import BitwidthPolicy, LayerBits
 from tfmiaq.verification import LayerLevels, Verification, verify
 from tfmiaq.wiring import Wiring, is_relu
@@ -92,6 +93,7 @@ def convert(
     """
     _check_arguments(model, target, io_type, labels)
     _check_ranges_seen(model)
+    check_finite(model, "convert")
     biases.align(model)
     shipped, normalization = _without_front(model) if target == "edgetpu" else (model, {})
     with tempfile.TemporaryDirectory() as folder, quiet():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +151,6 @@ def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[
             codes = _as_stored(codes, kind) * float(quantizers.int8_refinement(bits))
             axis = 3 if kind == "DepthwiseConv2D" else 0
             expected = _up_to_sign(codes, axis)
-            best: Optional[int] = None
             best_share, best_codes = -1.0, np.zeros(0)
             for index, tensor in constants.items():
                 if list(tensor["shape"]) != list(codes.shape):
@@ -159,9 +158,7 @@ def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[
                 found = interpreter.tensor(index).astype(np.float32)
                 share = float(np.mean(_up_to_sign(found, axis) == expected))
                 if share > best_share:
-                    best, best_share, best_codes = index, share, found
-            if best is not None and best_share == 1.0:
-                del constants[best]
+                    best_share, best_codes = share, found
             yield LayerLevels(
                 name=wrapper.layer.name,
                 tensor="weight",

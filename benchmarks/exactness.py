@@ -1,0 +1,128 @@
+"""Is the .tflite the trained network? Agreement on 2,000 CIFAR-10 test images over weight and activation bits.
+
+    python benchmarks/exactness.py
+    python benchmarks/exactness.py --dataset=cifar10.npz
+
+One float model of each network, and from it, for each row, a quantized model that trains on for an epoch at its bits.
+Rows are written as they come, and finished ones are not done again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import time
+import zipfile
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from networks import NETWORKS
+from tqdm import tqdm
+
+import tfmiaq
+from tfmiaq import datasets
+
+DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
+MEMBERS = flags.DEFINE_integer("members", 10_000, "Training records.", 32)
+FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 6, "Epochs of float training.", 1)
+RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models classify.", 1)
+RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
+TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
+_WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
+
+
+def _fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
+    from tfmiaq._backend import keras
+
+    model.compile(
+        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // 128)), 0.9, True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
+
+
+def _zipped(buffer: bytes) -> int:
+    """Bytes of the file in a compressed archive, as in an APK."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model.tflite", buffer)
+    return len(archive.getvalue())
+
+
+def _row(quantized: Any, data: datasets.Dataset, weight: int, activation: int) -> dict[str, Any]:
+    x, y = data.x_test[: RECORDS.value], data.y_test[: RECORDS.value]
+    tfmiaq.set_policy(quantized, tfmiaq.BitwidthPolicy.uniform(weight, activation))
+    _fit(quantized, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], 1, 0.02)
+    started = time.perf_counter()
+    buffer = tfmiaq.convert(quantized, "edgetpu", check=False)
+    seconds = time.perf_counter() - started
+    result = tfmiaq.verify(quantized, buffer, x)
+    interpreter = tfmiaq.tflite.Interpreter(buffer)
+    same = np.all(interpreter.predict(x) == quantized.predict(x, verbose=0), axis=-1)
+    return {
+        "weight": weight,
+        "activation": activation,
+        "test_accuracy": float((quantized.predict(x, verbose=0).argmax(1) == y).mean()),
+        "agreement": result.agreement,
+        "identical_outputs": float(same.mean()),
+        "largest_difference": result.largest_difference,
+        "exact_levels": result.exact,
+        "bytes": len(buffer),
+        "zipped_bytes": _zipped(buffer),
+        "convert_seconds": round(seconds, 2),
+    }
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """The rows as Markdown."""
+    lines = []
+    for name, found in rows.items():
+        lines += [
+            f"## {name}",
+            "",
+            "| weights | activations | test accuracy | labels agree | largest difference | exact | file | zipped |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in found:
+            lines.append(
+                f"| {row['weight']} | {row['activation']} | {row['test_accuracy']:.3f} | {row['agreement']:.2%} | "
+                f"{row['largest_difference']:.2g} | {'yes' if row['exact_levels'] else 'no'} | {row['bytes']:,} B | "
+                f"{row['zipped_bytes']:,} B |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from tfmiaq._backend import keras
+
+    results = pathlib.Path(RESULTS.value)
+    rows = json.loads(results.read_text())["rows"] if results.is_file() else {}
+    data = datasets.load(DATASET.value)
+    for name, build in NETWORKS.items():
+        done = {(row["weight"], row["activation"]) for row in rows.get(name, [])}
+        todo = [(w, a) for a in _ACTIVATIONS for w in _WEIGHTS if (w, a) not in done]
+        if not todo:
+            continue
+        keras.utils.set_random_seed(0)
+        model = build(data.x_train.shape[1:], data.classes)
+        _fit(model, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], FLOAT_EPOCHS.value, 0.1)
+        floats = model.get_weights()
+        for weight, activation in tqdm(todo, desc=name):
+            # Each row starts from the float model, in a fresh quantized one.
+            model.set_weights(floats)
+            quantized = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(8, 8))
+            rows.setdefault(name, []).append(_row(quantized, data, weight, activation))
+            text = json.dumps({"command": "python benchmarks/exactness.py", "seed": 0, "rows": rows}, indent=1)
+            results.write_text(text + "\n", encoding="utf-8")
+    path = pathlib.Path(TABLE.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# Exactness\n\nWritten by `python benchmarks/exactness.py`.\n\n{table(rows)}", encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
