@@ -129,17 +129,19 @@ def _outcome(row: dict[str, Any], target: str) -> str:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| model | kernels | stay float | save, load | mobile | labels agree | edgetpu |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| model | kernels | stay float | save, load | mobile | labels agree | largest difference | edgetpu |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     notes = []
     for name, row in rows.items():
         floats = {reason for reason in row.get("float_layers", {}).values() if "preprocessing" not in reason}
-        agreement = row.get("mobile_verify", {}).get("agreement")
+        verified = row.get("mobile_verify", {})
+        agreement, difference = (verified.get(key) for key in ("agreement", "largest_difference"))
         lines.append(
             f"| {name} | {row.get('kernels', '-')} | {len(row.get('float_layers', {}))} | "
             f"{'yes' if row.get('save_and_load', {}).get('ok') else 'no'} | {_outcome(row, 'mobile')} | "
-            f"{'-' if agreement is None else f'{agreement:.3f}'} | {_outcome(row, 'edgetpu')} |"
+            f"{'-' if agreement is None else f'{agreement:.3f}'} | "
+            f"{'-' if difference is None else f'{difference:.4f}'} | {_outcome(row, 'edgetpu')} |"
         )
         if floats:
             notes.append(f"- {name}, float: {'; '.join(sorted(floats))}.")
@@ -172,7 +174,10 @@ def main(argv: list[str]) -> None:
             results.write_text(text + "\n", encoding="utf-8")
     path = pathlib.Path(TABLE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = "Written by `python benchmarks/applications.py`: default policy, random weights, one epoch."
+    head = (
+        "Written by `python benchmarks/applications.py`: default policy, random weights, one epoch on 16 records. The "
+        "outputs are probabilities in steps of 1/256; where all classes are about as likely, a step decides the label."
+    )
     path.write_text(f"# keras.applications\n\n{head}\n\n{table(rows)}", encoding="utf-8")
     print(table(rows))
 

@@ -65,7 +65,7 @@ def write_metadata(model: TFLiteModel, metadata: dict[str, Any]) -> bytes:
 
     unpacked = unpack(model)
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+    buffer.data = np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode(), np.uint8)
     unpacked.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _ENTRY, len(unpacked.buffers) - 1

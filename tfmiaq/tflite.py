@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional
@@ -110,7 +111,8 @@ def convert(
         {
             "version": tfmiaq.__version__,
             "target": target,
-            "policy": _policy(model).to_json(),
+            # Without blanks: it rides in every file.
+            "policy": json.dumps(json.loads(_policy(model).to_json()), separators=(",", ":")),
             "labels": None if labels is None else list(labels),
             "normalization": normalization,
             "audit": None if audit is None else audit.to_dict(),
