@@ -244,6 +244,16 @@ def test_a_policy_names_inner_layers_and_parts():
     assert (bits["separable_depthwise"], bits["separable_pointwise"]) == (3, 2)
 
 
+def test_a_normalization_stays_float_with_the_layer_that_it_folds_into():
+    model = _image(lambda x: layers.ReLU()(layers.BatchNormalization(name="norm")(layers.Conv2D(6, 3, name="conv")(x))))
+    policy = BitwidthPolicy(LayerBits(4, 4), {"conv": LayerBits(None, None)})
+    assert "folds into" in {row.name: row.note for row in tfmiaq.summary(model, policy).layers}["norm"]
+    quantized, x = _trained(model, policy)
+    result = tfmiaq.verify(quantized, tfmiaq.convert(quantized), x)
+    assert result.exact
+    assert result.agreement == 1.0
+
+
 def test_a_layer_called_twice_keeps_one_set_of_weights():
     model = _shared()
     quantized, _ = _trained(model)

@@ -287,6 +287,8 @@ def decide(
             floats[layer.name] = "the policy leaves it float"
         elif (reason := fault(layer, wiring)) is not None:
             floats[layer.name] = reason
+        elif wiring.folds(layer) and wiring.inputs[layer.name][0].name in floats:
+            floats[layer.name] = "the layer that it folds into stays float"
     coarse = _coarse_at_low_bits(wiring, floats)
     _check_honoured(wiring, policy, coarse, floats)
     for name in coarse:

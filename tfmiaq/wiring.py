@@ -165,7 +165,7 @@ class Wiring:
 
     def folds(self, layer: Any) -> bool:
         """Whether a BatchNormalization folds into the kernel before it."""
-        source = self.source(layer)
+        source = self.source(layer) if type(layer) is _layers.BatchNormalization else None
         return source is not None and _is_linear(source, FOLDABLE)
 
     def leader(self, relu: Any) -> Optional[Any]:
