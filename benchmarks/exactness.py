@@ -29,10 +29,18 @@ FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 6, "Epochs of float training
 RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models classify.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
+_HEAD = """Written by `python benchmarks/exactness.py`: seven epochs in all on 10,000 records, so the accuracies are
+not what the networks can reach. "zipped" is the file in a compressed archive, as in an APK.
+
+Where labels part, it is by rounding alone: every level in the file is a trained one. Sums of few-bit weights and
+activations take few values; when one of them lies within a float32's precision of the middle between two codes,
+FakeQuant and the int8 kernel round it apart, for every record that has it. `python benchmarks/mismatches.py` finds
+the layer, the channel and the value (`benchmarks/mismatches.json`)."""
 _WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
 
 
-def _fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
+def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
+    """Trains with SGD and a cosine schedule."""
     from tfmiaq._backend import keras
 
     model.compile(
@@ -53,7 +61,7 @@ def _zipped(buffer: bytes) -> int:
 def _row(quantized: Any, data: datasets.Dataset, weight: int, activation: int) -> dict[str, Any]:
     x, y = data.x_test[: RECORDS.value], data.y_test[: RECORDS.value]
     tfmiaq.set_policy(quantized, tfmiaq.BitwidthPolicy.uniform(weight, activation))
-    _fit(quantized, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], 1, 0.02)
+    fit(quantized, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], 1, 0.02)
     started = time.perf_counter()
     buffer = tfmiaq.convert(quantized, "edgetpu", check=False)
     seconds = time.perf_counter() - started
@@ -105,7 +113,7 @@ def main(argv: list[str]) -> None:
             continue
         keras.utils.set_random_seed(0)
         model = build(data.x_train.shape[1:], data.classes)
-        _fit(model, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], FLOAT_EPOCHS.value, 0.1)
+        fit(model, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], FLOAT_EPOCHS.value, 0.1)
         floats = model.get_weights()
         for weight, activation in tqdm(todo, desc=name):
             # Each row starts from the float model, in a fresh quantized one.
@@ -116,7 +124,7 @@ def main(argv: list[str]) -> None:
             results.write_text(text + "\n", encoding="utf-8")
     path = pathlib.Path(TABLE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# Exactness\n\nWritten by `python benchmarks/exactness.py`.\n\n{table(rows)}", encoding="utf-8")
+    path.write_text(f"# Exactness\n\n{_HEAD}\n\n{table(rows)}", encoding="utf-8")
     print(table(rows))
 
 
