@@ -101,50 +101,48 @@ def main(argv: list[str]) -> None:
 
     from tfmiaq._backend import keras
     from tfmiaq.auditing import plots
+    from tfmiaq.auditing.report import format_rate
     from tfmiaq.layer_summary import format_table
     from tfmiaq.tflite import Interpreter
+
+    rows, curves = [], {}
+
+    def score(name: str, target: Any, predictions: Any, size: str) -> None:
+        """Audits a model, saves the report and adds a row to the table."""
+        report = tfmiaq.audit(target, members, non_members, attacks=attacks, seed=SEED.value)
+        report.save(out / "reports" / name.lstrip("."))
+        curves[name] = report.curves[0]
+        rows.append(
+            (
+                name,
+                f"{float((predictions.argmax(1) == data.y_test).mean()):.3f}",
+                f"{report.attack_accuracy:.3f}",
+                f"{report.gap_attack_accuracy:.3f}",
+                f"{report.auc:.3f}",
+                format_rate(report.tpr_at_fpr(0.01)),
+                size,
+            )
+        )
 
     keras.utils.set_random_seed(SEED.value)
     model = build_model(data.x_train.shape[1:], data.classes, WIDTH.value)
     fit(model, *members, EPOCHS.value, 3e-3, "float training")
     model.save(out / "float.h5")
+    score("float", model, model.predict(data.x_test, verbose=0), f"{4 * model.count_params():,} B of weights")
 
     quantized = tfmiaq.quantize_model(model, policy)
     fit(quantized, *members, QUANTIZED_EPOCHS.value, 3e-3, "quantized training")
     quantized.save(out / "quantized.h5")
     (out / "policy.json").write_text(policy.to_json() + "\n", encoding="utf-8")
+    summary = tfmiaq.summary(quantized)
+    packed = f"{summary.packed_bytes:,} B packed"
+    score("quantized", quantized, quantized.predict(data.x_test, verbose=0), packed)
 
     buffer = tfmiaq.convert(quantized, TARGET.value)
     (out / "model.tflite").write_bytes(buffer)
     verification = tfmiaq.verify(quantized, buffer, data.x_test)
     (out / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
-
-    def accuracy(scores: Any) -> float:
-        return float((scores.argmax(1) == data.y_test).mean())
-
-    summary = tfmiaq.summary(quantized)
-    float_bytes = 4 * model.count_params()
-    rows, curves = [], {}
-    for name, target, predictions, size in (
-        ("float", model, model.predict(data.x_test, verbose=0), f"{float_bytes:,} B of weights"),
-        ("quantized", quantized, quantized.predict(data.x_test, verbose=0), f"{summary.packed_bytes:,} B packed"),
-        (".tflite", buffer, Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file"),
-    ):
-        report = tfmiaq.audit(target, members, non_members, attacks=attacks, seed=SEED.value)
-        report.save(out / "reports" / name.lstrip("."))
-        curves[name] = report.curves[0]
-        rate = report.tpr_at_fpr(0.01)
-        rows.append(
-            (
-                name,
-                f"{accuracy(predictions):.3f}",
-                f"{report.attack_accuracy:.3f}",
-                f"{report.gap_attack_accuracy:.3f}",
-                f"{report.auc:.3f}",
-                "unresolved" if rate is None else f"{rate:.3f}",
-                size,
-            )
-        )
+    score(".tflite", buffer, Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file")
     plots.save_roc(curves, out / "roc.png")
 
     head = ("model", "test accuracy", "attack accuracy", "gap attack", "AUC", "TPR at 1 % FPR", "size")
