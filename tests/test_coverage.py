@@ -188,11 +188,15 @@ def _trained(model, policy=None, steps=4):
 
 
 @pytest.mark.parametrize("name", INTEGER)
-def test_integer_through_and_through(name):
+def test_integer_through_and_through(name, tmp_path):
     keras.utils.set_random_seed(0)
     model = INTEGER[name]()
     quantized, x = _trained(model)
     buffer = tfmiaq.convert(quantized, "edgetpu")
+    quantized.save(tmp_path / "model.keras")
+    loaded = tfmiaq.load_model(str(tmp_path / "model.keras"))
+    for one, other in zip(_listed(loaded.predict(x, verbose=0)), _listed(quantized.predict(x, verbose=0))):
+        np.testing.assert_array_equal(one, other)
     result = tfmiaq.verify(quantized, buffer, x)
     assert result.exact, str(result)
     interpreter = tf.lite.Interpreter(model_content=buffer)

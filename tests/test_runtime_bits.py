@@ -97,6 +97,17 @@ def test_a_bad_schedule_is_refused_before_training(digits):
     assert _bits(model) == before
 
 
+def test_no_name_is_one_of_tfmots():
+    """quantize_scope knows tfmot's classes by name, and a file would be read with those."""
+    from tfmiaq._backend import tfmot
+    from tfmiaq.quantize import _objects
+
+    objects = tfmot.quantization.keras.quantize_scope().custom_objects
+    taken = {name for part in (objects if isinstance(objects, (list, tuple)) else [objects]) for name in part}
+    assert "FixedQuantizer" in taken
+    assert not taken & set(_objects())
+
+
 _LOAD = """
 import json, sys
 import numpy as np

@@ -174,7 +174,7 @@ def _config(layer: Any, bits: LayerBits, wiring: Wiring) -> Any:
         return quantize_configs.ReluQuantizeConfig(bits.activation)
     name = "softmax" if type(layer) is _layers.Softmax else activation_name(layer)
     if name in FIXED and wiring.consumers[layer.name] and layer.name not in wiring.outputs:
-        return quantize_configs.FixedQuantizeConfig(*FIXED[name])
+        return quantize_configs.FixedRangeQuantizeConfig(*FIXED[name])
     if type(layer) in (*RANGED, _layers.BatchNormalization) and not fuses:
         return quantize_configs.LinearQuantizeConfig()
     return quantize_configs.PassThroughQuantizeConfig()

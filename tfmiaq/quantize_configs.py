@@ -145,7 +145,7 @@ class LinearQuantizeConfig(_LayerQuantizeConfig):
         return [quantizers.LinearQuantizer()]
 
 
-class FixedQuantizeConfig(_LayerQuantizeConfig):
+class FixedRangeQuantizeConfig(_LayerQuantizeConfig):
     """For activations whose int8 output range TFLite fixes.
 
     Args:
@@ -158,7 +158,7 @@ class FixedQuantizeConfig(_LayerQuantizeConfig):
         self.high = high
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return [quantizers.FixedQuantizer(self.low, self.high)]
+        return [quantizers.FixedRangeQuantizer(self.low, self.high)]
 
     def get_config(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high, **super().get_config()}

@@ -255,7 +255,7 @@ class LinearQuantizer(_RangeQuantizer):
         return {"widen": self.widen}
 
 
-class FixedQuantizer(_Base):
+class FixedRangeQuantizer(_Base):
     """Activations at 8 bits in a range that is known beforehand.
 
     Args:
