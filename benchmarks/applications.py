@@ -90,14 +90,20 @@ def one(name: str) -> dict[str, Any]:
     quantized.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy")
     _stage(row, "train", lambda: quantized.fit(x, y, batch_size=8, epochs=1, verbose=0))
 
-    def save_and_load() -> None:
+    def through_a_file(saved: Any, load: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = str(pathlib.Path(folder) / "model.keras")
-            quantized.save(path)
-            loaded = tfmiaq.load_model(path)
+            saved.save(path)
+            return load(path)
+
+    def save_and_load() -> None:
+        loaded = through_a_file(quantized, tfmiaq.load_model)
         np.testing.assert_array_equal(loaded.predict(x[:4], verbose=0), quantized.predict(x[:4], verbose=0))
 
     _stage(row, "save_and_load", save_and_load)
+    if not row["save_and_load"]["ok"]:
+        # Whose limit is it? Keras cannot load every model of its own.
+        _stage(row, "float_save_and_load", lambda: through_a_file(model, keras.models.load_model))
     for target in ("mobile", "edgetpu"):
         buffer = _stage(row, target, lambda target=target: tfmiaq.convert(quantized, target, check=False))
         if buffer is None:
@@ -117,7 +123,7 @@ def one(name: str) -> dict[str, Any]:
 
 
 def _outcome(row: dict[str, Any], target: str) -> str:
-    for stage in ("quantize", "train", "save_and_load", target):
+    for stage in ("quantize", "train", target):
         if not row.get(stage, {}).get("ok"):
             return f"no: {stage}"
     verified = row[f"{target}_verify"]
