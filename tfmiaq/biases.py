@@ -13,13 +13,9 @@ import numpy as np
 from tfmiaq import quantizers
 from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, number, weight_quantizers
 from tfmiaq.graph import activation_name
-from tfmiaq.wiring import KEEP_CODES, KEEP_CODES_OPERATIONS, operation
+from tfmiaq.wiring import KEEP_CODES, KEEP_CODES_OPERATIONS, inner, operation
 
 _layers = keras.layers
-
-
-def _layer(wrapper: Any) -> Any:
-    return wrapper.layer if isinstance(wrapper, QuantizeWrapperV2) else wrapper
 
 
 def sources(layer: Any) -> list[Any]:
@@ -34,10 +30,10 @@ def output_scale(layer: Any) -> Optional[float]:
     if isinstance(layer, (QuantizeLayer, QuantizeWrapperV2)) and activation_quantizers(layer):
         quantizer, variables = activation_quantizers(layer)[-1]
         return float(quantizer.scale(variables))
-    inner = _layer(layer)
-    if type(inner) is _layers.Embedding and weight_quantizers(layer):
+    wrapped = inner(layer)
+    if type(wrapped) is _layers.Embedding and weight_quantizers(layer):
         return float(_weight_scale(layer)[0])
-    if type(inner) in KEEP_CODES or operation(inner) in KEEP_CODES_OPERATIONS:
+    if type(wrapped) in KEEP_CODES or operation(wrapped) in KEEP_CODES_OPERATIONS:
         scales = {output_scale(source) for source in sources(layer)}
         return scales.pop() if len(scales) == 1 else None
     return None
@@ -59,8 +55,8 @@ def _norm_behind(wrapper: Any) -> Optional[Any]:
     if len(readers) != 1 or activation_name(wrapper.layer) not in ("", "linear"):
         return None
     folds = isinstance(wrapper.layer, (_layers.Conv2D, _layers.DepthwiseConv2D))
-    inner = _layer(readers[0])
-    return inner if folds and type(inner) is _layers.BatchNormalization else None
+    reader = inner(readers[0])
+    return reader if folds and type(reader) is _layers.BatchNormalization else None
 
 
 def _on_grid(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -86,7 +86,8 @@ def is_relu(layer: Any) -> bool:
     return type(layer) is _layers.Activation and activation_name(layer) == "relu"
 
 
-def _inner(layer: Any) -> Any:
+def inner(layer: Any) -> Any:
+    """The layer inside a wrapper, or the layer itself."""
     return layer.layer if isinstance(layer, QuantizeWrapperV2) else layer
 
 
@@ -95,7 +96,7 @@ def _producer(tensor: Any) -> Any:
     layer = tensor._keras_history.layer
     while isinstance(layer, QuantizeLayer):
         layer = layer.inbound_nodes[0].keras_inputs[0]._keras_history.layer
-    return _inner(layer)
+    return inner(layer)
 
 
 def _is_linear(layer: Any, kinds: Iterable[Any]) -> bool:
@@ -121,15 +122,15 @@ class Wiring:
 
     def __init__(self, model: Any, aliases: Mapping[str, Sequence[str]], fixed: Collection[str]) -> None:
         outer = {layer.name: layer for layer in model.layers if not isinstance(layer, QuantizeLayer)}
-        self.layers = [_inner(layer) for layer in outer.values()]
+        self.layers = [inner(layer) for layer in outer.values()]
         self.aliases = aliases
         self.fixed = fixed
         self.outputs = {_producer(tensor).name for tensor in model.outputs}
-        self.calls = {_inner(layer).name: len(layer.inbound_nodes) for layer in outer.values()}
+        self.calls = {inner(layer).name: len(layer.inbound_nodes) for layer in outer.values()}
         self.inputs: dict[str, list[Any]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         for layer in outer.values():
-            reader = _inner(layer)
+            reader = inner(layer)
             nodes = [node for node in layer.inbound_nodes if not node.is_input]
             self.inputs[reader.name] = [_producer(tensor) for node in nodes for tensor in node.keras_inputs]
             for source in self.inputs[reader.name]:
