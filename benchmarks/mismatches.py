@@ -1,6 +1,6 @@
-"""Where a .tflite and its model part: for each ReLU output of a small MobileNet, the share of codes that differ.
+"""Where a .tflite and its model part: for each ReLU output of a network, the share of codes that differ.
 
-    python benchmarks/mismatches.py --weight=1 --activation=4
+    python benchmarks/mismatches.py --network=small_mobilenet --weight=1 --activation=4
 
 The network is that of a row of benchmarks/exactness.py. Of the first layer in which more than one code in 100,000
 differs, the channel with most of them is looked at: which values before rounding do the differing codes come from?
@@ -21,6 +21,7 @@ from tqdm import tqdm
 import tfmiaq
 from tfmiaq import biases, datasets
 
+NETWORK = flags.DEFINE_enum("network", "small_mobilenet", list(NETWORKS), "Network.")
 WEIGHT = flags.DEFINE_integer("weight", 1, "Bits of weights.", 1, 8)
 ACTIVATION = flags.DEFINE_integer("activation", 4, "Bits of activations.", 1, 8)
 COUNT = flags.DEFINE_integer("count", 400, "Test records.", 1)
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     data = datasets.load(DATASET.value)
     x, y = data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]
     keras.utils.set_random_seed(0)
-    model = NETWORKS["small_mobilenet"](x.shape[1:], data.classes)
+    model = NETWORKS[NETWORK.value](x.shape[1:], data.classes)
     fit(model, x, y, FLOAT_EPOCHS.value, 0.1)
     quantized = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(WEIGHT.value, ACTIVATION.value))
     fit(quantized, x, y, 1, 0.02)

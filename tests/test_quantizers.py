@@ -218,6 +218,18 @@ def test_the_gradient_of_a_relu_output_stops_at_its_clip(bits):
     np.testing.assert_array_equal(tape.gradient(total, x).numpy(), [1.0, 1.0, 0.0])
 
 
+def test_a_value_below_the_middle_is_rounded_down_as_a_kernel_does():
+    """FakeQuant by itself adds the 240 codes below zero first, and loses the difference."""
+    quantizer = quantizers.ReluQuantizer(4)
+    variables = quantizer.build(None, "post_activation", _Host())
+    quantizer(tf.constant([0.0, 1.0]), True, variables)
+    step = float(quantizer.scale(variables))
+    below = tf.constant([3.499995 * step])
+    assert float(quantizer(below, False, variables)) == pytest.approx(3 * step, rel=1e-5)
+    with quantizers.exporting():
+        assert float(quantizer(below, False, variables)) == pytest.approx(4 * step, rel=1e-5)
+
+
 def test_lowered_bits_take_their_clip_at_once():
     quantizer = quantizers.ReluQuantizer(8)
     variables = quantizer.build(None, "post_activation", _Host())

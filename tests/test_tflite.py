@@ -138,9 +138,16 @@ def test_a_float_model_is_not_converted():
         tfmiaq.convert(tiny_model())
 
 
-def test_an_unknown_target_is_refused():
-    with pytest.raises(ValueError, match=r"Unknown target 'tpu'. Expected one of 'mobile', 'edgetpu'"):
-        tfmiaq.convert(tiny_model(), "tpu")
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("tpu", r"Unknown target 'tpu'. Expected one of 'mobile', 'edgetpu'"),
+        ("int16x8", r"16-bit activations would be another network"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(target, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.convert(tiny_model(), target)
 
 
 def test_a_file_that_is_no_tflite_is_refused(tmp_path, digits, shipped):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 import tfmiaq
-from tfmiaq import biases, graph
+from tfmiaq import biases, graph, quantizers
 from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf
 from tfmiaq.flatbuffer import TFLiteModel, read_metadata, read_model, write_metadata
 from tfmiaq.interpreter import Interpreter, quiet
@@ -138,10 +138,18 @@ def _save_function(model: Any, folder: str) -> None:
     module = tf.Module()
     module.variables_of_model = model.variables
     module.serve = tf.function(serve, autograph=False)
-    tf.saved_model.save(module, folder, signatures=module.serve.get_concrete_function(*specs))
+    with quantizers.exporting():
+        traced = module.serve.get_concrete_function(*specs)
+    tf.saved_model.save(module, folder, signatures=traced)
 
 
 def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Optional[Sequence[str]]) -> None:
+    if target == "int16x8":
+        raise ValueError(
+            "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
+            "bits take thousands of values in it, and weights of 3 to 7 bits other ones (docs/layers.md). Use target "
+            "'mobile' or 'edgetpu'; both hold every level exactly."
+        )
     if target not in TARGETS:
         raise ValueError(f"convert: Unknown target {target!r}. Expected one of {', '.join(map(repr, TARGETS))}.")
     if io_type is not None and (target != "edgetpu" or io_type not in _INTEGERS):
