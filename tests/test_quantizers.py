@@ -222,7 +222,7 @@ def test_a_value_below_the_middle_is_rounded_down_as_a_kernel_does():
     """FakeQuant by itself adds the 240 codes below zero first, and loses the difference."""
     quantizer = quantizers.ReluQuantizer(4)
     variables = quantizer.build(None, "post_activation", _Host())
-    quantizer(tf.constant([0.0, 1.0]), True, variables)
+    quantizer(tf.constant([0.0, 1.5]), True, variables)
     step = float(quantizer.scale(variables))
     below = tf.constant([3.499995 * step])
     assert float(quantizer(below, False, variables)) == pytest.approx(3 * step, rel=1e-5)
