@@ -33,9 +33,10 @@ _HEAD = """Written by `python benchmarks/exactness.py`: seven epochs in all on 1
 not what the networks can reach. "zipped" is the file in a compressed archive, as in an APK.
 
 Where labels part, it is by rounding alone: every level in the file is a trained one. Sums of few-bit weights and
-activations take few values; when one of them lies within a float32's precision of the middle between two codes,
-FakeQuant and the int8 kernel round it apart, for every record that has it. `python benchmarks/mismatches.py` finds
-the layer, the channel and the value (`benchmarks/mismatches.json`)."""
+activations take few values; when one of them lies within a float32's precision of the middle between two codes, the
+Keras model and the int8 kernel round it apart, for every record that has it. So outside of training the model rounds
+by itself before FakeQuant, whose offset of up to 254 codes costs it digits (`tfmiaq/quantizers.py`). `python
+benchmarks/mismatches.py` counts what is left, layer by layer (`benchmarks/mismatches.json`)."""
 _WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
 
 

@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
     records = data.x_test[: COUNT.value]
     buffer = tfmiaq.convert(quantized, "edgetpu", check=False)
     result: dict[str, Any] = {
-        "command": f"python benchmarks/mismatches.py --weight={WEIGHT.value} --activation={ACTIVATION.value}",
+        "command": f"python benchmarks/mismatches.py --network={NETWORK.value} --weight={WEIGHT.value} "
+        f"--activation={ACTIVATION.value}",
         "seed": 0,
         "agreement": tfmiaq.verify(quantized, buffer, records).agreement,
         "differing_codes": {},
