@@ -9,10 +9,10 @@ ARGS ?=
 demo: $(VENV)/.ready
 	$(VENV)/bin/python examples/defend_digits.py $(ARGS)
 
-test: $(VENV)/.ready
+test: $(VENV)/.cluster
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-test-modern: $(MODERN)/.ready
+test-modern: $(MODERN)/.cluster
 	$(MODERN)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/.ready
@@ -37,6 +37,11 @@ $(MODERN)/.ready: requirements/modern.txt requirements/dev.txt setup.cfg pyproje
 	$(PYTHON) -m venv --clear $(MODERN)
 	$(MODERN)/bin/python -m pip install --quiet --no-deps -r requirements/modern.txt -r requirements/dev.txt
 	$(MODERN)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Dask and Ray, for the tests of what trains on many machines.
+%/.cluster: %/.ready requirements/cluster.txt
+	$*/bin/python -m pip install --quiet --no-deps -r requirements/cluster.txt
 	@touch $@
 
 clean:

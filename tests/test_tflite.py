@@ -247,3 +247,25 @@ def test_litert_gives_the_same_bytes(shipped, digits):
 def test_an_unknown_runtime_is_refused(shipped):
     with pytest.raises(ValueError, match=r"Unknown runtime 'coral'"):
         tfmiaq.tflite.Interpreter(shipped[2], runtime="coral")
+
+
+def _fixed(batch):
+    """A file whose graph takes one batch size only."""
+
+    @tf.function(input_signature=[tf.TensorSpec((batch, 4), tf.float32)])
+    def serve(x):
+        return tf.reshape(tf.reshape(x, (4 * batch,))[::-1], (batch, 4))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()])
+    return converter.convert()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_file_of_fixed_batch_is_run_in_batches_of_its_own(batch):
+    records = np.arange(28, dtype=np.float32).reshape(7, 4)
+    found = tfmiaq.tflite.Interpreter(_fixed(batch), threads=1).predict(records, batch_size=5)
+    assert found.shape == (7, 4)
+    if batch == 1:
+        np.testing.assert_array_equal(found, records[:, ::-1])
+    else:
+        np.testing.assert_array_equal(found[:3], records[:3].ravel()[::-1].reshape(3, 4))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, tflite
-    from tfmiaq.auditing import AuditReport, audit
+    from tfmiaq.auditing import AuditReport, attacks, audit, compare
     from tfmiaq.layer_summary import summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
@@ -23,7 +23,9 @@ _HOMES = {
     "AuditReport": "tfmiaq.auditing",
     "BitwidthPolicy": "tfmiaq.policy",
     "LayerBits": "tfmiaq.policy",
+    "attacks": "tfmiaq.auditing",
     "audit": "tfmiaq.auditing",
+    "compare": "tfmiaq.auditing",
     "convert": "tfmiaq.tflite",
     "load_model": "tfmiaq.quantize",
     "quantize_model": "tfmiaq.quantize",
@@ -37,8 +39,10 @@ __all__ = [
     "AuditReport",
     "BitwidthPolicy",
     "LayerBits",
+    "attacks",
     "audit",
     "callbacks",
+    "compare",
     "convert",
     "edgetpu",
     "load_model",

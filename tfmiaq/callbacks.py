@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from tfmiaq._backend import keras
+import numpy as np
+
+from tfmiaq._backend import keras, tf
+from tfmiaq.auditing import metrics, signals
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import set_policy
 
@@ -58,3 +61,76 @@ class BitwidthSchedule(keras.callbacks.Callback):
         if due and due[-1] is not self._current:
             self._current = due[-1]
             set_policy(self.model, due[-1])
+
+
+class LeakageMonitor(keras.callbacks.Callback):
+    """Attacks the model at the end of each epoch, by its confidence on some members and non-members.
+
+    Adds `leakage_auc`, `leakage_advantage` (TPR - FPR at the best threshold in hindsight, so that it is above 0 by
+    chance already) and `leakage_gap` (accuracy on members less that on non-members) to the epoch's logs, hence to
+    `History` and, if it stands before TensorBoard in the list of callbacks, to TensorBoard.
+
+    Example:
+        >>> monitor = tfmiaq.callbacks.LeakageMonitor((x_train, y_train), (x_validation, y_validation))
+        >>> history = model.fit(x_train, y_train, epochs=20, callbacks=[monitor, keras.callbacks.TensorBoard("logs")])
+
+    Args:
+        members: Pair (x, y) of training records; y integer classes (n,) or one-hot.
+        non_members: The same of records that are not trained on, and not audited with later.
+        sample: Number of records of each set that are scored; the same ones each time.
+        batch_size: Records in one call of the model.
+        every: Epochs from one attack to the next.
+        seed: Seed of the sample.
+
+    Raises:
+        TypeError: A set that is no pair (x, y).
+        ValueError: As `audit`, for sets that are empty, unlike or with NaN; fewer than one record or epoch.
+    """
+
+    def __init__(
+        self,
+        members: Any,
+        non_members: Any,
+        sample: int = 500,
+        batch_size: int = 256,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("sample", sample), ("batch_size", batch_size), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"LeakageMonitor: Expected {name} of at least 1. Received {value!r}.")
+        generator = np.random.default_rng(seed)
+        sets = []
+        for x, y in signals.check_records(members, non_members):
+            some = np.sort(generator.choice(len(y), min(sample, len(y)), replace=False))
+            sets.append((x[some], y[some]))
+        self._members, self._non_members = sets
+        self.batch_size = batch_size
+        self.every = every
+        self._call: Any = None
+
+    def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
+        """Traces the model once; `predict` would set up its own data pipeline for each sample."""
+        model = self.model
+        self._call = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+
+    def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
+        """Attacks, and adds what it found to the logs."""
+        if (epoch + 1) % self.every or logs is None:
+            return
+        inside, outside = signals.extract(self._scores, self._members, self._non_members, self.batch_size)
+        if inside.confidences is None or outside.confidences is None:
+            raise ValueError("LeakageMonitor: Expected a model that answers scores of at least two classes.")
+        auc, _, _ = metrics.auc_interval(inside.confidences, outside.confidences)
+        _, accuracy = metrics.best_threshold(inside.confidences, outside.confidences)
+        logs["leakage_auc"] = auc
+        logs["leakage_advantage"] = 2 * accuracy - 1
+        logs["leakage_gap"] = float(inside.correct.mean() - outside.correct.mean())
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        parts = [
+            self._call(tf.convert_to_tensor(x[start : start + self.batch_size])).numpy()
+            for start in range(0, len(x), self.batch_size)
+        ]
+        return np.concatenate(parts)

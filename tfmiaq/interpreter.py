@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -48,21 +48,31 @@ class Interpreter:
         model: Bytes or path of a .tflite.
         keep_tensors: Keep every intermediate tensor for `tensor`.
         runtime: "tensorflow", or "litert" for the runtime that Android ships (package ai-edge-litert).
+        threads: Threads of the interpreter; None for its default.
 
     Raises:
         ValueError: No TFLite model, one that the interpreter refuses, or an unknown runtime.
         ImportError: The runtime is not installed.
     """
 
-    def __init__(self, model: TFLiteModel, keep_tensors: bool = False, runtime: str = "tensorflow") -> None:
+    def __init__(
+        self,
+        model: TFLiteModel,
+        keep_tensors: bool = False,
+        runtime: str = "tensorflow",
+        threads: Optional[int] = None,
+    ) -> None:
         data = read_model(model)
         kind = _interpreter_type(runtime)
         try:
             with quiet():
-                self._interpreter = kind(model_content=data, experimental_preserve_all_tensors=keep_tensors)
+                self._interpreter = kind(
+                    model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
+                )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error
+        self._own_batch: Optional[int] = None
         self._normalization = (read_metadata(data) or {}).get("normalization", {})
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs = {details["name"]: details for details in inputs}
@@ -127,6 +137,30 @@ class Interpreter:
         return arrays
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """One run, or several of the file's own batch where its graph does not take another."""
+        own = self._own_batch
+        if own and len(arrays[0]) != own:
+            parts = []
+            for start in range(0, len(arrays[0]), own):
+                pieces = [array[start : start + own] for array in arrays]
+                missing = own - len(pieces[0])
+                padded = [np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) for piece in pieces]
+                parts.append([output[: own - missing] for output in self._invoke(padded)])
+            return [np.concatenate(outputs) for outputs in zip(*parts)]
+        shape = self._interpreter.get_input_details()[0]["shape"]
+        try:
+            outputs = self._invoke(arrays)
+            if all(len(output) == len(arrays[0]) for output in outputs):
+                return outputs
+        except RuntimeError:
+            if len(arrays[0]) == shape[0]:
+                raise
+        if len(arrays[0]) == shape[0]:
+            return outputs
+        self._own_batch = int(shape[0])
+        return self._run(arrays)
+
+    def _invoke(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         stale = False
         shapes = {details["index"]: list(details["shape"]) for details in self._interpreter.get_input_details()}
         for details, array in zip(self._inputs.values(), arrays):

@@ -14,11 +14,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = {
     "tfmiaq": "Quantization of Keras models against membership inference.",
     "tfmiaq/auditing": "Membership inference audits.",
+    "tfmiaq/auditing/attacks": "Membership inference attacks, a module each.",
     "benchmarks": "Scripts behind the figures of the documentation.",
     "examples": "Experiments as scripts.",
     "tests": "Tests.",
     "tools": "Helpers of the Makefile.",
 }
+
+
+# Files that a module reads at run time.
+_DATA = {"tfmiaq/auditing/page.py": 'glob(["templates/*.html"])'}
 
 
 def _target(path: pathlib.Path) -> str:
@@ -45,7 +50,17 @@ def _module(dotted: str, beside: pathlib.Path) -> Optional[pathlib.Path]:
 
 
 def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # What is imported for type checkers alone is not needed to run.
+    unneeded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in unneeded:
+            continue
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -64,6 +79,9 @@ def _rule(kind: str, path: pathlib.Path, labels: set[str]) -> str:
     lines = [f"{kind}(", f'    name = "{_target(path)}",', f'    srcs = ["{path.name}"],']
     if kind != "py_library":
         lines.append('    python_version = "PY3",')
+    data = _DATA.get(path.relative_to(ROOT).as_posix())
+    if data:
+        lines.append(f"    data = {data},")
     if labels:
         ordered = sorted(labels, key=lambda label: (not label.startswith("//"), label))
         lines += ["    deps = [", *(f'        "{label}",' for label in ordered), "    ],"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Optional
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+
+# False positive rates at which attacks are compared.
+RATES = (0.001, 0.01)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,70 @@ def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.nd
 def tpr_at_fpr(fpr: np.ndarray, tpr: np.ndarray, limit: float) -> float:
     """The highest true positive rate at no more than `limit` false positives."""
     return float(tpr[fpr <= limit].max())
+
+
+def tpr_interval(
+    members: np.ndarray, non_members: np.ndarray, limit: float, confidence: float = 0.95
+) -> Optional[tuple[float, float, float]]:
+    """True positive rate at no more than `limit` false positives, with an interval.
+
+    Both what the threshold should be and how many members lie above it are uncertain. With half of the error each: the
+    threshold lies between two order statistics of the non-members (binomial), and the rates at those have exact
+    intervals (Clopper and Pearson 1934).
+
+    Returns:
+        Rate, lower and upper end; None where fewer than one non-member may be called a member.
+    """
+    count = len(non_members)
+    allowed = int(np.floor(limit * count + 1e-9))
+    if allowed < 1:
+        return None
+    fpr, tpr = roc(members, non_members)
+    each = (1 + confidence) / 2
+    ends = []
+    for above, end in zip(stats.binom.ppf([(1 - each) / 2, (1 + each) / 2], count, limit), (0, 1)):
+        rate = tpr[fpr <= above / count + 1e-12].max()
+        ends.append(clopper_pearson(round(rate * len(members)), len(members), each)[end])
+    return tpr_at_fpr(fpr, tpr, limit), ends[0], ends[1]
+
+
+def epsilon_lower_bound(
+    known: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], confidence: float = 0.95
+) -> float:
+    """A lower bound on the epsilon of differential privacy, by tensorflow-privacy's `RatioBound`.
+
+    The threshold is chosen on known records and the bound taken on others, at that threshold alone: with many
+    thresholds tried on the same records the best bound would hold with less confidence than it says. It takes records
+    for independent, though one training has seen them all, and delta for 0.
+
+    Args:
+        known: Scores of members and of non-members to choose the threshold on.
+        held_out: Scores of other members and non-members.
+        confidence: Of the bound (Clopper-Pearson).
+
+    Returns:
+        The bound, at least 0.
+    """
+    from tfmiaq.auditing.attacks.suite import import_suite
+
+    (bounds,) = import_suite("epsilon_lower_bound")
+
+    def bound(scores: tuple[np.ndarray, np.ndarray], threshold: float) -> float:
+        c = confusion(*scores, threshold)
+        m, n = len(scores[0]), len(scores[1])
+        # Two bounds come of one threshold, TPR over FPR and TNR over FNR: each has half of the error.
+        ratios = [
+            bounds.RatioBound(*counts, (1 - confidence) / 2).compute_bound(bounds.BoundMethod.CLOPPER_PEARSON)
+            for counts in (
+                (c.true_positives, c.false_positives, m, n),
+                (c.true_negatives, c.false_negatives, n, m),
+            )
+        ]
+        return float(np.log(max(1.0, *np.nan_to_num(ratios))))
+
+    candidates = np.unique(np.quantile(np.concatenate(known), np.linspace(0.005, 0.995, 100)))
+    best = max(candidates, key=lambda threshold: bound(known, threshold))
+    return bound(held_out, best)
 
 
 def auc_interval(members: np.ndarray, non_members: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -1,31 +1,40 @@
-"""What an audit found: figures, intervals, JSON, Markdown and a ROC figure."""
+"""What an audit found: figures, intervals, JSON, Markdown, and one page for a browser."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
 
 from tfmiaq.auditing import metrics
+from tfmiaq.auditing.metrics import RATES
 
-_SCHEMA = 1
-_RATES = (0.001, 0.01)
+SCHEMA = 2
+# A class with fewer members or non-members than this is no slice of its own.
+_SMALLEST_SLICE = 10
+_EXPOSED = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
-    """One attack, at a threshold chosen on one half of the records and applied to the other, both ways.
+    """One attack.
 
     Attributes:
         name: The attack.
-        confusion: Decisions on all records, each made at the other half's threshold.
+        confusion: Decisions on all records: at the attack's own threshold, or each at one chosen on the other half.
         auc: Area under the ROC curve of all records.
         auc_interval: 95 % interval of the AUC.
         fpr: False positive rates of the ROC curve.
         tpr: True positive rates of the ROC curve.
+        member_scores: Scores of the members, in their order; higher means member.
+        non_member_scores: Scores of the non-members.
+        threshold: The attack's own threshold, or None where it was chosen on the other half.
+        note: What the attacker needs for it.
+        seconds: Processor time that the attack took, without that of reference models.
     """
 
     name: str
@@ -34,13 +43,26 @@ class AttackResult:
     auc_interval: tuple[float, float]
     fpr: np.ndarray
     tpr: np.ndarray
+    member_scores: np.ndarray
+    non_member_scores: np.ndarray
+    threshold: Optional[float] = None
+    note: str = ""
+    seconds: float = 0.0
 
-    def to_dict(self, resolution: int) -> dict[str, Any]:
+    def tpr_at_fpr(self, limit: float) -> Optional[tuple[float, float, float]]:
+        """True positive rate at no more than `limit` false positives, lower and upper end of its 95 % interval.
+
+        None where the non-members are too few to resolve it.
+        """
+        return metrics.tpr_interval(self.member_scores, self.non_member_scores, limit)
+
+    def to_dict(self) -> dict[str, Any]:
         """The attack's figures as JSON values."""
         c = self.confusion
         return {
             "attack_accuracy": c.accuracy,
             "attack_accuracy_interval": list(c.accuracy_interval()),
+            "threshold": self.threshold,
             "auc": self.auc,
             "auc_interval": list(self.auc_interval),
             "advantage": c.tpr - c.fpr,
@@ -50,11 +72,37 @@ class AttackResult:
             "recall": c.recall,
             "f1_members": c.f1_members,
             "f1_non_members": c.f1_non_members,
-            "tpr_at_fpr": {
-                str(rate): None if rate * resolution < 1 else metrics.tpr_at_fpr(self.fpr, self.tpr, rate)
-                for rate in _RATES
-            },
+            "tpr_at_fpr": {str(rate): _first(self.tpr_at_fpr(rate)) for rate in RATES},
+            "tpr_at_fpr_interval": {str(rate): _rest(self.tpr_at_fpr(rate)) for rate in RATES},
+            "needs": self.note,
         }
+
+
+def _first(found: Optional[tuple[float, float, float]]) -> Optional[float]:
+    return None if found is None else found[0]
+
+
+def _rest(found: Optional[tuple[float, float, float]]) -> Optional[list[float]]:
+    return None if found is None else list(found[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The attack that was picked, on some of the records.
+
+    Attributes:
+        name: Which records, as "class 3" or "right label".
+        members: Their number among the members.
+        non_members: Their number among the non-members.
+        auc: AUC on them.
+        auc_interval: Its 95 % interval.
+    """
+
+    name: str
+    members: int
+    non_members: int
+    auc: float
+    auc_interval: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +125,12 @@ class AuditReport:
         member_accuracy: Accuracy of the target on members.
         non_member_accuracy: Accuracy of the target on non-members.
         seed: Seed of halves and attack models.
+        slices: The first attack that was picked, class by class and by right and wrong labels.
+        exposed: Indices of the members with the highest scores of that attack, most exposed first.
+        epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
+        skipped: Attacks that did not run, each with the reason.
+        references: Number of reference models, 0 for none.
+        label_only: Whether the target answered labels instead of scores.
     """
 
     attacks: tuple[AttackResult, ...]
@@ -90,6 +144,23 @@ class AuditReport:
     member_accuracy: float
     non_member_accuracy: float
     seed: int
+    slices: tuple[Slice, ...] = ()
+    exposed: tuple[int, ...] = ()
+    epsilon: float = 0.0
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    references: int = 0
+    label_only: bool = False
+
+    def __getitem__(self, name: str) -> AttackResult:
+        """One attack by name.
+
+        Raises:
+            KeyError: An attack that did not run.
+        """
+        for attack in self.attacks:
+            if attack.name == name:
+                return attack
+        raise KeyError(f"{name!r} is not among the attacks that ran: {', '.join(a.name for a in self.attacks)}.")
 
     @property
     def attack_accuracy(self) -> float:
@@ -167,10 +238,60 @@ class AuditReport:
             return None
         return float(np.mean([metrics.tpr_at_fpr(fpr, tpr, limit) for fpr, tpr in self.curves]))
 
+    @property
+    def verdict(self) -> str:
+        """What was found, in one sentence."""
+        low, high = self.attack_accuracy_interval
+        accuracy = f"accuracy {self.attack_accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}; a coin has 0.5)"
+        if not self.leaks:
+            return (
+                "None of the attacks that ran tells members from non-members better than a coin on these records: "
+                f"{accuracy}."
+            )
+        if low <= 0.5:
+            return (
+                f"An attacker has {accuracy}, which may be a coin's, but orders records better than one: AUC "
+                f"{self.auc:.3f} ({self.auc_interval[0]:.3f} to {self.auc_interval[1]:.3f})."
+            )
+        return (
+            "An attacker who chooses the attack and its threshold on other records tells members from non-members with "
+            f"{accuracy}, by {' and '.join(dict.fromkeys(self.chosen))}."
+        )
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the 95 % interval of attack accuracy or of AUC lies above a coin's 0.5."""
+        return self.attack_accuracy_interval[0] > 0.5 or self.auc_interval[0] > 0.5
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What the figures rest on, and what was not tested."""
+        if self.references:
+            about = (
+                f"{self.references} reference models were trained through the pipeline that was given. They speak for "
+                "an attacker who knows it; with more of them the attack can be stronger."
+            )
+        else:
+            about = (
+                "No reference models were trained: the attackers know some members and non-members. One who trains "
+                "models through the same pipeline can do better (train_fn)."
+            )
+        found = [about]
+        if self.label_only:
+            found.append("The target answers labels, so that only label-only attacks ran.")
+        return [
+            *found,
+            "Members and non-members are taken to come from one distribution.",
+            "The bound on epsilon takes records for independent, though one training has seen them all, and delta for "
+            "0; its threshold was chosen on one half of the records and the bound taken on the other.",
+            "Empirical resistance is not differential privacy.",
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON values. A rate that the sample cannot resolve is null."""
         return {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
+            "verdict": self.verdict,
             "attack_accuracy": self.attack_accuracy,
             "attack_accuracy_interval": list(self.attack_accuracy_interval),
             "auc": self.auc,
@@ -182,7 +303,8 @@ class AuditReport:
             "recall": self.recall,
             "f1_members": self.f1_members,
             "f1_non_members": self.f1_non_members,
-            "tpr_at_fpr": {str(rate): self.tpr_at_fpr(rate) for rate in _RATES},
+            "tpr_at_fpr": {str(rate): self.tpr_at_fpr(rate) for rate in RATES},
+            "epsilon_lower_bound": self.epsilon,
             "gap_attack_accuracy": self.gap_attack_accuracy,
             "member_accuracy": self.member_accuracy,
             "non_member_accuracy": self.non_member_accuracy,
@@ -190,8 +312,13 @@ class AuditReport:
             "non_members": self.non_members,
             "chosen": list(self.chosen),
             "seed": self.seed,
-            "attacks": {attack.name: attack.to_dict(self.non_members) for attack in self.attacks},
-            "assumptions": list(ASSUMPTIONS),
+            "reference_models": self.references,
+            "label_only": self.label_only,
+            "attacks": {attack.name: attack.to_dict() for attack in self.attacks},
+            "slices": [dataclasses.asdict(part) for part in self.slices],
+            "most_exposed_members": list(self.exposed),
+            "not_tested": self.skipped,
+            "assumptions": self.assumptions,
         }
 
     def to_json(self) -> str:
@@ -201,76 +328,140 @@ class AuditReport:
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def to_markdown(self) -> str:
-        """The report as Markdown."""
+    def figures(self) -> list[tuple[str, str]]:
+        """Names and values of the report's own figures, as text."""
         low, high = self.attack_accuracy_interval
         auc_low, auc_high = self.auc_interval
+        return [
+            ("attack accuracy", f"{self.attack_accuracy:.3f} ({low:.3f} to {high:.3f})"),
+            ("AUC", f"{self.auc:.3f} ({auc_low:.3f} to {auc_high:.3f})"),
+            ("advantage", f"{self.advantage:.3f}"),
+            ("TPR", f"{self.tpr:.3f}"),
+            ("FPR", f"{self.fpr:.3f}"),
+            ("precision", f"{self.precision:.3f}"),
+            ("recall", f"{self.recall:.3f}"),
+            ("F1 of members", f"{self.f1_members:.3f}"),
+            ("F1 of non-members", f"{self.f1_non_members:.3f}"),
+            *((f"TPR at {rate:.1%} FPR", format_rate(self.tpr_at_fpr(rate))) for rate in RATES),
+            ("lower bound on epsilon", f"{self.epsilon:.2f}"),
+            ("gap attack accuracy", f"{self.gap_attack_accuracy:.3f}"),
+            ("target's accuracy on members", f"{self.member_accuracy:.3f}"),
+            ("target's accuracy on non-members", f"{self.non_member_accuracy:.3f}"),
+        ]
+
+    def attack_rows(self) -> list[tuple[str, ...]]:
+        """One row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
+        return [
+            (
+                attack.name,
+                f"{attack.confusion.accuracy:.3f}",
+                f"{attack.auc:.3f} ({attack.auc_interval[0]:.3f} to {attack.auc_interval[1]:.3f})",
+                *(format_rate(attack.tpr_at_fpr(rate)) for rate in RATES),
+                attack.note,
+            )
+            for attack in self.attacks
+        ]
+
+    def worst_slices(self, count: int = 5) -> list[Slice]:
+        """The slices of highest AUC."""
+        return sorted(self.slices, key=lambda part: -part.auc)[:count]
+
+    def to_markdown(self) -> str:
+        """The report as Markdown."""
+        rates = [f"TPR at {rate:.1%} FPR" for rate in RATES]
         lines = [
             "# Membership inference audit",
             "",
-            "An attacker who chooses the attack and its threshold on other records tells members from non-members with "
-            f"accuracy {self.attack_accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}; a coin has 0.5).",
+            self.verdict,
             "",
-            "| figure | value |",
-            "| --- | --- |",
-            f"| attack accuracy | {self.attack_accuracy:.3f} ({low:.3f} to {high:.3f}) |",
-            f"| AUC | {self.auc:.3f} ({auc_low:.3f} to {auc_high:.3f}) |",
-            f"| advantage | {self.advantage:.3f} |",
-            f"| TPR | {self.tpr:.3f} |",
-            f"| FPR | {self.fpr:.3f} |",
-            f"| precision | {self.precision:.3f} |",
-            f"| recall | {self.recall:.3f} |",
-            f"| F1 of members | {self.f1_members:.3f} |",
-            f"| F1 of non-members | {self.f1_non_members:.3f} |",
-            *(f"| TPR at {rate:.1%} FPR | {format_rate(self.tpr_at_fpr(rate))} |" for rate in _RATES),
-            f"| gap attack accuracy | {self.gap_attack_accuracy:.3f} |",
-            f"| target's accuracy on members | {self.member_accuracy:.3f} |",
-            f"| target's accuracy on non-members | {self.non_member_accuracy:.3f} |",
+            *table(("figure", "value"), self.figures()),
             "",
-            "| attack | accuracy | AUC | TPR at 1.0% FPR |",
-            "| --- | --- | --- | --- |",
+            *table(("attack", "accuracy", "AUC", *rates, "needs"), self.attack_rows()),
+            "",
         ]
-        for attack in self.attacks:
-            rate = attack.to_dict(self.non_members)["tpr_at_fpr"]["0.01"]
-            lines.append(
-                f"| {attack.name} | {attack.confusion.accuracy:.3f} | {attack.auc:.3f} | {format_rate(rate)} |"
-            )
+        if self.slices:
+            rows = [
+                (
+                    part.name,
+                    f"{part.members} + {part.non_members}",
+                    f"{part.auc:.3f} ({part.auc_interval[0]:.3f} to {part.auc_interval[1]:.3f})",
+                )
+                for part in self.worst_slices()
+            ]
+            lines += [f"Worst slices, by {self.chosen[0]}:", "", *table(("records", "number", "AUC"), rows), ""]
+        if self.skipped:
+            lines += ["Not tested:", "", *(f"- {name}: {reason}" for name, reason in self.skipped.items()), ""]
         lines += [
-            "",
             f"{self.members} members, {self.non_members} non-members, seed {self.seed}.",
             "",
-            *(f"- {assumption}" for assumption in ASSUMPTIONS),
+            *(f"- {assumption}" for assumption in self.assumptions),
             "",
         ]
         return "\n".join(lines)
 
     def save(self, folder: Any) -> pathlib.Path:
-        """Writes `report.json`, `report.md` and `roc.png` (log-log) into a folder, which is made if need be.
+        """Writes `report.json`, `report.md`, `report.html` (one file, figures inside) and `roc.png` into a folder.
 
         Args:
-            folder: Path of the folder.
+            folder: Path of the folder, which is made if need be.
 
         Returns:
             The folder.
         """
+        from tfmiaq.auditing import page, plots
+
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(self.to_json() + "\n", encoding="utf-8")
         (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
-        from tfmiaq.auditing import plots
-
+        (folder / "report.html").write_text(page.render(self), encoding="utf-8")
         plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
         return folder
 
 
-ASSUMPTIONS = (
-    "The attacks are tensorflow-privacy's; they know some members and non-members, and train no shadow models. "
-    "An attacker who trains models through the same pipeline can do better.",
-    "Members and non-members are taken to come from one distribution.",
-    "Empirical resistance is not differential privacy.",
-)
+def with_skipped(report: AuditReport, skipped: dict[str, str]) -> AuditReport:
+    """The same report, with what was not tested and why."""
+    return dataclasses.replace(report, skipped=skipped)
 
 
-def format_rate(rate: Optional[float]) -> str:
-    """A rate for a table; one that the sample cannot resolve is no zero."""
-    return "unresolved" if rate is None else f"{rate:.3f}"
+def slices(attack: AttackResult, labels: np.ndarray, correct: np.ndarray) -> tuple[Slice, ...]:
+    """An attack class by class, and by right and wrong labels; slices of few records are left out.
+
+    Args:
+        attack: The attack.
+        labels: Classes of the members, then of the non-members.
+        correct: Whether the target is right on each.
+
+    Returns:
+        The slices.
+    """
+    scores = np.concatenate([attack.member_scores, attack.non_member_scores])
+    is_member = np.arange(len(scores)) < len(attack.member_scores)
+    masks = {f"class {label}": labels == label for label in np.unique(labels)}
+    found = []
+    for name, mask in {**masks, "right label": correct, "wrong label": ~correct}.items():
+        inside, outside = scores[mask & is_member], scores[mask & ~is_member]
+        if min(len(inside), len(outside)) >= _SMALLEST_SLICE:
+            auc, low, high = metrics.auc_interval(inside, outside)
+            found.append(Slice(name, len(inside), len(outside), auc, (low, high)))
+    return tuple(found)
+
+
+def exposed(attack: AttackResult) -> tuple[int, ...]:
+    """Indices of the members that an attack is surest of."""
+    return tuple(int(index) for index in np.argsort(-attack.member_scores, kind="stable")[:_EXPOSED])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def format_rate(rate: Any) -> str:
+    """A rate for a table, with its interval if there is one; one that the sample cannot resolve is no zero."""
+    if rate is None:
+        return "unresolved"
+    if isinstance(rate, tuple):
+        return f"{rate[0]:.3f} ({rate[1]:.3f} to {rate[2]:.3f})"
+    return f"{rate:.3f}"

@@ -1,0 +1,284 @@
+"""Attacks with reference models, against closed forms and direct transcriptions of their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pipelines
+import pytest
+from scipy import stats
+
+import tfmiaq
+from tfmiaq import auditing
+from tfmiaq.auditing import fingerprints, references, signals
+from tfmiaq.auditing.attacks.suite import import_suite
+
+LIRA = ["LiRA", "LiRA, variance by record", "offline LiRA", "offline LiRA, variance by record"]
+
+
+def _evidence(models, count=1500, shift=1.0, seed=0):
+    """Confidences that are Gaussian with a mean of each record's own, higher by `shift` if it was trained on."""
+    generator = np.random.default_rng(seed)
+    difficulty = generator.normal(0, 3, 2 * count)
+    is_member = np.arange(2 * count) < count
+    trained_on = references.half_splits(2 * count, models, seed)
+
+    def confidences(inside):
+        return difficulty + shift * inside + generator.normal(size=2 * count)
+
+    def features(values):
+        logits = np.column_stack([values, np.zeros_like(values)])
+        return signals.from_scores(logits, np.zeros(2 * count, int), False)
+
+    answers = np.stack([features(confidences(row)).features for row in trained_on])
+    return auditing.Evidence(
+        features(confidences(is_member)), is_member, references=references.References(answers, trained_on)
+    )
+
+
+def _scores(name, evidence):
+    return tfmiaq.attacks.ATTACKS[name].scores(evidence)
+
+
+@pytest.mark.parametrize("name", ["LiRA", "LiRA, variance by record", "offline LiRA"])
+def test_lira_reaches_the_optimal_roc(name):
+    """With each record's own mean known, two Gaussians a shift apart are left: AUC = Phi(shift / sqrt 2)."""
+    evidence = _evidence(64)
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in (name, "confidence")])
+    optimum = stats.norm.cdf(1 / np.sqrt(2))
+    low, high = report[name].auc_interval
+    # 32 models know a record's mean to within a sixth of its spread.
+    assert low - 0.01 <= optimum <= high + 0.01
+    assert report["confidence"].auc < optimum - 0.1
+    rate, low, high = report[name].tpr_at_fpr(0.01)
+    assert low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= high
+
+
+@pytest.mark.parametrize("fix_variance", [True, False])
+def test_lira_is_tensorflow_privacys(fix_variance):
+    evidence = _evidence(6, count=40)
+    (suite,) = import_suite("membership_inference_attack.advanced_mia")
+    refs = evidence.references
+    expected = suite.compute_score_lira(
+        [[value] for value in evidence.target.confidences],
+        [refs.confidences[refs.trained_on[:, i], i][:, None] for i in range(80)],
+        [refs.confidences[~refs.trained_on[:, i], i][:, None] for i in range(80)],
+        fix_variance=fix_variance,
+    )
+    name = "LiRA" if fix_variance else "LiRA, variance by record"
+    np.testing.assert_allclose(_scores(name, evidence), -expected)
+
+
+def _transcribed_rmia(evidence, gamma, a):
+    """Zarifzadeh et al. 2024, equations 2 and 3, record by record."""
+    refs = evidence.references
+    p_reference = np.exp(-refs.losses)
+    p_target = np.exp(-evidence.target.losses)
+    count = len(p_target)
+    ratio = np.zeros(count)
+    for x in range(count):
+        inside = [p_reference[k, x] for k in range(len(p_reference)) if refs.trained_on[k, x]]
+        outside = [p_reference[k, x] for k in range(len(p_reference)) if not refs.trained_on[k, x]]
+        prior = (np.mean(inside) + np.mean(outside)) / 2 if inside else ((1 + a) * np.mean(outside) + 1 - a) / 2
+        ratio[x] = p_target[x] / prior
+    population = [z for z in range(count) if not evidence.is_member[z]]
+    return np.array([np.mean([ratio[x] / ratio[z] >= gamma for z in population]) for x in range(count)])
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+@pytest.mark.parametrize("online", [True, False])
+def test_rmia_is_its_formula(gamma, online):
+    from tfmiaq.auditing.attacks.rmia import Rmia
+
+    evidence = _evidence(4, count=40)
+    if not online:
+        none = np.zeros_like(evidence.references.trained_on)
+        refs = references.References(evidence.references.features, none)
+        evidence = auditing.Evidence(evidence.target, evidence.is_member, references=refs)
+    found = Rmia(gamma).scores(evidence)
+    np.testing.assert_allclose(found, _transcribed_rmia(evidence, gamma, 0.3), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["LiRA", "offline LiRA", "RMIA", "shadow models"])
+@pytest.mark.parametrize("models", [2, 3])
+def test_few_reference_models_give_finite_scores_that_find_something(name, models):
+    evidence = _evidence(models, count=400, shift=2.0)
+    scores = _scores(name, evidence)
+    assert np.isfinite(scores).all()
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name]])
+    assert report[name].auc_interval[0] > 0.5
+
+
+@pytest.mark.parametrize("name", [*LIRA, "RMIA", "shadow models"])
+def test_without_a_difference_every_attack_is_a_coin(name):
+    report = auditing.score(_evidence(8, shift=0.0), [tfmiaq.attacks.ATTACKS[name]])
+    low, high = report[name].auc_interval
+    assert low - 0.01 < 0.5 < high + 0.01
+
+
+def test_shadow_models_decide_at_their_own_threshold():
+    report = auditing.score(_evidence(8, shift=3.0), [tfmiaq.attacks.ATTACKS["shadow models"]])
+    attack = report["shadow models"]
+    assert attack.threshold == 0.5
+    assert attack.confusion.true_positives == (attack.member_scores >= 0.5).sum()
+
+
+def test_quantile_regression_knows_which_records_are_easy():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2400, 6))
+    is_member = np.arange(2400) < 1200
+    confidences = 4 * x[:, 0] + generator.normal(size=2400) + 1.5 * is_member
+    target = signals.from_scores(np.column_stack([confidences, 0 * confidences]), np.zeros(2400, int), False)
+    evidence = auditing.Evidence(target, is_member, records=lambda: x)
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in ("quantile regression", "confidence")])
+    assert report["quantile regression"].auc > report["confidence"].auc + 0.1
+
+
+def test_two_versions_tell_more_than_either():
+    """The versions share a record's difficulty; only their difference tells."""
+    generator = np.random.default_rng(0)
+    is_member = np.arange(3000) < 1500
+    difficulty = generator.normal(0, 3, 3000)
+
+    def version(gain):
+        values = difficulty + gain * is_member + 0.3 * generator.normal(size=3000)
+        return signals.from_scores(np.column_stack([values, 0 * values]), np.zeros(3000, int), False)
+
+    evidence = auditing.Evidence(version(1.0), is_member, other=version(0.0))
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in ("two versions", "gradient boosting")])
+    assert report["two versions"].auc > report["gradient boosting"].auc + 0.15
+
+
+def test_audit_takes_another_version(linear_scores):
+    generator = np.random.default_rng(0)
+    sets = [(generator.normal(size=(100, 1)), np.zeros(100, int)) for _ in range(2)]
+    report = tfmiaq.audit(linear_scores, *sets, ["two versions"], other=lambda x: 2 * linear_scores(x))
+    assert report.attacks[0].name == "two versions"
+    with pytest.raises(ValueError, match="'two versions' needs another version of the target: pass other"):
+        tfmiaq.audit(linear_scores, *sets, ["two versions"])
+
+
+def test_every_record_is_in_half_of_the_reference_models_sets():
+    chosen = references.half_splits(101, 6, 0)
+    assert set(chosen.sum(0)) == {3}
+    assert set(chosen.sum(1)) == {50, 51}
+    assert (chosen != references.half_splits(101, 6, 1)).any()
+
+
+def test_disjoint_splits_never_train_on_an_audited_record():
+    seen = []
+
+    def train(x, y):
+        seen.append(x)
+        return pipelines.train_slowly(x, y)
+
+    (members, non_members), (population, _) = pipelines.sets(60), pipelines.sets(200)
+    population = population[0][60:], population[1][60:]
+    report = tfmiaq.audit(
+        pipelines.train_slowly(*members),
+        members,
+        non_members,
+        ["offline LiRA", "RMIA", "LiRA"],
+        train_fn=train,
+        n_reference=4,
+        splits="disjoint",
+        population=population,
+        verbose=False,
+    )
+    audited = {record.tobytes() for record in np.concatenate([members[0], non_members[0]])}
+    assert len(seen) == 4
+    assert not any(record.tobytes() in audited for x in seen for record in x)
+    assert report["offline LiRA"].auc > 0.55
+    # Without models that trained on a record, online and offline are one.
+    assert report["LiRA"].auc == report["offline LiRA"].auc
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"train_fn": 3}, TypeError, "Expected train_fn as a function"),
+        ({"train_fn": []}, TypeError, "Expected train_fn as a function"),
+        ({"train_fn": pipelines.train_slowly, "n_reference": 1}, ValueError, "n_reference of at least 2. Received 1"),
+        ({"train_fn": pipelines.train_slowly, "splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
+        ({"train_fn": pipelines.train_slowly, "splits": "disjoint"}, ValueError, "population=.* go together"),
+        ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass train_fn"),
+        ({"train_fn": lambda x, y: 3}, TypeError, "Expected a Keras model"),
+    ],
+)
+def test_reference_models_that_cannot_be_are_refused(arguments, error, message):
+    members, non_members = pipelines.sets(20)
+    with pytest.raises(error, match=message):
+        tfmiaq.audit(pipelines.train_slowly(*members), members, non_members, **arguments)
+
+
+def test_an_attack_of_ones_own():
+    """The example of the documentation."""
+
+    class Entropy(tfmiaq.attacks.Attack):
+        name = "entropy"
+        note = "the answer without the label"
+
+        def scores(self, evidence):
+            return -evidence.target.entropies
+
+    tfmiaq.attacks.register(Entropy())
+    try:
+        members, non_members = pipelines.sets(40)
+        report = tfmiaq.audit(pipelines.train_slowly(*members), members, non_members, ["entropy"])
+        assert report["entropy"].note == "the answer without the label"
+        with pytest.raises(ValueError, match="no attack has yet. Received 'entropy'"):
+            tfmiaq.attacks.register(Entropy())
+    finally:
+        del tfmiaq.attacks.ATTACKS["entropy"]
+    with pytest.raises(TypeError, match="Expected an instance"):
+        tfmiaq.attacks.register(Entropy)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.full(80, np.nan)])
+def test_an_attack_that_gives_nonsense_is_named(scores):
+    class Broken(tfmiaq.attacks.Attack):
+        name = "broken"
+
+        def scores(self, evidence):
+            return scores
+
+    with pytest.raises(ValueError, match="Attack 'broken' gave scores of shape"):
+        auditing.score(_evidence(2, count=40), [Broken()])
+
+
+def test_comparisons_show_means_and_spread(tmp_path):
+    members, non_members = pipelines.sets(60)
+    target = pipelines.train_slowly(*members)
+    one, two = (tfmiaq.audit(target, members, non_members, seed=seed) for seed in (0, 1))
+    comparison = tfmiaq.compare({"several": [one, two], "single": one})
+    assert " ± " in comparison.rows()[0][2]
+    assert " ± " not in comparison.rows()[1][2]
+    folder = comparison.save(tmp_path / "out")
+    assert comparison.verdict in (folder / "comparison.html").read_text()
+    assert (folder / "comparison.json").is_file()
+    assert "| several |" in (folder / "comparison.md").read_text()
+    with pytest.raises(TypeError, match="for 'a'. Received 3|for 'a'"):
+        tfmiaq.compare({"a": [3]})
+    with pytest.raises(ValueError, match="at least one report"):
+        tfmiaq.compare({})
+
+
+WIDTH = 3
+
+
+def _uses_a_global(x, y):
+    return WIDTH
+
+
+def test_fingerprints_follow_what_a_pipeline_is(monkeypatch):
+    def make(factor):
+        return lambda x, y: factor
+
+    same = fingerprints.fingerprint
+    assert same(make(1)) == same(make(1)) != same(make(2))
+    assert same(np.zeros(3)) != same(np.zeros(4)) != same(np.zeros(4, np.float32))
+    assert same({"a": 1, "b": 2}) == same({"b": 2, "a": 1})
+    assert same({1, 2, 3}) == same({3, 2, 1}) != same({1, 2})
+    assert same(tfmiaq.BitwidthPolicy.uniform(2, 4)) != same(tfmiaq.BitwidthPolicy.uniform(1, 4))
+    before = same(_uses_a_global)
+    monkeypatch.setitem(globals(), "WIDTH", 4)
+    assert same(_uses_a_global) != before

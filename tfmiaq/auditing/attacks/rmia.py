@@ -1,0 +1,51 @@
+"""The robust membership inference attack."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfmiaq.auditing.attacks.base import REFERENCES, SCORES, Attack, Evidence
+
+
+class Rmia(Attack):
+    """RMIA (Zarifzadeh et al. 2024): how often a record's likelihood ratio beats that of a record of the population.
+
+    The score of x is the share of population records z with (p(x|t) / p(x)) / (p(z|t) / p(z)) >= gamma (equations 2
+    and 3), where p(x|t) is the target's probability of the true class and p(x) its mean over reference models. Where
+    every model left x out, p(x) is ((1 + a) mean + 1 - a) / 2 (section 3.2). The population is the non-members.
+
+    Args:
+        gamma: The ratio to be beaten, at least 1.
+        offline_a: a, between 0 and 1.
+    """
+
+    name = "RMIA"
+    needs = frozenset({SCORES, REFERENCES})
+    note = "few reference models through the same pipeline, and records of the population"
+
+    def __init__(self, gamma: float = 1.0, offline_a: float = 0.3) -> None:
+        self.gamma = gamma
+        self.offline_a = offline_a
+
+    def ratios(self, evidence: Evidence) -> np.ndarray:
+        """p(x|t) / p(x) of all records, shape (n,)."""
+        references = evidence.references
+        assert references is not None
+        of_references = np.exp(-references.losses)
+        inside = _mean_where(of_references, references.trained_on)
+        outside = _mean_where(of_references, ~references.trained_on)
+        offline = ((1 + self.offline_a) * outside + 1 - self.offline_a) / 2
+        prior = np.where(np.isnan(inside), offline, np.where(np.isnan(outside), inside, (inside + outside) / 2))
+        prior = np.maximum(prior, 1e-12)
+        return np.exp(-np.asarray(evidence.target.losses, np.float64)) / prior
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        ratios = self.ratios(evidence)
+        population = np.sort(ratios[~evidence.is_member] * self.gamma)
+        beaten: np.ndarray = np.searchsorted(population, ratios, side="right")  # type: ignore[assignment]
+        return beaten / len(population)
+
+
+def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    counts = mask.sum(0)
+    return np.where(counts > 0, (values * mask).sum(0) / np.maximum(counts, 1), np.nan)

@@ -1,0 +1,99 @@
+"""What a training pipeline is, as a hash: the same code on the same values gives the same one in another process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import types
+from typing import Any
+
+import numpy as np
+
+
+def fingerprint(*things: Any) -> str:
+    """A hash of functions, arrays and plain values.
+
+    A function counts by its code, its defaults, the values that it closes over, and the global functions and values of
+    its own modules that it uses, followed to the end. Of what lies in installed packages only the name counts. Objects
+    count by `to_json`, `get_config` or their attributes.
+
+    Args:
+        *things: Functions, NumPy arrays, strings, numbers, containers, objects.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    _update(digest, things, {})
+    return digest.hexdigest()
+
+
+def _update(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
+    digest.update(type(thing).__name__.encode())
+    if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
+        digest.update(repr(thing).encode())
+    elif isinstance(thing, np.ndarray) and thing.dtype != object:
+        digest.update(f"{thing.shape}{thing.dtype}".encode())
+        digest.update(np.ascontiguousarray(thing).data)
+    elif isinstance(thing, (set, frozenset)):
+        digest.update("".join(sorted(fingerprint(item) for item in thing)).encode())
+    elif id(thing) in seen:
+        digest.update(b"again")
+    else:
+        # The object is kept with its id: another one could get the id of one that is gone.
+        seen[id(thing)] = thing
+        _update_compound(digest, thing, seen)
+
+
+def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
+    if isinstance(thing, (list, tuple)):
+        for item in thing:
+            _update(digest, item, seen)
+    elif isinstance(thing, dict):
+        for key in sorted(thing, key=repr):
+            _update(digest, (key, thing[key]), seen)
+    elif isinstance(thing, functools.partial):
+        _update(digest, [thing.func, thing.args, thing.keywords], seen)
+    elif isinstance(thing, types.MethodType):
+        _update(digest, [thing.__func__, thing.__self__], seen)
+    elif isinstance(thing, types.CodeType):
+        _update(digest, [thing.co_code, thing.co_names, thing.co_varnames, *thing.co_consts], seen)
+    elif isinstance(thing, types.FunctionType) and _is_own(thing):
+        _update_function(digest, thing, seen)
+    elif isinstance(thing, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+        digest.update(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing)}".encode())
+    elif callable(getattr(thing, "to_json", None)) and not hasattr(thing, "get_weights"):
+        digest.update(thing.to_json().encode())
+    elif callable(getattr(thing, "get_config", None)):
+        _update(digest, thing.get_config(), seen)
+        _update(digest, getattr(thing, "get_weights", list)(), seen)
+    elif hasattr(thing, "__dict__"):
+        _update(digest, vars(thing), seen)
+        if callable(thing):
+            _update(digest, type(thing).__call__, seen)
+    else:
+        digest.update(type(thing).__qualname__.encode())
+
+
+def _is_own(function: types.FunctionType) -> bool:
+    """Whether a function is the user's, not a package's."""
+    module = function.__module__ or ""
+    path = inspect.getsourcefile(function) or ""
+    return "site-packages" not in path and not module.startswith("tfmiaq.")
+
+
+def _update_function(digest: Any, function: types.FunctionType, seen: dict[int, Any]) -> None:
+    _update(digest, function.__code__, seen)
+    _update(digest, [function.__defaults__, function.__kwdefaults__], seen)
+    for cell in function.__closure__ or ():
+        _update(digest, cell.cell_contents, seen)
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            _update(digest, (name, function.__globals__[name]), seen)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names that code and the functions inside it look up."""
+    inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
+    return [*code.co_names, *inner]

@@ -1,0 +1,282 @@
+"""Reference models: trained through the target's own pipeline, on records that the attacker chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import pathlib
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Optional, Union
+
+import joblib
+import numpy as np
+
+from tfmiaq.auditing import signals
+from tfmiaq.auditing.fingerprints import fingerprint
+from tfmiaq.auditing.store import Store
+
+TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
+SPLITS = ("half", "disjoint")
+# Counts in the keys of stored results: raise it when what is stored means something else.
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """What k reference models answer on the n audited records.
+
+    Attributes:
+        features: Shape (k, n, 7), as `Signals.features`.
+        trained_on: Shape (k, n), bool: whether the record was in the model's training set.
+    """
+
+    features: np.ndarray
+    trained_on: np.ndarray
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """Logit-scaled confidences, shape (k, n)."""
+        return self.features[:, :, 0].astype(np.float64)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Losses, shape (k, n)."""
+        return self.features[:, :, 1].astype(np.float64)
+
+    def first(self, count: int) -> References:
+        """The first models alone."""
+        return References(self.features[:count], self.trained_on[:count])
+
+
+def half_splits(count: int, models: int, seed: int) -> np.ndarray:
+    """Which records each model trains on: half of them, and of two neighbouring models the other half.
+
+    So every record is in half of the models' sets, however few they are.
+
+    Args:
+        count: Number of records.
+        models: Number of models.
+        seed: Seed of the split.
+
+    Returns:
+        Bool array of shape (models, count).
+    """
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros((models, count), bool)
+    for model in range(0, models, 2):
+        order = generator.permutation(count)
+        chosen[model, order[: count // 2]] = True
+        if model + 1 < models:
+            chosen[model + 1, order[count // 2 :]] = True
+    return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One reference model: everything that its process needs."""
+
+    index: int
+    steps: tuple[Callable[..., Any], ...]
+    keys: tuple[str, ...]
+    seed: int
+    chosen: np.ndarray
+    folder: Optional[str]
+    batch_size: int
+
+
+def _fit_set(population: Optional[signals.Records], pool: signals.Records, chosen: np.ndarray) -> signals.Records:
+    x, y = population if population is not None else pool
+    return x[chosen], y[chosen]
+
+
+@contextlib.contextmanager
+def _own_random_state(seed: int) -> Iterator[None]:
+    """Seeds all generators for a training, and puts Python's and NumPy's back behind it."""
+    from tfmiaq._backend import keras
+
+    states = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
+    from tfmiaq._backend import keras
+    from tfmiaq.quantize import quantize_scope
+
+    def load(path: str) -> Any:
+        with quantize_scope():
+            return keras.models.load_model(path, compile=False)
+
+    store = Store(job.folder) if job.folder else None
+    model, start = None, 0
+    if store:
+        for depth in range(len(job.steps), 0, -1):
+            model = store.model(job.keys[depth - 1], load)
+            if model is not None:
+                start = depth
+                break
+    for depth in range(start, len(job.steps)):
+        # Each step has a seed of its own, so that going on from a stored parent gives the same model.
+        with _own_random_state(job.seed + depth):
+            model = job.steps[depth](x, y) if depth == 0 else job.steps[depth](model, x, y)
+        # What other pipelines may begin with, the float model above all.
+        if store and (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
+            store.put_model(job.keys[depth], model)
+    return model
+
+
+def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]) -> tuple[int, np.ndarray]:
+    """Trains one model, stores what it answers, and returns it: the folder may be out of the worker's reach."""
+    model = _train(job, *_fit_set(population, pool, job.chosen))
+    half = len(pool[1]) // 2
+    parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), job.batch_size)
+    found = signals.Signals.concatenate(parts)
+    if found.losses is None:
+        raise ValueError("audit: train_fn made a model that answers labels; reference attacks need its scores.")
+    del model
+    gc.collect()
+    if job.folder:
+        Store(job.folder).put_arrays(job.keys[-1], {"features": found.features})
+    return job.index, found.features
+
+
+def _usable(arrays: Optional[dict[str, np.ndarray]], count: int) -> Optional[np.ndarray]:
+    found = (arrays or {}).get("features")
+    return found if found is not None and found.shape == (count, 7) and np.isfinite(found).all() else None
+
+
+def train_references(
+    train_fn: TrainFn,
+    pool: signals.Records,
+    count: int,
+    *,
+    splits: str = "half",
+    population: Optional[signals.Records] = None,
+    folder: Optional[Any] = None,
+    n_jobs: Optional[int] = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Optional[Callable[[int], None]] = None,
+) -> References:
+    """Trains reference models and takes their signals on the audited records.
+
+    Models run side by side through joblib: in processes with `n_jobs`, or wherever `joblib.parallel_config` says.
+
+    Args:
+        train_fn: Function from records and labels (x, y) to a trained model; or several of them, a pipeline, of which
+            the later ones take (model, x, y): those that two pipelines begin with alike are trained once. Any target of
+            `audit` will do as the result, a .tflite too. The random generators are seeded before each of them.
+        pool: Pair (x, y) of the n audited records.
+        count: Number of models.
+        splits: "half": each model trains on half of the pool (online attacks). "disjoint": on random halves of the
+            population, so that no audited record is ever trained on (offline attacks).
+        population: Pair (x, y) of further records, for "disjoint".
+        folder: Folder that keeps what is finished, by data, pipeline and seed; None for none.
+        n_jobs: Number of processes; None for what joblib's context says, else one model after the other.
+        batch_size: Records scored in one call.
+        seed: Seed of splits and trainings.
+        progress: Called with the number of models that were finished since the last call.
+
+    Returns:
+        The models' signals.
+
+    Raises:
+        RuntimeError: A worker process died. What was finished is in the folder.
+        ValueError: As `signals.extract`, for a model that train_fn made.
+    """
+    steps = tuple(train_fn) if isinstance(train_fn, (list, tuple)) else (train_fn,)
+    source = population if splits == "disjoint" else None
+    chosen = half_splits(len((source or pool)[1]), count, seed)
+    data = fingerprint(_FORMAT, *pool, *(source or ()))
+    prints = [fingerprint(step) for step in steps]
+    jobs = []
+    features: dict[int, np.ndarray] = {}
+    for index in range(count):
+        keys = tuple(
+            fingerprint(data, chosen[index], prints[: depth + 1], seed + 1000 * index) for depth in range(len(steps))
+        )
+        stored = _usable(Store(folder).arrays(keys[-1]), len(pool[1])) if folder else None
+        if stored is not None:
+            features[index] = stored
+            continue
+        where = str(pathlib.Path(folder).absolute()) if folder else None
+        jobs.append(_Job(index, steps, keys, seed + 1000 * index, chosen[index], where, batch_size))
+    if progress:
+        progress(len(features))
+    for index, found in _in_parallel(jobs, pool, source, n_jobs):
+        features[index] = found
+        if folder and _usable(Store(folder).arrays(_key(jobs, index)), len(pool[1])) is None:
+            Store(folder).put_arrays(_key(jobs, index), {"features": found})
+        if progress:
+            progress(1)
+    trained_on = chosen if source is None else np.zeros((count, len(pool[1])), bool)
+    return References(np.stack([features[index] for index in range(count)]), trained_on)
+
+
+def _key(jobs: Sequence[_Job], index: int) -> str:
+    return next(job.keys[-1] for job in jobs if job.index == index)
+
+
+def _in_parallel(
+    jobs: Sequence[_Job], pool: signals.Records, population: Optional[signals.Records], n_jobs: Optional[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    if not jobs:
+        return
+    calls = (joblib.delayed(_run)(job, pool, population) for job in jobs)
+    try:
+        try:
+            parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        except ValueError:
+            # A backend that returns all at once; each worker has stored its result by then.
+            parallel = joblib.Parallel(n_jobs=n_jobs)
+        yield from parallel(calls)
+    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
+        raise RuntimeError(
+            "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept "
+            "in the cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
+        ) from error
+
+
+def check(
+    train_fn: Optional[TrainFn], count: int, splits: str, population: Optional[Any], members: int
+) -> Optional[signals.Records]:
+    """Refuses arguments that reference models cannot be trained with, before any is.
+
+    Returns:
+        The population with integer labels, or None.
+
+    Raises:
+        TypeError: A train_fn that cannot be called.
+        ValueError: Too few models, unknown splits, no or too small a population.
+    """
+    if train_fn is None:
+        return None
+    steps = train_fn if isinstance(train_fn, (list, tuple)) else [train_fn]
+    if not steps or not all(map(callable, steps)):
+        raise TypeError(
+            "audit: Expected train_fn as a function from (x, y) to a trained model, or a list of functions of which "
+            f"the later ones take (model, x, y). Received {train_fn!r}."
+        )
+    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+        raise ValueError(f"audit: Expected n_reference of at least 2. Received {count!r}.")
+    if splits not in SPLITS:
+        raise ValueError(f"audit: Unknown splits {splits!r}. Expected one of {', '.join(map(repr, SPLITS))}.")
+    if (splits == "disjoint") != (population is not None):
+        raise ValueError("audit: splits='disjoint' and population=(x, y) go together; give both or neither.")
+    if population is None:
+        return None
+    x, y = signals.pair(population, "population")
+    if len(y) < members:
+        warnings.warn(
+            f"audit: Reference models train on {len(y) // 2} of {len(y)} records of the population, the target on "
+            f"{members}: the attack is weaker than one with more records.",
+            stacklevel=3,
+        )
+    return x, y
