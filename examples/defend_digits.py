@@ -3,7 +3,7 @@
     python examples/defend_digits.py
     python examples/defend_digits.py --dataset=cifar10 --members=5000 --width=32 --epochs=30
 
-Prints one table and writes models, policy, reports and a figure to --out.
+Prints one table and writes models, policy, reports and their comparison to --out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from tfmiaq import datasets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _ALL = "all"
-_FAST = ["threshold", "logistic regression", "multi-layer perceptron", "k nearest neighbours"]
 
 DATASET = flags.DEFINE_string("dataset", "digits", f"One of {', '.join(datasets.NAMES)}, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 300, "Records to train on; as many others are the non-members.", 24)
@@ -30,8 +29,15 @@ WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others
 EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs of float training.", 1)
 QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized_epochs", 40, "Epochs of quantization-aware training.", 1)
 ATTACKS = flags.DEFINE_list(
-    "attacks", _FAST, f"Attacks of the audit, or '{_ALL}', which adds the random forest: a minute for each model."
+    "attacks",
+    None,
+    f"Attacks of the audit by name, those that are strongest for their cost if not given, or '{_ALL}', which adds "
+    "tensorflow-privacy's grid searches: a minute and more for each model.",
 )
+REFERENCES = flags.DEFINE_integer(
+    "reference_models", 0, "Reference models that the attacker trains through each model's own pipeline; 0 for none.", 0
+)
+JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
 POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; the default policy if not given.")
 TARGET = flags.DEFINE_enum("target", "edgetpu", ["mobile", "edgetpu"], "What the .tflite is for.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the split, of initial weights and of the audit.")
@@ -42,6 +48,7 @@ flags.register_validator(
     datasets.check_name,
     message=f"expected one of {', '.join(datasets.NAMES)}, or the path of an .npz file that exists",
 )
+flags.register_validator("reference_models", lambda count: count != 1, message="expected 0, or at least 2")
 flags.register_validator(
     "policy", lambda path: path is None or pathlib.Path(path).is_file(), message="no such policy file"
 )
@@ -95,23 +102,51 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--members={MEMBERS.value}, but {data.name} has {available} records on each side.")
     members = data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]
     non_members = data.x_test[: MEMBERS.value], data.y_test[: MEMBERS.value]
-    attacks = None if ATTACKS.value == [_ALL] else ATTACKS.value
+    attacks = ATTACKS.value
+    if attacks == [_ALL]:
+        there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.QUERIES}
+        if REFERENCES.value:
+            there.add(tfmiaq.attacks.REFERENCES)
+        attacks = [name for name, attack in tfmiaq.attacks.ATTACKS.items() if attack.needs <= there]
     out = pathlib.Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
 
     from tfmiaq._backend import keras
-    from tfmiaq.auditing import plots
     from tfmiaq.auditing.report import format_rate
     from tfmiaq.layer_summary import format_table
     from tfmiaq.tflite import Interpreter
 
-    rows, curves = [], {}
+    rows, reports = [], {}
 
-    def score(name: str, target: Any, predictions: Any, size: str) -> None:
+    # Values, not flags: reference models may be trained in other processes, which have not parsed any.
+    shape, classes, width = data.x_train.shape[1:], data.classes, WIDTH.value
+    epochs, quantized_epochs = EPOCHS.value, QUANTIZED_EPOCHS.value
+
+    def train_float(x: Any, y: Any, label: str = "") -> Any:
+        model = build_model(shape, classes, width)
+        fit(model, x, y, epochs, 3e-3, label)
+        return model
+
+    def quantize(model: Any, x: Any, y: Any, label: str = "") -> Any:
+        quantized = tfmiaq.quantize_model(model, policy)
+        fit(quantized, x, y, quantized_epochs, 3e-3, label)
+        return quantized
+
+    def score(name: str, target: Any, pipeline: list[Any], predictions: Any, size: str) -> None:
         """Audits a model, saves the report and adds a row to the table."""
-        report = tfmiaq.audit(target, members, non_members, attacks=attacks, seed=SEED.value)
+        report = tfmiaq.audit(
+            target,
+            members,
+            non_members,
+            attacks,
+            train_fn=pipeline if REFERENCES.value else None,
+            n_reference=REFERENCES.value,
+            cache=out / "reference_models",
+            n_jobs=JOBS.value,
+            seed=SEED.value,
+        )
         report.save(out / "reports" / name.lstrip("."))
-        curves[name] = report.curves[0]
+        reports[name] = report
         rows.append(
             (
                 name,
@@ -125,25 +160,30 @@ def main(argv: list[str]) -> None:
         )
 
     keras.utils.set_random_seed(SEED.value)
-    model = build_model(data.x_train.shape[1:], data.classes, WIDTH.value)
-    fit(model, *members, EPOCHS.value, 3e-3, "float training")
+    model = train_float(*members, "float training")
     model.save(out / "float.h5")
-    score("float", model, model.predict(data.x_test, verbose=0), f"{4 * model.count_params():,} B of weights")
+    weights = f"{4 * model.count_params():,} B of weights"
+    score("float", model, [train_float], model.predict(data.x_test, verbose=0), weights)
 
-    quantized = tfmiaq.quantize_model(model, policy)
-    fit(quantized, *members, QUANTIZED_EPOCHS.value, 3e-3, "quantized training")
+    quantized = quantize(model, *members, "quantized training")
     quantized.save(out / "quantized.h5")
     (out / "policy.json").write_text(policy.to_json() + "\n", encoding="utf-8")
     summary = tfmiaq.summary(quantized)
-    packed = f"{summary.packed_bytes:,} B packed"
-    score("quantized", quantized, quantized.predict(data.x_test, verbose=0), packed)
+    pipeline = [train_float, quantize]
+    score(
+        "quantized",
+        quantized,
+        pipeline,
+        quantized.predict(data.x_test, verbose=0),
+        f"{summary.packed_bytes:,} B packed",
+    )
 
-    buffer = tfmiaq.convert(quantized, TARGET.value)
+    buffer = tfmiaq.convert(quantized, TARGET.value, audit=reports["quantized"])
     (out / "model.tflite").write_bytes(buffer)
     verification = tfmiaq.verify(quantized, buffer, data.x_test)
     (out / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
-    score(".tflite", buffer, Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file")
-    plots.save_roc(curves, out / "roc.png")
+    score(".tflite", buffer, pipeline, Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file")
+    tfmiaq.compare(reports).save(out)
 
     head = ("model", "test accuracy", "attack accuracy", "gap attack", "AUC", "TPR at 1 % FPR", "size")
     table = format_table(head, rows)

@@ -81,7 +81,7 @@ def convert(
         target: "mobile" for float input and output, "edgetpu" for integer input and output and no float in between.
         io_type: Type of input and output for "edgetpu": "int8" (the default) or "uint8".
         labels: Names of the classes, for the metadata.
-        audit: A report of `tfmiaq.audit`, whose figures go into the metadata.
+        audit: A report of `tfmiaq.audit`, whose headline figures go into the metadata.
         check: Compare the levels of the file with the trained ones.
 
     Returns:
@@ -115,7 +115,7 @@ def convert(
             "policy": json.dumps(json.loads(_policy(model).to_json()), separators=(",", ":")),
             "labels": None if labels is None else list(labels),
             "normalization": normalization,
-            "audit": None if audit is None else audit.to_dict(),
+            "audit": None if audit is None else audit.headline(),
         },
     )
     if check:

@@ -287,8 +287,11 @@ class AuditReport:
             "Empirical resistance is not differential privacy.",
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values. A rate that the sample cannot resolve is null."""
+    def headline(self) -> dict[str, Any]:
+        """The report's own figures as JSON values, without attacks, slices and records: what may ship with a model.
+
+        A rate that the sample cannot resolve is null.
+        """
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
@@ -314,6 +317,12 @@ class AuditReport:
             "seed": self.seed,
             "reference_models": self.references,
             "label_only": self.label_only,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as JSON values. A rate that the sample cannot resolve is null."""
+        return {
+            **self.headline(),
             "attacks": {attack.name: attack.to_dict() for attack in self.attacks},
             "slices": [dataclasses.asdict(part) for part in self.slices],
             "most_exposed_members": list(self.exposed),
@@ -424,13 +433,16 @@ def with_skipped(report: AuditReport, skipped: dict[str, str]) -> AuditReport:
     return dataclasses.replace(report, skipped=skipped)
 
 
-def slices(attack: AttackResult, labels: np.ndarray, correct: np.ndarray) -> tuple[Slice, ...]:
-    """An attack class by class, and by right and wrong labels; slices of few records are left out.
+def slices(
+    attack: AttackResult, labels: np.ndarray, correct: np.ndarray, losses: Optional[np.ndarray]
+) -> tuple[Slice, ...]:
+    """An attack class by class, by right and wrong labels, and by quarters of the loss; small slices are left out.
 
     Args:
         attack: The attack.
         labels: Classes of the members, then of the non-members.
         correct: Whether the target is right on each.
+        losses: The target's loss on each, or None.
 
     Returns:
         The slices.
@@ -438,8 +450,12 @@ def slices(attack: AttackResult, labels: np.ndarray, correct: np.ndarray) -> tup
     scores = np.concatenate([attack.member_scores, attack.non_member_scores])
     is_member = np.arange(len(scores)) < len(attack.member_scores)
     masks = {f"class {label}": labels == label for label in np.unique(labels)}
+    masks.update({"right label": correct, "wrong label": ~correct})
+    if losses is not None:
+        quarters = np.searchsorted(np.quantile(losses, [0.25, 0.5, 0.75]), losses)
+        masks.update({f"loss in quarter {quarter + 1} of 4": quarters == quarter for quarter in range(4)})
     found = []
-    for name, mask in {**masks, "right label": correct, "wrong label": ~correct}.items():
+    for name, mask in masks.items():
         inside, outside = scores[mask & is_member], scores[mask & ~is_member]
         if min(len(inside), len(outside)) >= _SMALLEST_SLICE:
             auc, low, high = metrics.auc_interval(inside, outside)
