@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import train
 from scipy import stats
+from sklearn import linear_model
 
 import tfmiaq
 from tfmiaq import auditing
@@ -213,6 +214,18 @@ def test_saved_outputs_are_audited_like_the_model_that_gave_them(linear_scores, 
     assert tfmiaq.audit(saved, (None, members[1]), (None, non_members[1]), FAST).to_json() == direct.to_json()
     with pytest.raises(ValueError, match="'label-only' needs queries"):
         tfmiaq.audit(saved, members, non_members, ["label-only"])
+
+
+def test_a_scikit_learn_classifier_is_audited_by_its_probabilities(digits):
+    model = linear_model.LogisticRegression(C=100, max_iter=200).fit(
+        digits.x_train[:60].reshape(60, -1), digits.y_train[:60]
+    )
+    sets = [
+        (x[:60].reshape(60, -1), y[:60]) for x, y in ((digits.x_train, digits.y_train), (digits.x_test, digits.y_test))
+    ]
+    report = tfmiaq.audit(model, *sets)
+    assert not report.label_only
+    assert report.leaks
 
 
 def test_logits_that_look_like_probabilities_at_first_are_taken_for_logits():

@@ -52,12 +52,14 @@ def _demo(*arguments, **kwargs):
 
 @pytest.mark.slow
 def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
-    result = _demo("--epochs=2", "--quantized_epochs=1", "--members=60", "--attacks=threshold", cwd=tmp_path)
+    sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2")
+    result = _demo(*sizes, "--attacks=confidence,RMIA", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = result.stdout.split("TPR at 1 % FPR")[1]
     assert all(f"\n{name} " in table for name in ("float", "quantized", ".tflite"))
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert {"float.h5", "quantized.h5", "policy.json", "model.tflite", "roc.png", "table.txt"} <= written
+    assert {"float.h5", "quantized.h5", "policy.json", "model.tflite", "comparison.html", "table.txt"} <= written
+    assert "reports/tflite/report.html" in written
     assert {f"reports/{name}/report.json" for name in ("float", "quantized", "tflite")} <= written
 
 
@@ -67,6 +69,7 @@ def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
         ("--dataset=digit", "expected one of digits"),
         ("--policy=none.json", "no such policy"),
         ("--members=3", "members"),
+        ("--reference_models=1", "expected 0, or at least 2"),
     ],
 )
 def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):

@@ -208,8 +208,9 @@ def _predictor(target: Target, batch_size: int, threads: Optional[int]) -> Calla
     if hasattr(target, "predict_on_batch"):
         model: Any = target
         return lambda x: model.predict(x, batch_size=batch_size, verbose=0)
-    if hasattr(target, "predict"):
-        return target.predict
+    for name in ("predict_proba", "predict"):
+        if hasattr(target, name):
+            return getattr(target, name)
     if callable(target):
         return target
     raise TypeError(
@@ -253,9 +254,10 @@ def extract(
     """Signals of members and of non-members.
 
     Args:
-        target: Keras model, .tflite path or bytes, function from records (n, ...) to probabilities or logits
-            (n, classes) or to labels (n,), or a pair of saved outputs (arrays or paths of .npy files), of members and
-            of non-members. Rows of non-negative scores that sum to one are taken for probabilities.
+        target: Keras model, scikit-learn classifier, .tflite path or bytes, function from records (n, ...) to
+            probabilities or logits (n, classes) or to labels (n,), or a pair of saved outputs (arrays or paths of .npy
+            files), of members and of non-members. Rows of non-negative scores that sum to one are taken for
+            probabilities.
         members: Pair (x, y) of training records; y integer classes (n,) or one-hot (n, classes). x may be None with
             saved outputs.
         non_members: The same of records that were not trained on.
