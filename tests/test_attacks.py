@@ -52,7 +52,7 @@ def test_lira_reaches_the_optimal_roc(name):
     # 32 models know a record's mean to within a sixth of its spread.
     assert low - 0.01 <= optimum <= high + 0.01
     assert report["confidence"].auc < optimum - 0.1
-    rate, low, high = report[name].tpr_at_fpr(0.01)
+    _, low, high = report[name].tpr_at_fpr(0.01)
     assert low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= high
 
 
@@ -222,7 +222,7 @@ def test_an_attack_of_ones_own():
     try:
         exec(example, names)
         assert names["report"]["entropy"].note == "the answer without the label"
-        with pytest.raises(ValueError, match="no attack has yet. Received 'entropy'"):
+        with pytest.raises(ValueError, match=r"no attack has yet. Received 'entropy'"):
             tfmiaq.attacks.register(names["Entropy"]())
     finally:
         tfmiaq.attacks.ATTACKS.pop("entropy", None)
