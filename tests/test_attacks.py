@@ -253,7 +253,7 @@ def test_comparisons_show_means_and_spread(tmp_path):
     assert comparison.verdict in (folder / "comparison.html").read_text()
     assert (folder / "comparison.json").is_file()
     assert "| several |" in (folder / "comparison.md").read_text()
-    with pytest.raises(TypeError, match="for 'a'. Received 3|for 'a'"):
+    with pytest.raises(TypeError, match="list of them for"):
         tfmiaq.compare({"a": [3]})
     with pytest.raises(ValueError, match="at least one report"):
         tfmiaq.compare({})

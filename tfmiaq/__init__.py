@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfmiaq import callbacks, edgetpu, tflite
+    from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
     from tfmiaq.layer_summary import summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
@@ -34,7 +34,7 @@ _HOMES = {
     "summary": "tfmiaq.layer_summary",
     "verify": "tfmiaq.verification",
 }
-_MODULES = ("callbacks", "edgetpu", "tflite")
+_MODULES = ("callbacks", "edgetpu", "losses", "tflite")
 __all__ = [
     "AuditReport",
     "BitwidthPolicy",
@@ -46,6 +46,7 @@ __all__ = [
     "convert",
     "edgetpu",
     "load_model",
+    "losses",
     "quantize_model",
     "quantize_scope",
     "set_policy",

@@ -1,0 +1,181 @@
+"""Losses that keep a model from being surer of its training records than of others.
+
+They take the place of a cross-entropy in `compile`. Labels are integer classes (n,) or (n, 1), or one-hot rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scipy import optimize
+
+from tfmiaq._backend import keras, tf
+
+_SMALLEST = 1e-7
+
+
+def _log_probabilities(predictions: Any, from_logits: bool) -> Any:
+    if from_logits:
+        return tf.nn.log_softmax(predictions)
+    return tf.math.log(tf.clip_by_value(predictions, _SMALLEST, 1.0))
+
+
+def _one_hot(labels: Any, log_probabilities: Any) -> Any:
+    classes = log_probabilities.shape[-1]
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[-1] == classes:
+        return tf.cast(labels, log_probabilities.dtype)
+    flat = tf.reshape(labels, [tf.shape(log_probabilities)[0]])
+    return tf.one_hot(tf.cast(flat, tf.int32), classes, dtype=log_probabilities.dtype)
+
+
+def _entropy(log_probabilities: Any) -> Any:
+    return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
+
+
+def _check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{owner}: Expected {name} from {low:g} to {high:g}. Received {value!r}.")
+
+
+class _PrivacyLoss(keras.losses.Loss):
+    """A cross-entropy with something against memorizing."""
+
+    def __init__(self, from_logits: bool, name: str) -> None:
+        super().__init__(name=name)
+        self.from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        log_probabilities = _log_probabilities(y_pred, self.from_logits)
+        return self.of(_one_hot(y_true, log_probabilities), log_probabilities)
+
+    def of(self, labels: Any, log_probabilities: Any) -> Any:
+        """The loss of each record, shape (n,), of one-hot labels and log-probabilities (n, classes)."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {"from_logits": self.from_logits, "name": self.name}
+
+
+@keras.utils.register_keras_serializable("tfmiaq")
+class RelaxLoss(_PrivacyLoss):
+    """Holds the mean training loss at a level above zero (Chen et al. 2022, RelaxLoss, algorithm 1).
+
+    While a batch's mean cross-entropy is above `alpha` it falls as usual. Below, one of two things happens: the
+    gradient is followed upwards, or the answers on right records are flattened, their own probability of the true class
+    as soft label and the rest spread evenly. The paper takes turns by epoch; here each batch draws one of the two.
+
+    Args:
+        alpha: The mean loss to hold, in nats, 0 or more.
+        from_logits: Whether the model ends in logits instead of probabilities.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: alpha below 0.
+    """
+
+    def __init__(self, alpha: float = 1.0, from_logits: bool = False, name: str = "relax_loss") -> None:
+        super().__init__(from_logits, name)
+        _check_range("RelaxLoss", "alpha", alpha, 0, math.inf)
+        self.alpha = alpha
+
+    def of(self, labels: Any, log_probabilities: Any) -> Any:
+        losses = -tf.reduce_sum(labels * log_probabilities, axis=-1)
+        above = tf.reduce_mean(losses) > self.alpha
+        ascend = tf.where(above, losses - self.alpha, self.alpha - losses)
+        own = tf.stop_gradient(tf.exp(-losses))[:, None]
+        classes = int(log_probabilities.shape[-1])
+        soft = labels * own + (1.0 - labels) * (1.0 - own) / (classes - 1)
+        is_right = tf.equal(tf.argmax(log_probabilities, -1), tf.argmax(labels, -1))[:, None]
+        flattened = -tf.reduce_sum(tf.where(is_right, soft, labels) * log_probabilities, axis=-1)
+        flatten = tf.where(above, losses, flattened)
+        return tf.where(tf.random.uniform(()) < 0.5, ascend, flatten)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"alpha": self.alpha, **super().get_config()}
+
+
+@keras.utils.register_keras_serializable("tfmiaq")
+class ConfidencePenalty(_PrivacyLoss):
+    """Cross-entropy less `beta` times the entropy of the answer (Pereyra et al. 2017, equation 2).
+
+    Args:
+        beta: Weight of the entropy, 0 or more.
+        from_logits: Whether the model ends in logits instead of probabilities.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: beta below 0.
+    """
+
+    def __init__(self, beta: float = 0.1, from_logits: bool = False, name: str = "confidence_penalty") -> None:
+        super().__init__(from_logits, name)
+        _check_range("ConfidencePenalty", "beta", beta, 0, math.inf)
+        self.beta = beta
+
+    def of(self, labels: Any, log_probabilities: Any) -> Any:
+        losses = -tf.reduce_sum(labels * log_probabilities, axis=-1)
+        return losses - self.beta * _entropy(log_probabilities)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"beta": self.beta, **super().get_config()}
+
+
+def high_entropy_label(classes: int, gamma: float) -> float:
+    """The probability p of the true class in a soft label whose entropy is gamma times the largest possible one.
+
+    The other classes share 1 - p evenly (Chen and Pattabiraman 2024, HAMP, section IV-B).
+
+    Args:
+        classes: Number of classes, at least 2.
+        gamma: 0 (one-hot) to 1 (uniform).
+
+    Returns:
+        p, from 1 / classes to 1.
+    """
+
+    def missing(p: float) -> float:
+        rest = (1 - p) / (classes - 1)
+        entropy = -sum(share * math.log(share) for share in (p, *[rest] * (classes - 1)) if share > 0)
+        return entropy - gamma * math.log(classes)
+
+    if gamma in (0, 1):
+        return 1.0 if gamma == 0 else 1.0 / classes
+    return float(optimize.brentq(missing, 1.0 / classes, 1.0 - 1e-15))
+
+
+@keras.utils.register_keras_serializable("tfmiaq")
+class HighEntropyLabels(_PrivacyLoss):
+    """HAMP's training loss (Chen and Pattabiraman 2024, equation 4): soft labels of high entropy, and an entropy bonus.
+
+    The divergence of the answer from `high_entropy_label`, less `alpha` times the entropy of the answer.
+
+    Args:
+        gamma: Entropy of the labels as a share of the largest possible one, 0 to 1.
+        alpha: Weight of the entropy bonus, 0 or more.
+        from_logits: Whether the model ends in logits instead of probabilities.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: gamma outside 0 to 1, alpha below 0.
+    """
+
+    def __init__(
+        self, gamma: float = 0.8, alpha: float = 0.001, from_logits: bool = False, name: str = "high_entropy_labels"
+    ) -> None:
+        super().__init__(from_logits, name)
+        _check_range("HighEntropyLabels", "gamma", gamma, 0, 1)
+        _check_range("HighEntropyLabels", "alpha", alpha, 0, math.inf)
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def of(self, labels: Any, log_probabilities: Any) -> Any:
+        classes = int(log_probabilities.shape[-1])
+        own = high_entropy_label(classes, self.gamma)
+        soft = labels * own + (1.0 - labels) * (1.0 - own) / (classes - 1)
+        divergence = tf.reduce_sum(soft * (tf.math.log(soft + 1e-12) - log_probabilities), axis=-1)
+        return divergence - self.alpha * _entropy(log_probabilities)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"gamma": self.gamma, "alpha": self.alpha, **super().get_config()}
