@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
-    from tfmiaq.layer_summary import summary
+    from tfmiaq.layer_summary import get_policy, summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
+    from tfmiaq.search import search_policy
     from tfmiaq.tflite import convert
     from tfmiaq.verification import verify
 
@@ -27,9 +28,11 @@ _HOMES = {
     "audit": "tfmiaq.auditing",
     "compare": "tfmiaq.auditing",
     "convert": "tfmiaq.tflite",
+    "get_policy": "tfmiaq.layer_summary",
     "load_model": "tfmiaq.quantize",
     "quantize_model": "tfmiaq.quantize",
     "quantize_scope": "tfmiaq.quantize",
+    "search_policy": "tfmiaq.search",
     "set_policy": "tfmiaq.quantize",
     "summary": "tfmiaq.layer_summary",
     "verify": "tfmiaq.verification",
@@ -45,10 +48,12 @@ __all__ = [
     "compare",
     "convert",
     "edgetpu",
+    "get_policy",
     "load_model",
     "losses",
     "quantize_model",
     "quantize_scope",
+    "search_policy",
     "set_policy",
     "summary",
     "tflite",

@@ -11,7 +11,8 @@ import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
 from tfmiaq.plan import plan_model
-from tfmiaq.policy import BitwidthPolicy
+from tfmiaq.policy import BitwidthPolicy, LayerBits
+from tfmiaq.wiring import is_relu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,3 +212,26 @@ def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary
     plan = plan_model(model, policy)
     layers = [layer for layer in plan.flat.model.layers if layer.name in plan.configs or layer.name in plan.floats]
     return ModelSummary(tuple(_planned_row(layer, plan) for layer in layers))
+
+
+def get_policy(model: Any) -> BitwidthPolicy:
+    """The bits that a quantized model has now, each layer by name.
+
+    Args:
+        model: A model from `quantize_model`.
+
+    Returns:
+        A policy that `set_policy` and `quantize_model` take for the same architecture.
+
+    Raises:
+        TypeError: No Keras model.
+        ValueError: A model that is not quantized.
+    """
+    wrappers = {wrapper.layer.name: wrapper for wrapper in quantized_layers(model)}
+    named = {
+        row.name: LayerBits(row.weight_bits, row.activation_bits or 8)
+        for row in summary(model).layers
+        if row.weight_bits or is_relu(wrappers[row.name].layer)
+        if not getattr(wrappers[row.name].quantize_config, "fixed", False)
+    }
+    return BitwidthPolicy(layers=named)

@@ -14,11 +14,10 @@ from tfmiaq import biases, graph, quantizers
 from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf
 from tfmiaq.flatbuffer import TFLiteModel, read_metadata, read_model, write_metadata
 from tfmiaq.interpreter import Interpreter, quiet
-from tfmiaq.layer_summary import quantized_layers, summary
+from tfmiaq.layer_summary import get_policy, quantized_layers
 from tfmiaq.plan import check_finite
-from tfmiaq.policy import BitwidthPolicy, LayerBits
 from tfmiaq.verification import LayerLevels, Verification, verify
-from tfmiaq.wiring import Wiring, is_relu
+from tfmiaq.wiring import Wiring
 
 if TYPE_CHECKING:
     from tfmiaq.auditing import AuditReport
@@ -112,7 +111,7 @@ def convert(
             "version": tfmiaq.__version__,
             "target": target,
             # Without blanks: it rides in every file.
-            "policy": json.dumps(json.loads(_policy(model).to_json()), separators=(",", ":")),
+            "policy": json.dumps(json.loads(get_policy(model).to_json()), separators=(",", ":")),
             "labels": None if labels is None else list(labels),
             "normalization": normalization,
             "audit": None if audit is None else audit.headline(),
@@ -160,18 +159,6 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
     classes = model.outputs[0].shape[-1]
     if labels is not None and len(labels) != classes:
         raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {len(labels)}.")
-
-
-def _policy(model: Any) -> BitwidthPolicy:
-    """The bits that a quantized model has now, each layer by name."""
-    wrappers = {wrapper.layer.name: wrapper for wrapper in quantized_layers(model)}
-    named = {
-        row.name: LayerBits(row.weight_bits, row.activation_bits or 8)
-        for row in summary(model).layers
-        if row.weight_bits or is_relu(wrappers[row.name].layer)
-        if not getattr(wrappers[row.name].quantize_config, "fixed", False)
-    }
-    return BitwidthPolicy(layers=named)
 
 
 def _check_levels(model: Any, buffer: bytes, count: int = 4) -> None:

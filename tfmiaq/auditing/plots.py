@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +74,23 @@ def roc_svg(curves: Curves, counts: Mapping[str, int]) -> str:
         An svg element.
     """
     return _svg(_roc(curves, counts))
+
+
+def save_points(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, path: pathlib.Path) -> None:
+    """Groups of points.
+
+    Args:
+        points: For each name, pairs of coordinates.
+        x: Name of the first.
+        y: Name of the second.
+        path: PNG file to write.
+    """
+    figure, axes = _figure(6, 4)
+    for name, pairs in points.items():
+        axes.scatter(*np.array(pairs).reshape(-1, 2).T, label=name, s=14)
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
 
 
 def histogram_svg(attack: AttackResult) -> str:

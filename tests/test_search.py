@@ -1,0 +1,160 @@
+"""The search for bit-widths."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_model, train
+
+import tfmiaq
+from tfmiaq import search
+from tfmiaq._backend import keras
+
+
+@pytest.fixture(scope="module")
+def sets(digits):
+    return (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
+
+
+@pytest.fixture(scope="module")
+def result(trained, sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    found = tfmiaq.search_policy(
+        trained,
+        *sets,
+        weight_bits=(1, 2, 8),
+        activation_bits=(2, 4, 8),
+        n_trials=16,
+        epochs=3,
+        folder=folder,
+        verbose=False,
+    )
+    return found, folder
+
+
+def test_knobs_are_what_a_policy_may_change():
+    shared = search._Shared(tiny_model(), (1, 2), (2, 8))
+    weights = {"conv", "depthwise", "pointwise", "hidden", "logits"}
+    assert {name for name in shared.knobs if name.endswith("/weight")} == {f"{name}/weight" for name in weights}
+    assert "conv_relu/activation" in shared.knobs
+    shared.set({"conv/weight": 1})
+    summary = {row.name: row.weight_bits for row in tfmiaq.summary(shared.model).layers}
+    assert summary["conv"] == 1
+    assert summary["hidden"] == 8
+
+
+def test_an_allocation_is_scored_without_a_trace(trained, sets):
+    shared = search._Shared(trained, (1, 8), (2, 8))
+    shared.model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    shared.model.fit(*sets[0], epochs=1, verbose=0)
+    before = [weights.copy() for weights in shared.model.get_weights()]
+    data = search._Data(*[(x[:50], y[:50]) for x, y in (*sets, sets[1])], (sets[0][0][:64],))
+    lowest = dict.fromkeys(shared.knobs, 1)
+    candidate = shared.score(lowest, data)
+    for one, other in zip(before, shared.model.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    assert candidate.packed_bytes < shared.packed_bytes({}) / 7
+    assert 0 <= candidate.accuracy <= 1
+
+
+def test_the_best_policy_keeps_the_accuracy_and_tells_no_more(result):
+    found, _ = result
+    assert found.best.accuracy >= found.baseline.accuracy - found.max_accuracy_drop
+    assert found.best.leakage <= found.baseline.leakage
+    assert len(found.candidates) >= 16
+
+
+def test_nothing_beats_the_frontier(result):
+    found, _ = result
+    for point in found.frontier:
+        assert not any(other.beats(point) for other in found.candidates)
+    assert any(not c.beats(found.frontier[0]) for c in found.candidates)
+
+
+def test_a_policy_that_was_found_quantizes_the_float_model(result, trained, sets):
+    found, folder = result
+    policy = tfmiaq.BitwidthPolicy.from_json((folder / "best.json").read_text())
+    assert policy == found.best.policy
+    quantized = train(tfmiaq.quantize_model(trained, policy), *sets[0])
+    assert tfmiaq.get_policy(quantized) == policy
+    assert tfmiaq.verify(quantized, tfmiaq.convert(quantized), sets[1][0]).exact
+
+
+def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
+    found, folder = result
+    monkeypatch.setattr(search, "_default_fit", lambda *args: pytest.fail)
+    again = tfmiaq.search_policy(
+        trained,
+        *sets,
+        weight_bits=(1, 2, 8),
+        activation_bits=(2, 4, 8),
+        n_trials=18,
+        epochs=3,
+        folder=folder,
+        verbose=False,
+    )
+    assert len(again.candidates) == len(found.candidates) + 2
+    assert again.baseline == found.baseline
+    assert again.candidates[:16] == found.candidates[:16]
+    assert {"search.json", "best.json", "frontier.png", "study.db"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "search.json").read_text())["best"]["leakage"] == again.best.leakage
+    assert "frontier 1" in str(again)
+
+
+class _Knobs:
+    def __init__(self):
+        self.choices = {"a/weight": (1, 2, 8), "b/weight": (1, 8), "c/activation": (2, 4, 8)}
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.03, 0.08, 0.2])
+def test_the_integer_programme_is_as_good_as_trying_all(budget):
+    generator, knobs = np.random.default_rng(0), _Knobs()
+    sensitivities = {
+        (name, bits): (generator.uniform(-0.01, 0.1), generator.uniform(0, 0.06))
+        for name, choices in knobs.choices.items()
+        for bits in choices
+        if bits != 8
+    }
+
+    def total(bits, part):
+        return sum(sensitivities.get(item, (0.0, 0.0))[part] for item in bits.items())
+
+    every = [dict(zip(knobs.choices, bits)) for bits in itertools.product(*knobs.choices.values())]
+    best = max(total(bits, 0) for bits in every if total(bits, 1) <= budget)
+    found = search._milp(knobs, sensitivities, budget)
+    assert set(found) == set(knobs.choices)
+    assert total(found, 1) <= budget + 1e-6
+    assert total(found, 0) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("sampler", search.SAMPLERS)
+def test_every_sampler_searches(trained, sets, sampler):
+    few = [(x[:60], y[:60]) for x, y in sets]
+    found = tfmiaq.search_policy(
+        trained, *few, weight_bits=(2, 8), activation_bits=(8,), n_trials=9, epochs=1, sampler=sampler, verbose=False
+    )
+    assert len(found.candidates) >= 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_bits": (0, 2)}, r"Expected weight_bits as integers from 1 to 8. Received \(0, 2\)"),
+        ({"activation_bits": ()}, "Expected activation_bits"),
+        ({"sampler": "grid"}, "Unknown sampler 'grid'. Expected one of 'tpe', 'nsga2', 'random'"),
+        ({"n_trials": 0}, "Expected n_trials of at least 1"),
+        ({"max_accuracy_drop": 5}, "Expected max_accuracy_drop from 0 up to 1, as a share. Received 5"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(trained, sets, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.search_policy(trained, *sets, **arguments)
+
+
+def test_a_model_without_a_choice_is_refused(sets):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="No layer of the model has bits to choose"):
+        tfmiaq.search_policy(model, *sets)
