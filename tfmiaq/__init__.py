@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
+    from tfmiaq.distillation import distill
     from tfmiaq.layer_summary import get_policy, summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
@@ -28,6 +29,7 @@ _HOMES = {
     "audit": "tfmiaq.auditing",
     "compare": "tfmiaq.auditing",
     "convert": "tfmiaq.tflite",
+    "distill": "tfmiaq.distillation",
     "get_policy": "tfmiaq.layer_summary",
     "load_model": "tfmiaq.quantize",
     "quantize_model": "tfmiaq.quantize",
@@ -47,6 +49,7 @@ __all__ = [
     "callbacks",
     "compare",
     "convert",
+    "distill",
     "edgetpu",
     "get_policy",
     "load_model",

@@ -67,8 +67,8 @@ class LeakageMonitor(keras.callbacks.Callback):
     """Attacks the model at the end of each epoch, by its confidence on some members and non-members.
 
     Adds `leakage_auc`, `leakage_advantage` (TPR - FPR at the best threshold in hindsight, so that it is above 0 by
-    chance already) and `leakage_gap` (accuracy on members less that on non-members) to the epoch's logs, hence to
-    `History` and, if it stands before TensorBoard in the list of callbacks, to TensorBoard.
+    chance already), `leakage_accuracy` (on the non-members) and `leakage_gap` (accuracy on members less that) to the
+    epoch's logs, hence to `History` and, if it stands before TensorBoard in the list of callbacks, to TensorBoard.
 
     Example:
         >>> monitor = tfmiaq.callbacks.LeakageMonitor((x_train, y_train), (x_validation, y_validation))
@@ -127,6 +127,7 @@ class LeakageMonitor(keras.callbacks.Callback):
         logs["leakage_auc"] = auc
         logs["leakage_advantage"] = 2 * accuracy - 1
         logs["leakage_gap"] = float(inside.correct.mean() - outside.correct.mean())
+        logs["leakage_accuracy"] = float(outside.correct.mean())
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
         parts = [
@@ -134,3 +135,74 @@ class LeakageMonitor(keras.callbacks.Callback):
             for start in range(0, len(x), self.batch_size)
         ]
         return np.concatenate(parts)
+
+
+class LeakageEarlyStopping(LeakageMonitor):
+    """Stops when accuracy no longer grows faster than leakage, and goes back to the best epoch.
+
+    The score of an epoch is the accuracy on the sample of non-members less `weight` times the attack's advantage there
+    (`LeakageMonitor`), as `leakage_score` in the logs. Accuracy on its own would go on as long as it gains anything.
+
+    Example:
+        >>> stopping = tfmiaq.callbacks.LeakageEarlyStopping((x_train, y_train), (x_validation, y_validation))
+        >>> model.fit(x_train, y_train, epochs=50, callbacks=[stopping])
+
+    Args:
+        members: As `LeakageMonitor`.
+        non_members: As `LeakageMonitor`.
+        weight: Points of accuracy that a point of advantage is worth, 0 or more.
+        patience: Epochs without a better score before training stops.
+        sample: As `LeakageMonitor`; with few records the advantage is mostly chance.
+        batch_size: As `LeakageMonitor`.
+        every: As `LeakageMonitor`.
+        seed: As `LeakageMonitor`.
+
+    Raises:
+        TypeError: As `LeakageMonitor`.
+        ValueError: As `LeakageMonitor`; a weight below 0, a patience below 1.
+    """
+
+    def __init__(
+        self,
+        members: Any,
+        non_members: Any,
+        weight: float = 1.0,
+        patience: int = 3,
+        sample: int = 2000,
+        batch_size: int = 256,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(members, non_members, sample, batch_size, every, seed)
+        if not weight >= 0:
+            raise ValueError(f"LeakageEarlyStopping: Expected weight of at least 0. Received {weight!r}.")
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"LeakageEarlyStopping: Expected patience of at least 1. Received {patience!r}.")
+        self.weight = weight
+        self.patience = patience
+        self.best_epoch = -1
+        self._best_score = -np.inf
+        self._best_weights: Any = None
+
+    def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
+        """Forgets an earlier training."""
+        super().on_train_begin(logs)
+        self.best_epoch, self._best_score, self._best_weights = -1, -np.inf, None
+
+    def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
+        """Attacks, and stops the training if this was one epoch too many."""
+        logs = {} if logs is None else logs
+        super().on_epoch_end(epoch, logs)
+        if "leakage_advantage" not in logs:
+            return
+        logs["leakage_score"] = logs["leakage_accuracy"] - self.weight * logs["leakage_advantage"]
+        if logs["leakage_score"] > self._best_score:
+            self.best_epoch, self._best_score = epoch, logs["leakage_score"]
+            self._best_weights = self.model.get_weights()
+        elif epoch - self.best_epoch >= self.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Optional[dict[str, Any]] = None) -> None:
+        """Goes back to the best epoch's weights."""
+        if self._best_weights is not None:
+            self.model.set_weights(self._best_weights)

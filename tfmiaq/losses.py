@@ -122,6 +122,32 @@ class ConfidencePenalty(_PrivacyLoss):
         return {"beta": self.beta, **super().get_config()}
 
 
+@keras.utils.register_keras_serializable("tfmiaq")
+class Distillation(_PrivacyLoss):
+    """Cross-entropy of soft labels at a temperature T, times T^2 (Hinton et al. 2015, section 2).
+
+    Args:
+        temperature: T, above 0. The labels are a teacher's answers at the same one.
+        from_logits: Whether the model ends in logits instead of probabilities.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: A temperature of 0 or less.
+    """
+
+    def __init__(self, temperature: float = 1.0, from_logits: bool = False, name: str = "distillation") -> None:
+        super().__init__(from_logits, name)
+        _check_range("Distillation", "temperature", temperature, 1e-6, math.inf)
+        self.temperature = temperature
+
+    def of(self, labels: Any, log_probabilities: Any) -> Any:
+        softened = tf.nn.log_softmax(log_probabilities / self.temperature)
+        return -tf.reduce_sum(labels * softened, axis=-1) * self.temperature**2
+
+    def get_config(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, **super().get_config()}
+
+
 def high_entropy_label(classes: int, gamma: float) -> float:
     """The probability p of the true class in a soft label whose entropy is gamma times the largest possible one.
 

@@ -18,7 +18,7 @@ from tfmiaq.layer_summary import format_table, get_policy, quantized_layers
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import quantize_model, set_policy
 from tfmiaq.quantizers import ReluQuantizer
-from tfmiaq.wiring import inner
+from tfmiaq.wiring import answers_probabilities, inner
 
 Bits = dict[str, int]
 Fit = Callable[[Any, Sequence[Any]], Any]
@@ -231,17 +231,12 @@ def _sample(records: signals.Records, count: int, generator: np.random.Generator
     return records[0][some], records[1][some]
 
 
-def _default_fit(model: Any, train: signals.Records, epochs: int) -> Fit:
-    last = model.layers[-1]
-    is_softmax = isinstance(last, keras.layers.Softmax) or (
-        getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
-    )
-
+def _default_fit(train: signals.Records, epochs: int) -> Fit:
     def fit(shared: Any, callbacks: Sequence[Any]) -> None:
         steps = epochs * -(-len(train[1]) // 64)
         shared.compile(
             keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.02, steps), 0.9, True),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=not is_softmax),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=not answers_probabilities(shared)),
         )
         shared.fit(*train, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks))
 
@@ -371,7 +366,7 @@ def search_policy(
     if not shared.knobs:
         raise ValueError("search_policy: No layer of the model has bits to choose; tfmiaq.summary(model) says why.")
     key = fingerprint(list(model.get_weights()), *train, weight_bits, activation_bits, epochs, fit, seed)[:24]
-    _train_shared(shared, fit or _default_fit(model, train, epochs), folder, key, seed)
+    _train_shared(shared, fit or _default_fit(train, epochs), folder, key, seed)
 
     quiet = None if verbose else True
     singles = [(name, bits) for name, choices in shared.choices.items() for bits in choices if bits != _FULL]

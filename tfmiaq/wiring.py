@@ -99,6 +99,12 @@ def _producer(tensor: Any) -> Any:
     return inner(layer)
 
 
+def answers_probabilities(model: Any) -> bool:
+    """Whether a model, quantized or not, ends in a softmax."""
+    layer = _producer(model.outputs[0])
+    return isinstance(layer, _layers.Softmax) or activation_name(layer) == "softmax"
+
+
 def _is_linear(layer: Any, kinds: Iterable[Any]) -> bool:
     return type(layer) in kinds and activation_name(layer) in ("", "linear")
 

@@ -317,6 +317,30 @@ def _read(
     return found
 
 
+def answers(target: Target, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """All that a target answers on records, as logits.
+
+    Args:
+        target: As for `extract`, but no saved outputs.
+        x: Records, shape (n, ...).
+        batch_size: Records in one call.
+
+    Returns:
+        Shape (n, classes); log-probabilities where the target answers probabilities.
+
+    Raises:
+        TypeError: A target of another type.
+        ValueError: No records, NaN, or a target that answers labels.
+    """
+    pair((x, np.zeros(len(x), int)), "records")
+    scores = _checked(_predictor(target, batch_size, None)(x), len(x), "records", 0)
+    if scores.ndim == 1:
+        raise ValueError("Expected a target that answers scores of all classes. Received one that answers labels.")
+    if _are_probabilities(scores):
+        return np.asarray(np.log(np.maximum(scores, _SMALLEST_PROBABILITY)), np.float64)
+    return np.asarray(scores, np.float64)
+
+
 def ask_copies(
     target: Target,
     records: Records,
