@@ -109,11 +109,14 @@ class LeakageMonitor(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.every = every
         self._call: Any = None
+        self._watched: Any = None
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
-        """Traces the model once; `predict` would set up its own data pipeline for each sample."""
+        """Traces a model once; `predict` would set up its own data pipeline for each sample."""
         model = self.model
-        self._call = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+        if model is not self._watched:
+            self._watched = model
+            self._call = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         """Attacks, and adds what it found to the logs."""
