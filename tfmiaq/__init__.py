@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
+    from tfmiaq.defence import Recipe, defend
     from tfmiaq.distillation import distill
     from tfmiaq.layer_summary import get_policy, summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
@@ -25,10 +26,12 @@ _HOMES = {
     "AuditReport": "tfmiaq.auditing",
     "BitwidthPolicy": "tfmiaq.policy",
     "LayerBits": "tfmiaq.policy",
+    "Recipe": "tfmiaq.defence",
     "attacks": "tfmiaq.auditing",
     "audit": "tfmiaq.auditing",
     "compare": "tfmiaq.auditing",
     "convert": "tfmiaq.tflite",
+    "defend": "tfmiaq.defence",
     "distill": "tfmiaq.distillation",
     "get_policy": "tfmiaq.layer_summary",
     "load_model": "tfmiaq.quantize",
@@ -44,11 +47,13 @@ __all__ = [
     "AuditReport",
     "BitwidthPolicy",
     "LayerBits",
+    "Recipe",
     "attacks",
     "audit",
     "callbacks",
     "compare",
     "convert",
+    "defend",
     "distill",
     "edgetpu",
     "get_policy",

@@ -1,0 +1,91 @@
+"""The whole way in one call."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tfmiaq
+from tfmiaq._backend import keras
+
+RECIPE = tfmiaq.Recipe(epochs=2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def sets(digits):
+    return (digits.x_train[:60], digits.y_train[:60]), (digits.x_test[:120], digits.y_test[:120])
+
+
+def _train(x, y):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, name="logits"),
+        ]
+    )
+    return tfmiaq.Recipe(epochs=5, learning_rate=0.1, batch_size=16).fit(model, x, y)
+
+
+@pytest.fixture(scope="module")
+def made(sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("defended")
+    return tfmiaq.defend(_train, *sets, recipe=RECIPE, n_reference=2, target="edgetpu", folder=folder, verbose=False)
+
+
+@pytest.mark.slow
+def test_all_of_it_is_made(made):
+    assert made.verification.exact
+    assert set(made.reports) == {"float", "quantized", ".tflite"}
+    assert all(report.references == 2 for report in made.reports.values())
+    assert "two versions" in [attack.name for attack in made.reports[".tflite"].attacks]
+    names = {"float.keras", "quantized.keras", "policy.json", "model.tflite", "verification.txt", "comparison.html"}
+    assert names <= {path.name for path in made.folder.iterdir()}
+    assert (made.folder / "reports" / "tflite" / "report.html").is_file()
+    headline = json.loads((made.folder / "headline.json").read_text())
+    assert headline["float"]["attack_accuracy"] == made.reports["float"].attack_accuracy
+    assert "| .tflite |" in str(made)
+    metadata = tfmiaq.tflite.read_metadata(made.buffer)
+    assert metadata["audit"]["attack_accuracy"] == made.reports["quantized"].attack_accuracy
+    # The audited non-members are the half that no choice was made on.
+    assert made.reports["float"].non_members == 60
+
+
+@pytest.mark.slow
+def test_a_second_call_trains_nothing(made, sets, monkeypatch):
+    monkeypatch.setattr(tfmiaq.Recipe, "fit", lambda *args: pytest.fail("trained again"))
+    again = tfmiaq.defend(
+        _train, *sets, recipe=RECIPE, n_reference=2, target="edgetpu", folder=made.folder, verbose=False
+    )
+    assert {name: report.to_json() for name, report in again.reports.items()} == {
+        name: report.to_json() for name, report in made.reports.items()
+    }
+    assert again.buffer == made.buffer
+
+
+@pytest.mark.slow
+def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
+    float_model = _train(*sets[0])
+    recipe = tfmiaq.Recipe(1, augment=keras.layers.RandomTranslation(0.1, 0.1), loss=tfmiaq.losses.RelaxLoss(0.2, True))
+    made = tfmiaq.defend(float_model, *sets, policy="search", recipe=recipe, n_trials=3, folder=tmp_path, verbose=False)
+    assert (tmp_path / "search" / "best.json").is_file()
+    assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "search" / "best.json").read_text()) == made.policy
+    assert made.reports["quantized"].references == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),
+        ({"policy": 3}, TypeError, "Expected a BitwidthPolicy"),
+        ({"model": 3}, TypeError, "Expected a keras.Model or a function that trains one. Received 3"),
+        ({"test": (np.zeros((5, 3)), np.zeros(5, int))}, ValueError, "non_members of shape"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(sets, arguments, error, message, tmp_path):
+    given = {"model": lambda x, y: pytest.fail("trained"), "train": sets[0], "test": sets[1], **arguments}
+    with pytest.raises(error, match=message):
+        tfmiaq.defend(**given, folder=tmp_path)

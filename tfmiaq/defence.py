@@ -1,0 +1,251 @@
+"""The whole way: audit, bits, training, audit, file, check, audit of the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from tfmiaq._backend import keras, tf
+from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
+from tfmiaq.auditing.fingerprints import fingerprint
+from tfmiaq.layer_summary import get_policy
+from tfmiaq.policy import BitwidthPolicy
+from tfmiaq.quantize import load_model, quantize_model
+from tfmiaq.search import search_policy
+from tfmiaq.tflite import convert
+from tfmiaq.verification import Verification, verify
+from tfmiaq.wiring import answers_probabilities
+
+TrainFloat = Callable[[Any, Any], Any]
+_SEARCH = "search"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the quantized model is trained.
+
+    Attributes:
+        epochs: Epochs.
+        learning_rate: Peak of a cosine schedule, for SGD with Nesterov momentum 0.9.
+        batch_size: Records in a batch.
+        loss: A Keras loss, such as those of `tfmiaq.losses`; a cross-entropy if None.
+        augment: Keras preprocessing layers (a layer or a Sequential) through which training batches go, or None.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.02
+    batch_size: int = 64
+    loss: Optional[Any] = None
+    augment: Optional[Any] = None
+
+    def fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any] = ()) -> Any:
+        """Trains a model in place and returns it."""
+        steps = self.epochs * -(-len(x) // self.batch_size)
+        loss = self.loss or keras.losses.SparseCategoricalCrossentropy(from_logits=not answers_probabilities(model))
+        rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps)
+        model.compile(keras.optimizers.SGD(rate, 0.9, True), loss)
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(self.batch_size)
+        if self.augment is not None:
+            batches = batches.map(lambda records, labels: (self.augment(records, training=True), labels))
+        model.fit(batches.prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Defence:
+    """What `defend` made.
+
+    Attributes:
+        model: The quantized model.
+        buffer: The .tflite.
+        policy: Its bits.
+        reports: Audits of "float", "quantized" and ".tflite".
+        verification: The file against the model.
+        folder: Where all of it lies.
+    """
+
+    model: Any
+    buffer: bytes
+    policy: BitwidthPolicy
+    reports: dict[str, AuditReport]
+    verification: Verification
+    folder: pathlib.Path
+
+    @property
+    def comparison(self) -> Comparison:
+        """The audits side by side."""
+        return compare(self.reports)
+
+    def __str__(self) -> str:
+        return f"{self.comparison}\nWritten to {self.folder}"
+
+
+class _Quantize:
+    """The later stage of a reference model's pipeline."""
+
+    def __init__(self, policy: BitwidthPolicy, recipe: Recipe) -> None:
+        self.policy = policy
+        self.recipe = recipe
+
+    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        return self.recipe.fit(quantize_model(model, self.policy), x, y)
+
+
+def _halves(records: signals.Records, seed: int) -> tuple[signals.Records, signals.Records]:
+    order = np.random.default_rng(seed).permutation(len(records[1]))
+    first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    return (records[0][first], records[1][first]), (records[0][second], records[1][second])
+
+
+def _stage(path: pathlib.Path, key: str, make: Callable[[], Any], save: Callable[[Any], None], load: Any) -> Any:
+    """What an earlier call has made of the same things, or what `make` makes now."""
+    note = path.with_name(f"{path.name}.key")
+    if path.is_file() and note.is_file() and note.read_text() == key:
+        return load()
+    made = make()
+    save(made)
+    note.write_text(key)
+    return made
+
+
+def defend(
+    model: Union[Any, TrainFloat],
+    train: Any,
+    test: Any,
+    *,
+    policy: Union[BitwidthPolicy, str, None] = None,
+    recipe: Optional[Recipe] = None,
+    n_reference: int = 8,
+    target: str = "mobile",
+    labels: Optional[Sequence[str]] = None,
+    folder: Any = "defended",
+    n_trials: int = 100,
+    max_accuracy_drop: float = 0.01,
+    n_jobs: Optional[int] = None,
+    seed: int = 0,
+    verbose: bool = True,
+) -> Defence:
+    """Takes a model the whole way: audit, bits, quantization-aware training, audit, .tflite, verification, audit.
+
+    The test records are split: one half chooses the policy, if one is searched for, and the other is audited, so that
+    no audited record had a part in a choice. A call that was stopped goes on where it was, as long as its arguments are
+    the same: models, search and reference models stay in the folder.
+
+    Example:
+        >>> defence = tfmiaq.defend(train_float, (x_train, y_train), (x_test, y_test), policy="search")
+        >>> print(defence)
+
+    Args:
+        model: A trained Keras model, or a function from (x, y) to one. Only with a function can the attacker adapt:
+            then reference models go through it and through the same quantization.
+        train: Pair (x, y) of training records: the members.
+        test: Pair (x, y) of records of the same distribution that were not trained on.
+        policy: Bit-widths; "search" to search for them; None for `BitwidthPolicy.mia_default`.
+        recipe: How the quantized model is trained.
+        n_reference: Reference models of each audit, if `model` is a function; 0 for none.
+        target: As of `convert`.
+        labels: As of `convert`.
+        folder: Folder for all that is made.
+        n_trials: As of `search_policy`.
+        max_accuracy_drop: As of `search_policy`.
+        n_jobs: Processes that train reference models.
+        seed: Seed of splits, training and audits.
+        verbose: Show progress bars where standard error is a terminal.
+
+    Returns:
+        What was made; the folder has it too: `float.keras`, `quantized.keras`, `policy.json`, `model.tflite`,
+        `verification.txt`, `search/`, `reports/` and `comparison.html`.
+
+    Raises:
+        TypeError: A model or a policy of another type.
+        ValueError: As `audit`, `quantize_model`, `search_policy` and `convert`.
+    """
+    if isinstance(policy, str) and policy != _SEARCH:
+        raise ValueError(f"defend: Expected a BitwidthPolicy, 'search' or None as policy. Received {policy!r}.")
+    if policy is not None and not isinstance(policy, (str, BitwidthPolicy)):
+        raise TypeError(f"defend: Expected a BitwidthPolicy, 'search' or None as policy. Received {policy!r:.200}.")
+    given: Any = model
+    is_function = callable(model) and not isinstance(model, keras.Model)
+    if not is_function and not isinstance(model, keras.Model):
+        raise TypeError(f"defend: Expected a keras.Model or a function that trains one. Received {model!r:.200}.")
+    recipe = recipe or Recipe()
+    members, rest = signals.check_records(train, test)
+    choosing, non_members = _halves(rest, seed)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = given if is_function else [given.to_json(), *given.get_weights()]
+    key = fingerprint(source, *members, seed)
+
+    float_path = folder / "float.keras"
+    float_model = _stage(
+        float_path,
+        key,
+        lambda: _seeded(seed, model, *members) if is_function else model,
+        lambda made: made.save(float_path),
+        lambda: load_model(str(float_path)),
+    )
+    bits = policy if isinstance(policy, BitwidthPolicy) else BitwidthPolicy.mia_default()
+    if policy == _SEARCH:
+        found = search_policy(
+            float_model,
+            members,
+            choosing,
+            n_trials=n_trials,
+            max_accuracy_drop=max_accuracy_drop,
+            folder=folder / "search",
+            seed=seed,
+            verbose=verbose,
+        )
+        bits = found.best.policy
+    quantize = _Quantize(bits, recipe)
+    quantized_path = folder / "quantized.keras"
+    quantized = _stage(
+        quantized_path,
+        fingerprint(key, quantize),
+        lambda: _seeded(seed, quantize, float_model, *members),
+        lambda made: made.save(quantized_path),
+        lambda: load_model(str(quantized_path)),
+    )
+    (folder / "policy.json").write_text(get_policy(quantized).to_json() + "\n", encoding="utf-8")
+
+    reports: dict[str, AuditReport] = {}
+
+    def report(name: str, audited: Any, pipeline: list[Any]) -> AuditReport:
+        adaptive = is_function and n_reference > 0
+        reports[name] = audit(
+            audited,
+            members,
+            non_members,
+            train_fn=pipeline if adaptive else None,
+            n_reference=n_reference if adaptive else 8,
+            cache=folder / "reference_models",
+            n_jobs=n_jobs,
+            other=None if name == "float" else float_model,
+            seed=seed,
+            verbose=verbose,
+        )
+        reports[name].save(folder / "reports" / name.lstrip("."))
+        return reports[name]
+
+    report("float", float_model, [model])
+    shipped = report("quantized", quantized, [model, quantize])
+    buffer = convert(quantized, target, labels=labels, audit=shipped)
+    (folder / "model.tflite").write_bytes(buffer)
+    verification = verify(quantized, buffer, non_members[0])
+    (folder / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
+    report(".tflite", buffer, [model, quantize])
+    compare(reports).save(folder)
+    (folder / "headline.json").write_text(
+        json.dumps({name: found.headline() for name, found in reports.items()}, indent=2) + "\n", encoding="utf-8"
+    )
+    return Defence(quantized, buffer, get_policy(quantized), reports, verification, folder)
+
+
+def _seeded(seed: int, make: Callable[..., Any], *arguments: Any) -> Any:
+    keras.utils.set_random_seed(seed)
+    return make(*arguments)
