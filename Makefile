@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 MODERN := .venv-modern
 ARGS ?=
+# Two processes, and the tests of a file in one of them: they share its models.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 .PHONY: demo test test-modern lint bench clean
 
@@ -10,10 +12,10 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/python examples/defend_digits.py $(ARGS)
 
 test: $(VENV)/.cluster
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
 
 test-modern: $(MODERN)/.cluster
-	$(MODERN)/bin/python -m pytest $(ARGS)
+	$(MODERN)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -204,7 +204,14 @@ def test_disjoint_splits_never_train_on_an_audited_record():
         ({"train_fn": pipelines.train_slowly, "splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
         ({"train_fn": pipelines.train_slowly, "splits": "disjoint"}, ValueError, "population=.* go together"),
         ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass train_fn"),
-        ({"train_fn": lambda x, y: 3}, TypeError, "Expected a Keras model"),
+        ({"train_fn": lambda x, y: 3}, TypeError, "What train_fn made cannot be scored.*Received int"),
+        ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
+        ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
+        ({"train_fn": pipelines.train_slowly, "cache": __file__}, ValueError, "Expected cache as a folder"),
+        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be a number of processes.*Received 0"),
+        ({"batch_size": 0}, ValueError, "Expected batch_size to be at least 1. Received 0"),
+        ({"threads": 0}, ValueError, "Expected threads to be at least 1"),
+        ({"seed": -1}, ValueError, "Expected seed to be from 0"),
     ],
 )
 def test_reference_models_that_cannot_be_are_refused(arguments, error, message):

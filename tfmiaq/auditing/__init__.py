@@ -199,6 +199,7 @@ def audit(
         RuntimeError: A process that trained a reference model died.
     """
     chosen = attack_registry.choose(attacks)
+    _check_numbers(batch_size=batch_size, threads=threads, n_jobs=n_jobs, seed=seed)
     members, non_members = signals.check_records(members, non_members)
     smallest = min(len(members[1]), len(non_members[1]))
     if smallest < SMALLEST_SET:
@@ -206,7 +207,7 @@ def audit(
             f"audit: Expected at least {SMALLEST_SET} members and as many non-members. Received {len(members[1])} and "
             f"{len(non_members[1])}."
         )
-    population = references.check(train_fn, n_reference, splits, population, len(members[1]))
+    population = references.check(train_fn, n_reference, splits, population, len(members[1]), cache)
     can_ask = not isinstance(target, (tuple, list))
     _check_needs(attacks, chosen, train_fn is not None, other is not None, can_ask)
     rounds = n_reference if train_fn is not None else 0
@@ -262,6 +263,19 @@ def audit(
         skipped.update({attack.name: "was not asked for" for attack in others})
         made = score(evidence, ready, step)
     return report.with_skipped(made, skipped)
+
+
+def _check_numbers(batch_size: int, threads: Optional[int], n_jobs: Optional[int], seed: int) -> None:
+    for name, value, is_right, expected in (
+        ("batch_size", batch_size, lambda n: n >= 1, "at least 1"),
+        ("threads", threads, lambda n: n >= 1, "at least 1, or None"),
+        ("n_jobs", n_jobs, lambda n: n != 0, "a number of processes, -1 for all cores, or None"),
+        ("seed", seed, lambda n: 0 <= n < 2**32, "from 0 to 2^32 - 1"),
+    ):
+        if value is None and "None" in expected:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not is_right(value):
+            raise ValueError(f"audit: Expected {name} to be {expected}. Received {value!r}.")
 
 
 def _reason(attack: Attack, evidence: Evidence) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import inspect
 import pathlib
 import random
 import warnings
@@ -132,11 +133,18 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
     return model
 
 
+def _signals_of(model: Any, *arguments: Any) -> tuple[signals.Signals, signals.Signals]:
+    try:
+        return signals.extract(model, *arguments)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"audit: What train_fn made cannot be scored. {error}") from error
+
+
 def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]) -> tuple[int, np.ndarray]:
     """Trains one model, stores what it answers, and returns it: the folder may be out of the worker's reach."""
     model = _train(job, *_fit_set(population, pool, job.chosen))
     half = len(pool[1]) // 2
-    parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), job.batch_size)
+    parts = _signals_of(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), job.batch_size)
     found = signals.Signals.concatenate(parts)
     if found.losses is None:
         raise ValueError("audit: train_fn made a model that answers labels; reference attacks need its scores.")
@@ -244,8 +252,27 @@ def _in_parallel(
         ) from error
 
 
+def _check_arity(steps: Sequence[Callable[..., Any]]) -> None:
+    for number, step in enumerate(steps):
+        names = ("x", "y") if number == 0 else ("model", "x", "y")
+        try:
+            inspect.signature(step).bind(*names)
+        except ValueError:
+            continue  # Some built-in functions have no signature.
+        except TypeError as error:
+            raise TypeError(
+                f"audit: Stage {number + 1} of train_fn is called with ({', '.join(names)}), and does not take that: "
+                f"{error}."
+            ) from error
+
+
 def check(
-    train_fn: Optional[TrainFn], count: int, splits: str, population: Optional[Any], members: int
+    train_fn: Optional[TrainFn],
+    count: int,
+    splits: str,
+    population: Optional[Any],
+    members: int,
+    folder: Optional[Any] = None,
 ) -> Optional[signals.Records]:
     """Refuses arguments that reference models cannot be trained with, before any is.
 
@@ -253,8 +280,9 @@ def check(
         The population with integer labels, or None.
 
     Raises:
-        TypeError: A train_fn that cannot be called.
-        ValueError: Too few models, unknown splits, no or too small a population.
+        TypeError: A train_fn that cannot be called as it will be.
+        ValueError: Too few models, unknown splits, a population without "disjoint" or the other way round, a folder
+            that is a file.
     """
     if train_fn is None:
         return None
@@ -264,6 +292,9 @@ def check(
             "audit: Expected train_fn as a function from (x, y) to a trained model, or a list of functions of which "
             f"the later ones take (model, x, y). Received {train_fn!r}."
         )
+    _check_arity(steps)
+    if folder is not None and pathlib.Path(folder).exists() and not pathlib.Path(folder).is_dir():
+        raise ValueError(f"audit: Expected cache as a folder. {str(folder)!r} is none.")
     if isinstance(count, bool) or not isinstance(count, int) or count < 2:
         raise ValueError(f"audit: Expected n_reference of at least 2. Received {count!r}.")
     if splits not in SPLITS:
