@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
@@ -72,7 +73,9 @@ def build_model(input_shape: tuple[int, ...], classes: int, width: int) -> Any:
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="classifier")
 
 
-def fit(model: Any, x: Any, y: Any, epochs: int, learning_rate: float, label: str = "") -> None:
+def fit(
+    model: Any, x: Any, y: Any, epochs: int, learning_rate: float, label: str = "", callbacks: Sequence[Any] = ()
+) -> None:
     """Trains with Adam and a cosine schedule, with one progress bar over the epochs."""
     from tfmiaq._backend import keras
 
@@ -87,7 +90,7 @@ def fit(model: Any, x: Any, y: Any, epochs: int, learning_rate: float, label: st
         tick = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: (bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}"), bar.update())
         )
-        model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[tick])
+        model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[tick, *callbacks])
 
 
 def main(argv: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -28,6 +29,7 @@ def result(trained, sets, tmp_path_factory):
         weight_bits=(1, 2, 8),
         activation_bits=(2, 4, 8),
         n_trials=16,
+        finalists=2,
         epochs=3,
         folder=folder,
         verbose=False,
@@ -62,9 +64,25 @@ def test_an_allocation_is_scored_without_a_trace(trained, sets):
 
 def test_the_best_policy_keeps_the_accuracy_and_tells_no_more(result):
     found, _ = result
-    assert found.best.accuracy >= found.baseline.accuracy - found.max_accuracy_drop
-    assert found.best.leakage <= found.baseline.leakage
+    assert 2 <= len(found.finalists) <= 3
+    assert found.best in found.finalists
+    assert found.best.accuracy >= found.finalists[0].accuracy - found.max_accuracy_drop
+    assert found.best.leakage <= found.finalists[0].leakage
     assert len(found.candidates) >= 16
+    by_shared_model = dataclasses.replace(found, finalists=()).best
+    assert by_shared_model.accuracy >= found.baseline.accuracy - found.max_accuracy_drop
+
+
+def test_finalists_are_spread_over_the_frontier():
+    def candidate(leakage, accuracy, size=1):
+        policy = tfmiaq.BitwidthPolicy(layers={f"{leakage}": tfmiaq.LayerBits(2, 2)})
+        return search.Candidate(policy, leakage, accuracy, size)
+
+    frontier = [candidate(0.5 + i / 100, 0.5 + i / 50, 9 - i) for i in range(9)]
+    beaten = candidate(0.58, 0.4, 0)
+    chosen = search._finalists([*frontier, beaten], 3)
+    assert [c.leakage for c in chosen] == [0.58, 0.54, 0.5]
+    assert beaten not in chosen
 
 
 def test_nothing_beats_the_frontier(result):
@@ -86,12 +104,15 @@ def test_a_policy_that_was_found_quantizes_the_float_model(result, trained, sets
 def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
     found, folder = result
     monkeypatch.setattr(search, "_default_fit", lambda *args: pytest.fail)
+    kept = {path.name for path in folder.glob("finalist-*.json")}
+    assert len(kept) == len(found.finalists)
     again = tfmiaq.search_policy(
         trained,
         *sets,
         weight_bits=(1, 2, 8),
         activation_bits=(2, 4, 8),
         n_trials=18,
+        finalists=0,
         epochs=3,
         folder=folder,
         verbose=False,
@@ -134,7 +155,15 @@ def test_the_integer_programme_is_as_good_as_trying_all(budget):
 def test_every_sampler_searches(trained, sets, sampler):
     few = [(x[:60], y[:60]) for x, y in sets]
     found = tfmiaq.search_policy(
-        trained, *few, weight_bits=(2, 8), activation_bits=(8,), n_trials=9, epochs=1, sampler=sampler, verbose=False
+        trained,
+        *few,
+        weight_bits=(2, 8),
+        activation_bits=(8,),
+        n_trials=9,
+        epochs=1,
+        finalists=0,
+        sampler=sampler,
+        verbose=False,
     )
     assert len(found.candidates) >= 9
 
@@ -146,6 +175,7 @@ def test_every_sampler_searches(trained, sets, sampler):
         ({"activation_bits": ()}, "Expected activation_bits"),
         ({"sampler": "grid"}, "Unknown sampler 'grid'. Expected one of 'tpe', 'nsga2', 'random'"),
         ({"n_trials": 0}, "Expected n_trials of at least 1"),
+        ({"finalists": -1}, "Expected finalists of at least 0. Received -1"),
         ({"max_accuracy_drop": 5}, "Expected max_accuracy_drop from 0 up to 1, as a share. Received 5"),
     ],
 )

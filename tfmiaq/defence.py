@@ -197,6 +197,7 @@ def defend(
             choosing,
             n_trials=n_trials,
             max_accuracy_drop=max_accuracy_drop,
+            fit=lambda trained, callbacks: recipe.fit(trained, *members, callbacks),
             folder=folder / "search",
             seed=seed,
             verbose=verbose,

@@ -32,7 +32,7 @@ _BUDGETS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An allocation of bits, as the shared model sees it.
+    """An allocation of bits, as the shared model sees it, or as it came out of a training of its own.
 
     Attributes:
         policy: The bits of each layer.
@@ -63,12 +63,15 @@ class SearchResult:
         sensitivities: For each choice ("layer/weight", bits) alone, all others at 8 bits: what it takes off leakage,
             and what off accuracy.
         max_accuracy_drop: Accuracy that may be lost against the baseline.
+        finalists: 8 bits everywhere first, then some of the frontier, each after a training of its own; empty if none
+            was asked for.
     """
 
     candidates: tuple[Candidate, ...]
     baseline: Candidate
     sensitivities: dict[tuple[str, int], tuple[float, float]]
     max_accuracy_drop: float
+    finalists: tuple[Candidate, ...] = ()
 
     @property
     def frontier(self) -> tuple[Candidate, ...]:
@@ -78,15 +81,17 @@ class SearchResult:
 
     @property
     def best(self) -> Candidate:
-        """The least leakage within `max_accuracy_drop` of the baseline's accuracy."""
-        allowed = [c for c in self.candidates if c.accuracy >= self.baseline.accuracy - self.max_accuracy_drop]
-        return min([*allowed, self.baseline], key=lambda candidate: candidate.leakage)
+        """The least leakage within `max_accuracy_drop` of 8 bits: among the finalists, or else by the shared model."""
+        field = self.finalists or (self.baseline, *self.candidates)
+        floor = field[0].accuracy - self.max_accuracy_drop
+        return min((c for c in field if c.accuracy >= floor), key=lambda candidate: candidate.leakage)
 
     def __str__(self) -> str:
         rows = [
             (name, f"{c.leakage:.3f}", f"{c.accuracy:.3f}", f"{c.packed_bytes:,} B")
             for name, c in (
                 ("8 bits", self.baseline),
+                *((f"finalist {i}, trained", c) for i, c in enumerate(self.finalists)),
                 ("best", self.best),
                 *((f"frontier {i}", c) for i, c in enumerate(self.frontier, start=1)),
             )
@@ -106,6 +111,7 @@ class SearchResult:
         found = {
             "baseline": values(self.baseline),
             "best": values(self.best),
+            "finalists": [values(candidate) for candidate in self.finalists],
             "frontier": [values(candidate) for candidate in self.frontier],
             "sensitivities": [
                 {"choice": name, "bits": bits, "leakage": leakage, "accuracy": accuracy}
@@ -118,6 +124,7 @@ class SearchResult:
             "all": [(c.leakage, c.accuracy) for c in self.candidates],
             "frontier": [(c.leakage, c.accuracy) for c in self.frontier],
             "8 bits": [(self.baseline.leakage, self.baseline.accuracy)],
+            "finalists, trained": [(c.leakage, c.accuracy) for c in self.finalists],
             "best": [(self.best.leakage, self.best.accuracy)],
         }
         plots.save_points(points, "leakage (AUC of the confidence attack)", "accuracy", folder / "frontier.png")
@@ -176,22 +183,25 @@ class _Shared:
         self.set(bits)
         for batch in data.calibration:
             self._adapt(batch)
-        inside, outside = signals.extract(self._predict, data.members, data.non_members)
-        if inside.confidences is None or outside.confidences is None:
-            raise ValueError("search_policy: Expected a model that answers scores of at least two classes.")
-        answers = self._predict(data.validation[0]).argmax(-1)
-        candidate = Candidate(
-            policy=get_policy(self.model),
-            leakage=metrics.auc_interval(inside.confidences, outside.confidences)[0],
-            accuracy=float(np.mean(answers == data.validation[1])),
-            packed_bytes=self.packed_bytes(bits),
-        )
+        candidate = _measure(self.model, self._predict, data, self.packed_bytes(bits))
         for variable, value in zip(variables, before):
             variable.assign(value)
         return candidate
 
     def _predict(self, x: np.ndarray) -> np.ndarray:
         return np.concatenate([self._forward(x[start : start + 256]).numpy() for start in range(0, len(x), 256)])
+
+
+def _measure(model: Any, predict: Callable[[np.ndarray], np.ndarray], data: _Data, packed_bytes: int) -> Candidate:
+    inside, outside = signals.extract(predict, data.members, data.non_members)
+    if inside.confidences is None or outside.confidences is None:
+        raise ValueError("search_policy: Expected a model that answers scores of at least two classes.")
+    return Candidate(
+        policy=get_policy(model),
+        leakage=metrics.auc_interval(inside.confidences, outside.confidences)[0],
+        accuracy=float(np.mean(predict(data.validation[0]).argmax(-1) == data.validation[1])),
+        packed_bytes=packed_bytes,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +278,12 @@ def _milp(shared: _Shared, sensitivities: dict[tuple[str, int], tuple[float, flo
 
 
 def _check(
-    weight_bits: Sequence[int], activation_bits: Sequence[int], sampler: str, n_trials: int, max_accuracy_drop: float
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    sampler: str,
+    n_trials: int,
+    max_accuracy_drop: float,
+    finalists: int,
 ) -> None:
     for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
         if not bits or any(isinstance(b, bool) or not isinstance(b, int) or not 1 <= b <= 8 for b in bits):
@@ -279,6 +294,8 @@ def _check(
         )
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
         raise ValueError(f"search_policy: Expected n_trials of at least 1. Received {n_trials!r}.")
+    if isinstance(finalists, bool) or not isinstance(finalists, int) or finalists < 0:
+        raise ValueError(f"search_policy: Expected finalists of at least 0. Received {finalists!r}.")
     if not 0 <= max_accuracy_drop < 1:
         raise ValueError(
             f"search_policy: Expected max_accuracy_drop from 0 up to 1, as a share. Received {max_accuracy_drop!r}."
@@ -299,6 +316,7 @@ def search_policy(
     sampler: str = "tpe",
     epochs: int = 5,
     fit: Optional[Fit] = None,
+    finalists: int = 4,
     folder: Optional[Any] = None,
     storage: Optional[str] = None,
     sample: int = 2000,
@@ -310,8 +328,9 @@ def search_policy(
     One shared model is trained with bits that are drawn anew for every batch, so that afterwards each allocation can be
     scored without training. Every choice is scored by itself first; integer programmes over those sensitivities and
     uniform policies are the first trials, and Optuna goes on from there with leakage, accuracy and size as objectives.
-    What the shared model says is an estimate: train the policies that you want with `quantize_model`, and audit them on
-    records that the search has not seen.
+    What the shared model says is an estimate, and harsh on low bits. So some of its frontier, the finalists, are
+    trained by themselves from the float model, and the best is taken from those, as they come out. Audit it on records
+    that the search has not seen.
 
     Example:
         >>> result = tfmiaq.search_policy(model, (x_train, y_train), (x_validation, y_validation), folder="search")
@@ -328,9 +347,11 @@ def search_policy(
         weight_bits: Bits that weights may get.
         activation_bits: Bits that ReLU outputs may get.
         sampler: "tpe", "nsga2" or "random".
-        epochs: Epochs of training of the shared model.
-        fit: Function that trains the shared model with the callbacks it is given, in the place of SGD with a
-            cross-entropy.
+        epochs: Epochs of training of the shared model, and of each finalist.
+        fit: Function of a quantized model and a list of callbacks that trains it, in the place of SGD with a
+            cross-entropy: your own recipe, for the shared model and the finalists.
+        finalists: Number of allocations of the frontier that are trained by themselves, beside 8 bits everywhere; 0 for
+            none, which takes the shared model at its word.
         folder: Folder that keeps the shared model's weights and the study (SQLite), so that a search that was stopped
             goes on there. None keeps nothing.
         storage: URL of Optuna's storage, for a database that several machines share, in the place of the folder's.
@@ -349,7 +370,7 @@ def search_policy(
     import optuna
     from tqdm import tqdm
 
-    _check(weight_bits, activation_bits, sampler, n_trials, max_accuracy_drop)
+    _check(weight_bits, activation_bits, sampler, n_trials, max_accuracy_drop, finalists)
     train, validation = signals.check_records(train, validation)
     attacked = signals.check_records(
         train if members is None else members, validation if non_members is None else non_members
@@ -407,9 +428,53 @@ def search_policy(
         for t in complete
     ]
     result = SearchResult((*candidates, *scored.values()), baseline, sensitivities, max_accuracy_drop)
+    if finalists:
+        chosen = [baseline, *_finalists(result.frontier, finalists)]
+        trained = [
+            _trained(model, candidate, data, fit or _default_fit(train, epochs), folder, key, seed)
+            for candidate in tqdm(chosen, desc="finalists", disable=quiet)
+        ]
+        result = dataclasses.replace(result, finalists=tuple(trained))
     if folder is not None:
         result.save(folder)
     return result
+
+
+def _finalists(frontier: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Allocations spread evenly over the frontier of leakage and accuracy, most accurate first."""
+    flat = [
+        c
+        for c in frontier
+        if not any(
+            (o.leakage <= c.leakage and o.accuracy > c.accuracy) or (o.leakage < c.leakage and o.accuracy >= c.accuracy)
+            for o in frontier
+        )
+    ]
+    unique = {c.policy.to_json(): c for c in sorted(flat, key=lambda c: (-c.accuracy, c.packed_bytes))}
+    ordered = list(unique.values())
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    return [ordered[place] for place in places]
+
+
+def _trained(
+    model: Any, candidate: Candidate, data: _Data, fit: Fit, folder: Optional[Any], key: str, seed: int
+) -> Candidate:
+    """A candidate as it comes out of a training of its own, or as an earlier search has found it."""
+    path = None
+    if folder is not None:
+        path = pathlib.Path(folder) / f"finalist-{fingerprint(key, candidate.policy)[:24]}.json"
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return dataclasses.replace(candidate, leakage=found["leakage"], accuracy=found["accuracy"])
+    keras.utils.set_random_seed(seed)
+    quantized = quantize_model(model, candidate.policy)
+    fit(quantized, [])
+    measured = _measure(quantized, lambda x: quantized.predict(x, verbose=0), data, candidate.packed_bytes)
+    if path is not None:
+        scratch = path.with_suffix(".part")
+        scratch.write_text(json.dumps({"leakage": measured.leakage, "accuracy": measured.accuracy}), encoding="utf-8")
+        scratch.replace(path)
+    return dataclasses.replace(measured, policy=candidate.policy)
 
 
 def _sampler(optuna: Any, name: str, seed: int) -> Any:
