@@ -139,7 +139,7 @@ def audit(
     attacks: Optional[Iterable[str]] = None,
     *,
     train_fn: Optional[references.TrainFn] = None,
-    n_reference: int = 8,
+    n_reference: int = 4,
     splits: str = "half",
     population: Optional[Any] = None,
     cache: Optional[Any] = None,
@@ -172,7 +172,8 @@ def audit(
         train_fn: The target's pipeline, for reference models: a function from (x, y) to a trained model, or a list of
             functions, of which the later ones take (model, x, y). Stages that two pipelines begin with alike are
             trained once, if there is a cache. The random generators are seeded before each.
-        n_reference: Number of reference models, at least 2; an even number puts every record in half of them.
+        n_reference: Number of reference models, at least 2; an even number puts every record in half of them. RMIA
+            gains little from more than 4, LiRA goes on gaining (docs/attacks_measured.md).
         splits: "half": each reference model trains on a random half of all audited records. "disjoint": on random
             halves of the population, for attackers who have none of the audited records.
         population: Pair (x, y) of further records, for "disjoint".

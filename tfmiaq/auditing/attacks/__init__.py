@@ -73,7 +73,6 @@ DEFAULT = (
     "two versions",
     "shadow models",
     "LiRA",
-    "offline LiRA",
     "RMIA",
 )
 
