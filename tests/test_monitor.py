@@ -35,6 +35,7 @@ def test_a_model_that_memorizes_is_seen_to_leak_more_and_more():
 
 
 def test_tensorboard_gets_it(tmp_path):
+    pytest.importorskip("tensorboard")
     members, non_members = _noise(0), _noise(1)
     monitor = tfmiaq.callbacks.LeakageMonitor(members, non_members, sample=30, every=2)
     board = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
