@@ -136,6 +136,18 @@ def test_quantile_regression_knows_which_records_are_easy():
     assert report["quantile regression"].auc > report["confidence"].auc + 0.1
 
 
+def test_the_label_only_attack_finds_no_less_than_the_gap():
+    """Votes that are worth nothing do no harm, and votes that tell more are used."""
+    generator = np.random.default_rng(0)
+    is_member = np.arange(2000) < 1000
+    correct = generator.random(2000) < np.where(is_member, 0.95, 0.65)
+    for votes, gain in ((generator.random(2000), -0.02), (0.3 * is_member + generator.random(2000), 0.03)):
+        target = signals.Signals(np.zeros(2000, int), correct, votes=votes)
+        evidence = auditing.Evidence(target, is_member)
+        report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in ("label-only", "gap")])
+        assert report["label-only"].auc > report["gap"].auc + gain
+
+
 def test_two_versions_tell_more_than_either():
     """The versions share a record's difficulty; only their difference tells."""
     generator = np.random.default_rng(0)

@@ -8,14 +8,19 @@ from tfmiaq.auditing.attacks.base import QUERIES, Attack, Evidence
 
 
 class LabelOnly(Attack):
-    """How robustly the target is right: over changed copies of the record (Choquette-Choo et al. 2021, section 4).
+    """Whether the target is right on a record, and how often on changed copies of it (Choquette-Choo et al. 2021).
 
-    The record itself breaks ties between equal shares.
+    A logistic regression weighs the two, as the attack model of section 4 does; each record is scored by one that did
+    not train on it.
     """
 
     name = "label-only"
     needs = frozenset({QUERIES})
-    note = "labels of changed copies of the record"
+    note = "labels of the record and of changed copies, known members and non-members"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        return np.asarray(evidence.target.votes, np.float64) + 0.01 * evidence.target.correct
+        from sklearn import linear_model
+
+        target = evidence.target
+        features = np.column_stack([target.correct, target.votes, target.correct * target.votes]).astype(np.float64)
+        return evidence.cross_fit(features, linear_model.LogisticRegression)
