@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import tfmiaq
-from tfmiaq import auditing
+from tfmiaq import auditing, search
 from tfmiaq.auditing import fingerprints, references, signals
 from tfmiaq.auditing.attacks.suite import import_suite
 
@@ -295,6 +295,9 @@ def test_fingerprints_follow_what_a_pipeline_is(monkeypatch):
     assert same({"a": 1, "b": 2}) == same({"b": 2, "a": 1})
     assert same({1, 2, 3}) == same({3, 2, 1}) != same({1, 2})
     assert same(tfmiaq.BitwidthPolicy.uniform(2, 4)) != same(tfmiaq.BitwidthPolicy.uniform(1, 4))
+    # A function of a package by what it closes over, too.
+    assert same(search._default_fit((1, 2), 3)) == same(search._default_fit((1, 2), 3))
+    assert same(search._default_fit((1, 2), 3)) != same(search._default_fit((1, 2), 4))
     before = same(_uses_a_global)
     monkeypatch.setitem(globals(), "WIDTH", 4)
     assert same(_uses_a_global) != before

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
-    from tfmiaq.defence import Recipe, defend
+    from tfmiaq.defence import defend
     from tfmiaq.distillation import distill
     from tfmiaq.layer_summary import get_policy, summary
     from tfmiaq.policy import BitwidthPolicy, LayerBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
+    from tfmiaq.recipe import Recipe
     from tfmiaq.search import search_policy
     from tfmiaq.tflite import convert
     from tfmiaq.verification import verify
@@ -26,7 +27,7 @@ _HOMES = {
     "AuditReport": "tfmiaq.auditing",
     "BitwidthPolicy": "tfmiaq.policy",
     "LayerBits": "tfmiaq.policy",
-    "Recipe": "tfmiaq.defence",
+    "Recipe": "tfmiaq.recipe",
     "attacks": "tfmiaq.auditing",
     "audit": "tfmiaq.auditing",
     "compare": "tfmiaq.auditing",

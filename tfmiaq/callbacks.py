@@ -101,11 +101,8 @@ class LeakageMonitor(keras.callbacks.Callback):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"LeakageMonitor: Expected {name} of at least 1. Received {value!r}.")
         generator = np.random.default_rng(seed)
-        sets = []
-        for x, y in signals.check_records(members, non_members):
-            some = np.sort(generator.choice(len(y), min(sample, len(y)), replace=False))
-            sets.append((x[some], y[some]))
-        self._members, self._non_members = sets
+        sets = signals.check_records(members, non_members)
+        self._members, self._non_members = (signals.sample(records, sample, generator) for records in sets)
         self.batch_size = batch_size
         self.every = every
         self._call: Any = None

@@ -10,50 +10,20 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq._backend import keras, tf
+from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
 from tfmiaq.auditing.fingerprints import fingerprint
+from tfmiaq.auditing.references import half_splits
 from tfmiaq.layer_summary import get_policy
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import load_model, quantize_model
+from tfmiaq.recipe import Recipe
 from tfmiaq.search import search_policy
 from tfmiaq.tflite import convert
 from tfmiaq.verification import Verification, verify
-from tfmiaq.wiring import answers_probabilities
 
 TrainFloat = Callable[[Any, Any], Any]
 _SEARCH = "search"
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How the quantized model is trained.
-
-    Attributes:
-        epochs: Epochs.
-        learning_rate: Peak of a cosine schedule, for SGD with Nesterov momentum 0.9.
-        batch_size: Records in a batch.
-        loss: A Keras loss, such as those of `tfmiaq.losses`; a cross-entropy if None.
-        augment: Keras preprocessing layers (a layer or a Sequential) through which training batches go, or None.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 0.02
-    batch_size: int = 64
-    loss: Optional[Any] = None
-    augment: Optional[Any] = None
-
-    def fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any] = ()) -> Any:
-        """Trains a model in place and returns it."""
-        steps = self.epochs * -(-len(x) // self.batch_size)
-        loss = self.loss or keras.losses.SparseCategoricalCrossentropy(from_logits=not answers_probabilities(model))
-        rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps)
-        model.compile(keras.optimizers.SGD(rate, 0.9, True), loss)
-        batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(self.batch_size)
-        if self.augment is not None:
-            batches = batches.map(lambda records, labels: (self.augment(records, training=True), labels))
-        model.fit(batches.prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
-        return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +64,6 @@ class _Quantize:
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
         return self.recipe.fit(quantize_model(model, self.policy), x, y)
-
-
-def _halves(records: signals.Records, seed: int) -> tuple[signals.Records, signals.Records]:
-    order = np.random.default_rng(seed).permutation(len(records[1]))
-    first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    return (records[0][first], records[1][first]), (records[0][second], records[1][second])
 
 
 def _stage(path: pathlib.Path, key: str, make: Callable[[], Any], save: Callable[[Any], None], load: Any) -> Any:
@@ -175,7 +139,7 @@ def defend(
         raise TypeError(f"defend: Expected a keras.Model or a function that trains one. Received {model!r:.200}.")
     recipe = recipe or Recipe()
     members, rest = signals.check_records(train, test)
-    choosing, non_members = _halves(rest, seed)
+    choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, seed))
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = given if is_function else [given.to_json(), *given.get_weights()]

@@ -11,6 +11,7 @@ from scipy import special
 from tfmiaq._backend import keras
 from tfmiaq.auditing import signals
 from tfmiaq.losses import Distillation
+from tfmiaq.recipe import cosine_sgd
 from tfmiaq.wiring import answers_probabilities
 
 
@@ -72,7 +73,5 @@ def distill(
     entropies = -(np.exp(log_probabilities) * log_probabilities).sum(1)
     kept = np.sort(np.argsort(entropies, kind="stable")[: max(1, round(keep * len(x)))])
     soft = special.softmax(logits[kept] / temperature, axis=1).astype(np.float32)
-    steps = epochs * -(-len(kept) // batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(0.05, steps)
-    student.compile(optimizer or keras.optimizers.SGD(rate, 0.9, True), loss)
+    student.compile(optimizer or cosine_sgd(0.05, epochs, len(kept), batch_size), loss)
     return student.fit(x[kept], soft, batch_size=batch_size, epochs=epochs, callbacks=list(callbacks), verbose=verbose)

@@ -18,7 +18,8 @@ from tfmiaq.layer_summary import format_table, get_policy, quantized_layers
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import quantize_model, set_policy
 from tfmiaq.quantizers import ReluQuantizer
-from tfmiaq.wiring import answers_probabilities, inner
+from tfmiaq.recipe import Recipe
+from tfmiaq.wiring import inner
 
 Bits = dict[str, int]
 Fit = Callable[[Any, Sequence[Any]], Any]
@@ -236,21 +237,9 @@ class RandomBits(keras.callbacks.Callback):
         self._shared.set(bits)
 
 
-def _sample(records: signals.Records, count: int, generator: np.random.Generator) -> signals.Records:
-    some = np.sort(generator.choice(len(records[1]), min(count, len(records[1])), replace=False))
-    return records[0][some], records[1][some]
-
-
 def _default_fit(train: signals.Records, epochs: int) -> Fit:
-    def fit(shared: Any, callbacks: Sequence[Any]) -> None:
-        steps = epochs * -(-len(train[1]) // 64)
-        shared.compile(
-            keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.02, steps), 0.9, True),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=not answers_probabilities(shared)),
-        )
-        shared.fit(*train, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks))
-
-    return fit
+    recipe = Recipe(epochs=epochs)
+    return lambda model, callbacks: recipe.fit(model, *train, callbacks)
 
 
 def _milp(shared: _Shared, sensitivities: dict[tuple[str, int], tuple[float, float]], budget: float) -> Bits:
@@ -378,9 +367,9 @@ def search_policy(
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(train[1]))
     data = _Data(
-        members=_sample(attacked[0], sample, generator),
-        non_members=_sample(attacked[1], sample, generator),
-        validation=_sample(validation, sample, generator),
+        members=signals.sample(attacked[0], sample, generator),
+        non_members=signals.sample(attacked[1], sample, generator),
+        validation=signals.sample(validation, sample, generator),
         calibration=tuple(train[0][order[start : start + 64]] for start in range(0, min(len(order), 640), 64)),
     )
     shared = _Shared(model, weight_bits, activation_bits)

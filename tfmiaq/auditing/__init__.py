@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, Union
@@ -45,7 +46,7 @@ def _cross(scores: Scores, own: Optional[float], chosen_on: Any, applied_to: Any
     return accuracy, metrics.confusion(members[applied_to[0]], non_members[applied_to[1]], threshold)
 
 
-def _report(evidence: Evidence, scored: dict[Attack, tuple[np.ndarray, float]], skipped: dict[str, str]) -> AuditReport:
+def _report(evidence: Evidence, scored: dict[Attack, tuple[np.ndarray, float]]) -> AuditReport:
     """The report of scores of all attacks; of each, scores of members and then of non-members."""
     count = int(evidence.is_member.sum())
     scores = {attack: (values[:count], values[count:]) for attack, (values, _) in scored.items()}
@@ -97,7 +98,6 @@ def _report(evidence: Evidence, scored: dict[Attack, tuple[np.ndarray, float]], 
         slices=report.slices(picked, evidence.target.labels, correct, evidence.target.losses),
         exposed=report.exposed(picked),
         epsilon=metrics.epsilon_lower_bound(part(chosen[0], ways[0][0]), held_out[0]),
-        skipped=skipped,
         references=0 if evidence.references is None else len(evidence.references.features),
         label_only=evidence.target.losses is None,
     )
@@ -129,7 +129,7 @@ def score(evidence: Evidence, attacks: Iterable[Attack], step: Optional[Callable
         scored[attack] = values, time.process_time() - started
         if step:
             step(attack.name)
-    return _report(evidence, scored, {})
+    return _report(evidence, scored)
 
 
 def audit(
@@ -263,7 +263,7 @@ def audit(
         others = [attack for name, attack in attack_registry.ATTACKS.items() if attack not in chosen]
         skipped.update({attack.name: "was not asked for" for attack in others})
         made = score(evidence, ready, step)
-    return report.with_skipped(made, skipped)
+    return dataclasses.replace(made, skipped=skipped)
 
 
 def _check_numbers(batch_size: int, threads: Optional[int], n_jobs: Optional[int], seed: int) -> None:

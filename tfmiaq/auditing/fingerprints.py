@@ -14,9 +14,9 @@ import numpy as np
 def fingerprint(*things: Any) -> str:
     """A hash of functions, arrays and plain values.
 
-    A function counts by its code, its defaults, the values that it closes over, and the global functions and values of
-    its own modules that it uses, followed to the end. Of what lies in installed packages only the name counts. Objects
-    count by `to_json`, `get_config` or their attributes.
+    A function counts by its name, its code, its defaults, the values that it closes over, and the global functions and
+    values of its own modules that it uses, followed to the end. Of what lies in installed packages the code does not.
+    Objects count by `to_json`, `get_config` or their attributes.
 
     Args:
         *things: Functions, NumPy arrays, strings, numbers, containers, objects.
@@ -59,9 +59,9 @@ def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
         _update(digest, [thing.__func__, thing.__self__], seen)
     elif isinstance(thing, types.CodeType):
         _update(digest, [thing.co_code, thing.co_names, thing.co_varnames, *thing.co_consts], seen)
-    elif isinstance(thing, types.FunctionType) and _is_own(thing):
+    elif isinstance(thing, types.FunctionType):
         _update_function(digest, thing, seen)
-    elif isinstance(thing, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+    elif isinstance(thing, (type, types.ModuleType, types.BuiltinFunctionType)):
         digest.update(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing)}".encode())
     elif callable(getattr(thing, "to_json", None)) and not hasattr(thing, "get_weights"):
         digest.update(thing.to_json().encode())
@@ -84,10 +84,13 @@ def _is_own(function: types.FunctionType) -> bool:
 
 
 def _update_function(digest: Any, function: types.FunctionType, seen: dict[int, Any]) -> None:
-    _update(digest, function.__code__, seen)
+    digest.update(f"{function.__module__}.{function.__qualname__}".encode())
     _update(digest, [function.__defaults__, function.__kwdefaults__], seen)
     for cell in function.__closure__ or ():
         _update(digest, cell.cell_contents, seen)
+    if not _is_own(function):
+        return
+    _update(digest, function.__code__, seen)
     for name in _names(function.__code__):
         if name in function.__globals__:
             _update(digest, (name, function.__globals__[name]), seen)

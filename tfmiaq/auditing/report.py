@@ -428,11 +428,6 @@ class AuditReport:
         return folder
 
 
-def with_skipped(report: AuditReport, skipped: dict[str, str]) -> AuditReport:
-    """The same report, with what was not tested and why."""
-    return dataclasses.replace(report, skipped=skipped)
-
-
 def slices(
     attack: AttackResult, labels: np.ndarray, correct: np.ndarray, losses: Optional[np.ndarray]
 ) -> tuple[Slice, ...]:

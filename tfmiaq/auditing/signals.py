@@ -182,6 +182,13 @@ def check_records(members: Any, non_members: Any) -> tuple[Records, Records]:
     return (x_in, y_in), (x_out, y_out)
 
 
+def sample(records: Records, count: int, generator: np.random.Generator) -> Records:
+    """Some of a set's records at random, in their order; all of them if there are no more than `count`."""
+    x, y = records
+    some = np.sort(generator.choice(len(y), min(count, len(y)), replace=False))
+    return x[some], y[some]
+
+
 def _chunks(target: Target, sets: Sequence[Records], batch_size: int, threads: Optional[int]) -> Any:
     """A function from the number of a set, and a start and an end in it, to the target's answers."""
     if isinstance(target, (tuple, list)):
