@@ -76,9 +76,28 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
     assert made.reports["quantized"].references == 0
 
 
+@pytest.mark.slow
+def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path):
+    policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
+    made = tfmiaq.defend(
+        _train, *sets, policy=policy, recipe=RECIPE, folds=2, n_reference=2, folder=tmp_path, verbose=False
+    )
+    # Two folds for the model itself, and two for each of the reference models.
+    assert len(list((tmp_path / "teachers").glob("*.npz"))) == 6
+    assert made.reports["quantized"].references == 2
+    assert made.policy.output == policy.output
+    # Coarse answers are asked for labels too.
+    assert "label-only" in [attack.name for attack in made.reports[".tflite"].attacks]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (
+            {"model": keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), "folds": 2},
+            ValueError,
+            "folds",
+        ),
         ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),
         ({"policy": 3}, TypeError, "Expected a BitwidthPolicy"),
         ({"model": 3}, TypeError, "Expected a keras.Model or a function that trains one. Received 3"),

@@ -75,6 +75,98 @@ def test_what_cannot_be_distilled_is_refused(teacher, arguments, error, message,
         tfmiaq.distill(teacher or (lambda x: np.zeros((len(x), 10))), **given)
 
 
+class _Remembers:
+    """A model that is sure of the labels of records that it has seen, and knows nothing else."""
+
+    made = 0
+
+    def __call__(self, x, y):
+        type(self).made += 1
+        seen = {record.tobytes(): label for record, label in zip(x, y)}
+
+        def answer(records):
+            found = np.full((len(records), 10), 0.1)
+            for row, record in zip(found, records):
+                if record.tobytes() in seen:
+                    row[:] = np.eye(10)[seen[record.tobytes()]]
+            return found
+
+        return answer
+
+
+@pytest.mark.parametrize(("folds", "repeats"), [(2, 1), (5, 3)])
+def test_no_teacher_was_trained_on_what_it_is_asked(digits, folds, repeats):
+    answers = tfmiaq.out_of_fold_answers(
+        _Remembers(), digits.x_train[:83], digits.y_train[:83], folds=folds, repeats=repeats
+    )
+    assert answers.shape == (83, 10)
+    np.testing.assert_allclose(answers, 0.1, atol=1e-6)
+
+
+def test_answers_belong_to_their_records_and_finished_teachers_are_kept(digits, tmp_path):
+    x, y = digits.x_train[:60], digits.y_train[:60]
+    table = {record.tobytes(): row for record, row in zip(x, np.random.default_rng(0).dirichlet(np.ones(10), 60))}
+
+    class Knows:
+        def __call__(self, x, y):
+            if (tmp_path / "stop").exists() and len(list(tmp_path.glob("*.npz"))) >= 2:
+                raise KeyboardInterrupt
+            assert not (tmp_path / "done").exists(), "trained again"
+            return lambda records: np.array([table[record.tobytes()] for record in records])
+
+    (tmp_path / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        tfmiaq.out_of_fold_answers(Knows(), x, y, folds=4, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    (tmp_path / "stop").unlink()
+    for _ in range(2):
+        answers = tfmiaq.out_of_fold_answers(Knows(), x, y, folds=4, folder=tmp_path)
+        np.testing.assert_allclose(answers, [table[record.tobytes()] for record in x], atol=1e-6)
+        (tmp_path / "done").touch()
+
+
+def _fit(x, y):
+    return tfmiaq.Recipe(epochs=15, learning_rate=0.1, batch_size=16).fit(tiny_model(), x, y)
+
+
+def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
+    members, non_members = (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
+    keras.utils.set_random_seed(0)
+    plain = _fit(*members)
+    recipe = tfmiaq.Recipe(epochs=40, learning_rate=0.1, batch_size=16)
+    student = tfmiaq.cross_distill(
+        _fit, tfmiaq.quantize_model(tiny_model()), *members, folds=4, repeats=2, recipe=recipe
+    )
+    reports = [
+        tfmiaq.audit(model, members, non_members, ["confidence", "gap"], verbose=False) for model in (plain, student)
+    ]
+    assert reports[1].member_accuracy - reports[1].non_member_accuracy < 0.06
+    assert reports[1]["confidence"].auc < reports[0]["confidence"].auc + 0.02
+    assert reports[1].non_member_accuracy > reports[0].non_member_accuracy - 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"student": 3}, TypeError, "Expected a keras.Model as student. Received int"),
+        ({"share": 1.5}, ValueError, "Expected share from 0 to 1. Received 1.5"),
+        ({"folds": 1}, ValueError, "Expected folds from 2 to 20. Received 1"),
+        ({"folds": 21}, ValueError, "Expected folds from 2 to 20. Received 21"),
+        ({"repeats": 0}, ValueError, "Expected repeats from 1 to 1000. Received 0"),
+        ({"train_fn": 3}, TypeError, "Expected a function from .x, y. to a model. Received 3"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 4))}, ValueError, "each of 10 classes. Received 4"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 12))}, ValueError, "have 12 classes, the student 10"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "Received one that answers labels"),
+        ({"y": np.zeros(5, int)}, ValueError, "20 records and 5 labels"),
+    ],
+)
+def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, digits):
+    given = {"train_fn": _Remembers(), "student": _dense(), "x": digits.x_train[:20], "y": np.arange(20) % 10}
+    given |= arguments
+    with pytest.raises(error, match=message):
+        tfmiaq.cross_distill(**given)
+
+
 def test_training_stops_where_leakage_outgrows_accuracy(digits):
     """On labels of chance every gain is leakage: the best epoch is the first, or near it."""
     keras.utils.set_random_seed(0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmiaq.policy import BitwidthPolicy, LayerBits
+from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
 
 _bits = st.one_of(st.none(), st.integers(1, 8))
 _layer_bits = st.builds(LayerBits, _bits, _bits)
@@ -17,6 +17,7 @@ _policies = st.builds(
     st.dictionaries(st.text(min_size=1, max_size=8), _layer_bits, max_size=4),
     st.none() | _layer_bits,
     st.none() | _layer_bits,
+    st.none() | st.builds(OutputBits, st.integers(1, 8), st.floats(0.1, 100)),
 )
 
 
@@ -85,3 +86,23 @@ def test_json_that_is_no_policy_is_refused(text):
 def test_a_policy_does_not_load_tensorflow():
     code = "import sys, tfmiaq; tfmiaq.BitwidthPolicy.uniform(); assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bits": 9}, ValueError, r"OutputBits.bits: Expected 1 to 8 bits. Received 9"),
+        ({"bits": None}, TypeError, r"OutputBits.bits: Expected an integer from 1 to 8. Received None"),
+        ({"clip": 0}, ValueError, r"OutputBits.clip: Expected a finite number above 0. Received 0"),
+        ({"clip": float("nan")}, ValueError, r"OutputBits.clip: Expected a finite number above 0"),
+        ({"clip": "8"}, TypeError, r"OutputBits.clip: Expected a number above 0. Received '8'"),
+    ],
+)
+def test_output_bits_out_of_range_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        OutputBits(**arguments)
+
+
+def test_the_output_takes_output_bits_only():
+    with pytest.raises(TypeError, match=r"BitwidthPolicy.output: Expected an OutputBits or None. Received LayerBits"):
+        BitwidthPolicy(output=LayerBits(4, 4))

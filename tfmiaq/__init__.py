@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from tfmiaq import callbacks, edgetpu, losses, tflite
     from tfmiaq.auditing import AuditReport, attacks, audit, compare
     from tfmiaq.defence import defend
-    from tfmiaq.distillation import distill
+    from tfmiaq.distillation import cross_distill, distill, out_of_fold_answers
     from tfmiaq.layer_summary import get_policy, summary
-    from tfmiaq.policy import BitwidthPolicy, LayerBits
+    from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
     from tfmiaq.quantize import load_model, quantize_model, quantize_scope, set_policy
     from tfmiaq.recipe import Recipe
     from tfmiaq.search import search_policy
@@ -27,15 +27,18 @@ _HOMES = {
     "AuditReport": "tfmiaq.auditing",
     "BitwidthPolicy": "tfmiaq.policy",
     "LayerBits": "tfmiaq.policy",
+    "OutputBits": "tfmiaq.policy",
     "Recipe": "tfmiaq.recipe",
     "attacks": "tfmiaq.auditing",
     "audit": "tfmiaq.auditing",
     "compare": "tfmiaq.auditing",
     "convert": "tfmiaq.tflite",
+    "cross_distill": "tfmiaq.distillation",
     "defend": "tfmiaq.defence",
     "distill": "tfmiaq.distillation",
     "get_policy": "tfmiaq.layer_summary",
     "load_model": "tfmiaq.quantize",
+    "out_of_fold_answers": "tfmiaq.distillation",
     "quantize_model": "tfmiaq.quantize",
     "quantize_scope": "tfmiaq.quantize",
     "search_policy": "tfmiaq.search",
@@ -48,18 +51,21 @@ __all__ = [
     "AuditReport",
     "BitwidthPolicy",
     "LayerBits",
+    "OutputBits",
     "Recipe",
     "attacks",
     "audit",
     "callbacks",
     "compare",
     "convert",
+    "cross_distill",
     "defend",
     "distill",
     "edgetpu",
     "get_policy",
     "load_model",
     "losses",
+    "out_of_fold_answers",
     "quantize_model",
     "quantize_scope",
     "search_policy",

@@ -14,6 +14,7 @@ from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
 from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.auditing.references import half_splits
+from tfmiaq.distillation import cross_distill
 from tfmiaq.layer_summary import get_policy
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import load_model, quantize_model
@@ -56,7 +57,7 @@ class Defence:
 
 
 class _Quantize:
-    """The later stage of a reference model's pipeline."""
+    """The later stage of a reference model's pipeline: trains the quantized model on from the float model."""
 
     def __init__(self, policy: BitwidthPolicy, recipe: Recipe) -> None:
         self.policy = policy
@@ -64,6 +65,33 @@ class _Quantize:
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
         return self.recipe.fit(quantize_model(model, self.policy), x, y)
+
+
+class _CrossDistill:
+    """The same by cross-distillation, in which the quantized model starts afresh."""
+
+    def __init__(
+        self, policy: BitwidthPolicy, recipe: Recipe, train_fn: TrainFloat, folds: int, repeats: int, folder: Any
+    ) -> None:
+        self.policy = policy
+        self.recipe = recipe
+        self.train_fn = train_fn
+        self.folds = folds
+        self.repeats = repeats
+        self.folder = str(folder)
+
+    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        student = quantize_model(keras.models.clone_model(model), self.policy)
+        return cross_distill(
+            self.train_fn,
+            student,
+            x,
+            y,
+            folds=self.folds,
+            repeats=self.repeats,
+            recipe=self.recipe,
+            folder=self.folder,
+        )
 
 
 def _stage(path: pathlib.Path, key: str, make: Callable[[], Any], save: Callable[[Any], None], load: Any) -> Any:
@@ -84,6 +112,8 @@ def defend(
     *,
     policy: Union[BitwidthPolicy, str, None] = None,
     recipe: Optional[Recipe] = None,
+    folds: int = 0,
+    repeats: int = 1,
     n_reference: int = 4,
     target: str = "mobile",
     labels: Optional[Sequence[str]] = None,
@@ -111,6 +141,10 @@ def defend(
         test: Pair (x, y) of records of the same distribution that were not trained on.
         policy: Bit-widths; "search" to search for them; None for `BitwidthPolicy.mia_default`.
         recipe: How the quantized model is trained.
+        folds: Teachers of cross-distillation (`cross_distill`), with which the quantized model starts afresh and needs
+            the epochs and the learning rate of a whole training; 0 to train it on from the float model, on the labels.
+            Only if `model` is a function.
+        repeats: As of `cross_distill`.
         n_reference: Reference models of each audit, if `model` is a function; 0 for none.
         target: As of `convert`.
         labels: As of `convert`.
@@ -137,6 +171,8 @@ def defend(
     is_function = callable(model) and not isinstance(model, keras.Model)
     if not is_function and not isinstance(model, keras.Model):
         raise TypeError(f"defend: Expected a keras.Model or a function that trains one. Received {model!r:.200}.")
+    if folds and not is_function:
+        raise ValueError("defend: Cross-distillation (folds) trains teachers: pass a function from (x, y) as model.")
     recipe = recipe or Recipe()
     members, rest = signals.check_records(train, test)
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, seed))
@@ -167,7 +203,9 @@ def defend(
             verbose=verbose,
         )
         bits = found.best.policy
-    quantize = _Quantize(bits, recipe)
+    quantize: Any = _Quantize(bits, recipe)
+    if folds:
+        quantize = _CrossDistill(bits, recipe, given, folds, repeats, folder / "teachers")
     quantized_path = folder / "quantized.keras"
     quantized = _stage(
         quantized_path,
@@ -191,6 +229,7 @@ def defend(
             cache=folder / "reference_models",
             n_jobs=n_jobs,
             other=None if name == "float" else float_model,
+            queries=name != "float" and bits.output is not None,
             seed=seed,
             verbose=verbose,
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
+import joblib
 import numpy as np
 from scipy import special
+from sklearn import model_selection
 
 from tfmiaq._backend import keras
 from tfmiaq.auditing import signals
+from tfmiaq.auditing.fingerprints import fingerprint
+from tfmiaq.auditing.references import own_random_state
+from tfmiaq.auditing.store import Store
 from tfmiaq.losses import Distillation
-from tfmiaq.recipe import cosine_sgd
+from tfmiaq.recipe import Recipe, cosine_sgd
 from tfmiaq.wiring import answers_probabilities
 
 
@@ -75,3 +80,142 @@ def distill(
     soft = special.softmax(logits[kept] / temperature, axis=1).astype(np.float32)
     student.compile(optimizer or cosine_sgd(0.05, epochs, len(kept), batch_size), loss)
     return student.fit(x[kept], soft, batch_size=batch_size, epochs=epochs, callbacks=list(callbacks), verbose=verbose)
+
+
+def _fold_answers(
+    train_fn: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, kept: np.ndarray, seed: int, folder: Any
+) -> np.ndarray:
+    """Probabilities of a model of the kept records on the others."""
+    store = None if folder is None else Store(folder)
+    key = "" if store is None else fingerprint("out of fold", x, y, kept, train_fn, seed)
+    stored = store.arrays(key) if store else None
+    if stored is not None and len(stored.get("answers", ())) == len(y) - kept.sum():
+        return stored["answers"]
+    with own_random_state(seed):
+        teacher = train_fn(x[kept], y[kept])
+        logits = signals.answers(teacher, x[~kept])
+    answers = special.softmax(logits, axis=1).astype(np.float32)
+    if store:
+        store.put_arrays(key, {"answers": answers})
+    return answers
+
+
+def out_of_fold_answers(
+    train_fn: Callable[[Any, Any], Any],
+    x: Any,
+    y: Any,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    folder: Optional[Any] = None,
+    n_jobs: Optional[int] = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """What models say of training records that they were not trained on.
+
+    The records are split into folds; for each fold a teacher is trained on all others and asked about this one. So no
+    answer carries what only training on the record itself could have taught (knowledge cross-distillation, Chourasia et
+    al. 2022, section 4; Split-AI of SELENA, Tang et al. 2022, is the same with overlapping sets).
+
+    Args:
+        train_fn: Function from records and labels (x, y) to a trained model.
+        x: Training records, shape (n, ...).
+        y: Integer classes, shape (n,), or one-hot.
+        folds: Number of folds, from 2 to n. More folds make teachers of more records, and more of them.
+        repeats: How often the records are split anew; the answers are the mean. Teachers: folds times repeats.
+        folder: Folder that keeps every finished teacher's answers, so that a call that was stopped goes on. None keeps
+            nothing.
+        n_jobs: Processes that train teachers side by side (joblib); None for one, or for what joblib's context says.
+        seed: Seed of the splits and the trainings.
+
+    Returns:
+        Probabilities, float32, shape (n, classes); each row sums to 1.
+
+    Raises:
+        TypeError: A train_fn that cannot be called.
+        ValueError: Records and labels that do not go together; folds or repeats out of their range; a teacher that
+            answers labels, or not for all classes.
+    """
+    if not callable(train_fn):
+        raise TypeError(f"out_of_fold_answers: Expected a function from (x, y) to a model. Received {train_fn!r:.200}.")
+    x, y = signals.pair((x, y), "train")
+    for name, value, low, high in (("folds", folds, 2, len(y)), ("repeats", repeats, 1, 1000)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+            raise ValueError(f"out_of_fold_answers: Expected {name} from {low} to {high}. Received {value!r}.")
+    rounds = [
+        model_selection.KFold(folds, shuffle=True, random_state=seed + repeat).split(y) for repeat in range(repeats)
+    ]
+    held_out = [fold for splits in rounds for _, fold in splits]
+    calls = []
+    for number, fold in enumerate(held_out):
+        kept = np.ones(len(y), bool)
+        kept[fold] = False
+        calls.append(joblib.delayed(_fold_answers)(train_fn, x, y, kept, seed + number, folder))
+    found = joblib.Parallel(n_jobs=n_jobs)(calls)
+    widths = {answers.shape[1] for answers in found}
+    if len(widths) > 1 or max(widths) <= y.max():
+        raise ValueError(
+            f"out_of_fold_answers: Expected a probability for each of {y.max() + 1} classes. Received "
+            f"{', '.join(map(str, sorted(widths)))}."
+        )
+    total = np.zeros((len(y), widths.pop()), np.float32)
+    for fold, answers in zip(held_out, found):
+        total[fold] += answers
+    return total / repeats
+
+
+def cross_distill(
+    train_fn: Callable[[Any, Any], Any],
+    student: Any,
+    x: Any,
+    y: Any,
+    *,
+    share: float = 1.0,
+    folds: int = 5,
+    repeats: int = 1,
+    recipe: Optional[Recipe] = None,
+    folder: Optional[Any] = None,
+    n_jobs: Optional[int] = None,
+    seed: int = 0,
+) -> Any:
+    """Trains a student on its training records, labelled by teachers that were not trained on them.
+
+    The student learns of each record what could be known without it, so that it is hardly surer of its own training
+    records than of others; no reference records are needed. It should start afresh: a copy of a model that was trained
+    on the records has them in its weights.
+
+    Example:
+        >>> student = tfmiaq.quantize_model(build_model(), policy)
+        >>> tfmiaq.cross_distill(train_float, student, x_train, y_train, folds=5)
+
+    Args:
+        train_fn: Function from records and labels (x, y) to a trained float model, the teacher.
+        student: A Keras model, quantized or not, which is compiled and trained in place.
+        x: Training records, shape (n, ...).
+        y: Integer classes, shape (n,), or one-hot.
+        share: Share of the teachers' answer in the soft label, from 0 (the label alone) to 1 (the answer alone).
+        folds: As of `out_of_fold_answers`.
+        repeats: As of `out_of_fold_answers`.
+        recipe: How the student is trained.
+        folder: As of `out_of_fold_answers`.
+        n_jobs: As of `out_of_fold_answers`.
+        seed: As of `out_of_fold_answers`.
+
+    Returns:
+        The student.
+
+    Raises:
+        TypeError: A student that is no Keras model; as `out_of_fold_answers`.
+        ValueError: A share out of its range; as `out_of_fold_answers`; other numbers of classes than the student's.
+    """
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"cross_distill: Expected a keras.Model as student. Received {type(student).__name__}.")
+    if not 0 <= share <= 1:
+        raise ValueError(f"cross_distill: Expected share from 0 to 1. Received {share!r}.")
+    x, y = signals.pair((x, y), "train")
+    soft = out_of_fold_answers(train_fn, x, y, folds=folds, repeats=repeats, folder=folder, n_jobs=n_jobs, seed=seed)
+    classes = student.outputs[0].shape[-1]
+    if soft.shape[1] != classes:
+        raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")
+    labels = share * soft + (1 - share) * np.eye(classes, dtype=np.float32)[y]
+    return (recipe or Recipe()).fit(student, x, labels)

@@ -10,8 +10,9 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
+from tfmiaq.layers import CoarseAnswers
 from tfmiaq.plan import plan_model
-from tfmiaq.policy import BitwidthPolicy, LayerBits
+from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
 from tfmiaq.wiring import is_relu
 
 
@@ -45,9 +46,10 @@ class LayerSummary:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSummary:
-    """The layers of a model in order; prints as a table."""
+    """The layers of a model in order, and the bits of its answers if they have any; prints as a table."""
 
     layers: tuple[LayerSummary, ...]
+    output: Optional[OutputBits] = None
 
     @property
     def stored_bytes(self) -> int:
@@ -94,7 +96,10 @@ class ModelSummary:
         count = f"{sum(layer.weights for layer in self.layers):,}"
         rows.append(("total", "", "", "", count, *total, *(("",) if noted else ())))
         head += ("note",) * noted
-        return format_table(head, rows)
+        text = format_table(head, rows)
+        if self.output is not None:
+            text += f"\nanswers: {2**self.output.bits} levels, from the largest logit to {self.output.clip:g} below it"
+        return text
 
 
 def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -121,6 +126,11 @@ def quantized_layers(model: Any) -> Iterator[Any]:
             f"{getattr(model, 'name', '')!r}, which has no quantized layer."
         )
     yield from wrappers
+
+
+def coarse_answers(model: Any) -> Iterator[Any]:
+    """The layers of a quantized model that round its answers."""
+    yield from (layer for layer in model.layers if isinstance(layer, CoarseAnswers))
 
 
 def _bits(variables: dict[str, Any]) -> int:
@@ -208,10 +218,10 @@ def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary
     if wrapped and policy is not None:
         raise ValueError("summary: The model is quantized already; change its bits with tfmiaq.set_policy.")
     if wrapped:
-        return ModelSummary(tuple(map(_quantized_row, wrapped)))
+        return ModelSummary(tuple(map(_quantized_row, wrapped)), output_bits(model))
     plan = plan_model(model, policy)
     layers = [layer for layer in plan.flat.model.layers if layer.name in plan.configs or layer.name in plan.floats]
-    return ModelSummary(tuple(_planned_row(layer, plan) for layer in layers))
+    return ModelSummary(tuple(_planned_row(layer, plan) for layer in layers), plan.output)
 
 
 def get_policy(model: Any) -> BitwidthPolicy:
@@ -234,4 +244,12 @@ def get_policy(model: Any) -> BitwidthPolicy:
         if row.weight_bits or is_relu(wrappers[row.name].layer)
         if not getattr(wrappers[row.name].quantize_config, "fixed", False)
     }
-    return BitwidthPolicy(layers=named)
+    return BitwidthPolicy(layers=named, output=output_bits(model))
+
+
+def output_bits(model: Any) -> Optional[OutputBits]:
+    """The bits that a quantized model's answers have, or None where they are what the last layer gives."""
+    for layer in coarse_answers(model):
+        ((_, variables),) = activation_quantizers(layer)
+        return OutputBits(round(number(variables["bits"])), number(variables["clip"]))
+    return None

@@ -20,6 +20,14 @@ class ActivationRange(QuantizeLayer):
         self.built = True
 
 
+class CoarseAnswers(ActivationRange):
+    """Rounds a classifier's logits to a few levels below the largest, except in training.
+
+    Args:
+        quantizer: A `quantizers.OutputQuantizer`.
+    """
+
+
 class QuantizedLayer(QuantizeWrapperV2):
     """A layer whose weights and outputs are quantized.
 

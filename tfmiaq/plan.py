@@ -10,8 +10,19 @@ import numpy as np
 from tfmiaq import graph, keras3, quantize_configs
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.graph import activation_name, is_functional
-from tfmiaq.policy import BitwidthPolicy, LayerBits
-from tfmiaq.wiring import FIXED, FOLDABLE, KEEP_CODES, KERNELS, RANGED, Wiring, fault, is_relu, operation
+from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
+from tfmiaq.wiring import (
+    FIXED,
+    FOLDABLE,
+    KEEP_CODES,
+    KERNELS,
+    RANGED,
+    Wiring,
+    fault,
+    is_relu,
+    is_softmax,
+    operation,
+)
 
 _layers = keras.layers
 
@@ -135,6 +146,7 @@ class Plan:
         ranges: Names of the float layers, and of inputs, whose outputs quantized layers read.
         floats: For each layer that stays float, why.
         bits: Resolved bits by layer name.
+        output: Bits of the model's answers, or None.
     """
 
     flat: graph.FlatModel
@@ -142,6 +154,7 @@ class Plan:
     ranges: frozenset[str]
     floats: dict[str, str]
     bits: dict[str, LayerBits]
+    output: Optional[OutputBits] = None
 
 
 def _configs(wiring: Wiring, bits: dict[str, LayerBits], floats: dict[str, str]) -> dict[str, Any]:
@@ -266,7 +279,27 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
         flat = graph.flatten(model)
         flat = graph.fold_into_convolutions(flat, _convolvable(flat))
     wiring = Wiring(flat.model, flat.aliases, flat.fixed)
-    return Plan(flat, *decide(wiring, policy))
+    decided = decide(wiring, policy)
+    if policy.output is not None:
+        _check_answers(flat.model, wiring, decided[2])
+    return Plan(flat, *decided, policy.output)
+
+
+def _check_answers(model: Any, wiring: Wiring, floats: dict[str, str]) -> None:
+    """Refuses output bits for what has no scores of classes to round, or has them in float."""
+    for tensor in model.outputs:
+        layer = tensor._keras_history.layer
+        if not tensor.shape.rank or (tensor.shape[-1] or 0) < 2:
+            raise ValueError(
+                f"quantize_model: BitwidthPolicy.output needs a score for each class. Output {layer.name!r} has shape "
+                f"{tensor.shape}."
+            )
+        name = wiring.inputs[layer.name][0].name if is_softmax(layer) else layer.name
+        if name in floats or activation_name(layer) in ("sigmoid", "tanh"):
+            raise ValueError(
+                f"quantize_model: BitwidthPolicy.output rounds the logits of a quantized layer, or those under a "
+                f"softmax. Output {layer.name!r} {'stays float' if name in floats else 'ends in neither'}."
+            )
 
 
 def decide(

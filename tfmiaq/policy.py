@@ -10,19 +10,21 @@ import dataclasses
 import difflib
 import fnmatch
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 _SCHEMA = 1
 
 
-def _check_bits(field: str, bits: Optional[int]) -> None:
+def _check_bits(field: str, bits: Optional[int], owner: str = "LayerBits") -> None:
     if bits is None:
         return
+    or_float = ", or None for float" if owner == "LayerBits" else ""
     if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"LayerBits.{field}: Expected an integer from 1 to 8, or None for float. Received {bits!r}.")
+        raise TypeError(f"{owner}.{field}: Expected an integer from 1 to 8{or_float}. Received {bits!r}.")
     if not 1 <= bits <= 8:
-        raise ValueError(f"LayerBits.{field}: Expected 1 to 8 bits, or None for float. Received {bits}.")
+        raise ValueError(f"{owner}.{field}: Expected 1 to 8 bits{or_float}. Received {bits}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,39 @@ class LayerBits:
 FLOAT = LayerBits(weight=None, activation=None)
 
 
+@dataclasses.dataclass(frozen=True)
+class OutputBits:
+    """Bit-width of what a classifier answers: each logit's distance to the largest, clipped and rounded.
+
+    The answer is max(z - max(z), -clip), rounded to 2^bits levels from -clip to 0. The largest keeps its place, and
+    what lies within half a step of it becomes its equal. Coarse answers hide what the network has memorized, and take
+    none of it away: who asks for labels alone, of changed copies too, sees through them. Calibration is lost.
+
+    Example:
+        >>> BitwidthPolicy(LayerBits(2, 4), output=OutputBits(bits=2, clip=4.0))
+
+    Attributes:
+        bits: 1 to 8.
+        clip: Distance to the largest logit beyond which all are alike, in nats, above 0.
+
+    Raises:
+        TypeError: Bits that are no integer, a clip that is no number.
+        ValueError: Bits outside 1 to 8; a clip that is not finite and above 0.
+    """
+
+    bits: int = 4
+    clip: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.bits is None:
+            raise TypeError("OutputBits.bits: Expected an integer from 1 to 8. Received None.")
+        _check_bits("bits", self.bits, "OutputBits")
+        if isinstance(self.clip, bool) or not isinstance(self.clip, (int, float)):
+            raise TypeError(f"OutputBits.clip: Expected a number above 0. Received {self.clip!r}.")
+        if not 0 < self.clip < math.inf:
+            raise ValueError(f"OutputBits.clip: Expected a finite number above 0. Received {self.clip!r}.")
+
+
 def _freeze_layers(layers: Any) -> tuple[tuple[str, LayerBits], ...]:
     items = layers.items() if isinstance(layers, Mapping) else layers
     frozen = tuple((pattern, bits) for pattern, bits in items)
@@ -92,6 +127,7 @@ class BitwidthPolicy:
         first: Bits of the layers with weights that no other such layer comes before, or None for no exception. In a
             model of one branch that is the first layer.
         last: The same of those that no other such layer comes after.
+        output: Bits of the answers, for models that end in logits or a softmax; None for what the last layer gives.
 
     Raises:
         TypeError: A field of another type than the above.
@@ -101,6 +137,7 @@ class BitwidthPolicy:
     layers: Union[Mapping[str, LayerBits], Sequence[tuple[str, LayerBits]]] = ()
     first: Optional[LayerBits] = None
     last: Optional[LayerBits] = None
+    output: Optional[OutputBits] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _freeze_layers(self.layers))
@@ -110,6 +147,8 @@ class BitwidthPolicy:
             value = getattr(self, field)
             if value is not None and not isinstance(value, LayerBits):
                 raise TypeError(f"BitwidthPolicy.{field}: Expected a LayerBits or None. Received {value!r}.")
+        if self.output is not None and not isinstance(self.output, OutputBits):
+            raise TypeError(f"BitwidthPolicy.output: Expected an OutputBits or None. Received {self.output!r}.")
 
     @property
     def rules(self) -> tuple[tuple[str, LayerBits], ...]:
@@ -215,6 +254,7 @@ class BitwidthPolicy:
                 "first": bits(self.first),
                 "last": bits(self.last),
                 "layers": [[pattern, bits(value)] for pattern, value in self.rules],
+                "output": None if self.output is None else dataclasses.asdict(self.output),
             },
             indent=2,
         )
@@ -248,6 +288,7 @@ class BitwidthPolicy:
                 layers=[(pattern, LayerBits(**value)) for pattern, value in data.get("layers", [])],
                 first=bits(data.get("first")),
                 last=bits(data.get("last")),
+                output=None if data.get("output") is None else OutputBits(**data["output"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"A policy's JSON is incomplete or has a field of another type: {error}.") from error

@@ -12,10 +12,10 @@ from tfmiaq._backend import (
     tfmot,
     weight_quantizers,
 )
-from tfmiaq.layer_summary import quantized_layers
+from tfmiaq.layer_summary import coarse_answers, quantized_layers
 from tfmiaq.plan import Plan, decide, plan_model
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.wiring import Wiring
+from tfmiaq.wiring import Wiring, is_softmax
 
 _WAY_OUT = (
     "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
@@ -134,11 +134,21 @@ def _apply(plan: Plan) -> Any:
             copies[key] = layers.ActivationRange(quantizers.LinearQuantizer(widen=name in inputs), name=key)
         return copies[key](tensor)
 
+    def coarse(name: str, tensor: Any) -> Any:
+        quantizer = quantizers.OutputQuantizer(plan.output.bits, float(plan.output.clip))
+        return layers.CoarseAnswers(quantizer, name=f"{name}_output")(tensor)
+
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        answers = plan.output is not None and layer.name in outputs_of_model
+        if answers and is_softmax(layer):
+            args = (coarse(layer.name, args[0]), *args[1:])
         outputs = graph.call_copy(copied(layer, args), args, kwargs)
+        if answers and not is_softmax(layer):
+            return coarse(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
 
     inputs = {tensor._keras_history.layer.name for tensor in plan.flat.model.inputs}
+    outputs_of_model = {tensor._keras_history.layer.name for tensor in plan.flat.model.outputs}
     return graph.rebuild(plan.flat.model, call, read=lambda tensor: ranged(tensor._keras_history.layer.name, tensor))
 
 
@@ -172,6 +182,9 @@ def set_policy(model: Any, policy: BitwidthPolicy) -> None:
         if [type(quantizer) for quantizer in wanted] != [type(quantizer) for quantizer, _ in owned]:
             faults.append(f"  {wrapper.layer.name}")
         settings += [(v["bits"], q.bits) for q, (_, v) in zip(wanted, owned) if "bits" in v]
+    answers = list(coarse_answers(model))
+    if bool(answers) != (policy.output is not None):
+        faults.append(f"  the model's answers, which {'have' if answers else 'do not have'} bits of their own")
     if faults:
         raise ValueError(
             "\n".join(
@@ -184,3 +197,7 @@ def set_policy(model: Any, policy: BitwidthPolicy) -> None:
         )
     for variable, bits in settings:
         variable.assign(float(bits))
+    for layer in answers:
+        for _, variables in activation_quantizers(layer):
+            variables["bits"].assign(float(policy.output.bits))
+            variables["clip"].assign(float(policy.output.clip))

@@ -305,3 +305,40 @@ class FixedRangeQuantizer(_Base):
 
     def get_config(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high}
+
+
+class OutputQuantizer(_Base):
+    """What a classifier answers: each logit's distance to the largest, clipped and rounded to 2^bits levels.
+
+    The step is clip / (2^b - 1), and the 8-bit FakeQuant has range [-clip, (256 - 2^b) step]: int8 saturation does the
+    clip, and nothing lies above zero. In training logits pass as they are: a cross-entropy does not see the largest
+    taken off, and rounding has no gradient.
+
+    Args:
+        bits: Initial bit-width, 1 to 8.
+        clip: Distance to the largest logit beyond which all are alike, above 0.
+    """
+
+    def __init__(self, bits: int, clip: float) -> None:
+        self.bits = bits
+        self.clip = clip
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {"bits": _bits_variable(layer, name, self.bits), "clip": _scalar(layer, f"{name}_clip", self.clip)}
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        if training:
+            return inputs
+        # With one more axis in between the converter does not take this for the shift that a softmax does by itself,
+        # which it would leave out together with the rounding.
+        below = inputs - tf.reduce_max(tf.expand_dims(inputs, -2), axis=-1)
+        step = self.scale(weights)
+        levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
+        return _fake_quant(below, -(levels - 1.0) * step, (256.0 - levels) * step, step, training)
+
+    def scale(self, variables: dict[str, Any]) -> Any:
+        """Value of one int8 code."""
+        return tf.convert_to_tensor(variables["clip"]) / (tf.pow(2.0, tf.convert_to_tensor(variables["bits"])) - 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.bits, "clip": self.clip}

@@ -12,10 +12,13 @@ from tfmiaq._backend import keras, tf
 from tfmiaq.wiring import answers_probabilities
 
 
-def cosine_sgd(learning_rate: float, epochs: int, records: int, batch_size: int) -> Any:
+def cosine_sgd(
+    learning_rate: float, epochs: int, records: int, batch_size: int, weight_decay: Optional[float] = None
+) -> Any:
     """SGD with Nesterov momentum 0.9, whose rate falls from its peak to 0 along a cosine over a whole training."""
     steps = epochs * -(-records // batch_size)
-    return keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(learning_rate, steps), 0.9, True)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    return keras.optimizers.SGD(schedule, 0.9, True, weight_decay=weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Recipe:
         batch_size: Records in a batch.
         loss: A Keras loss, such as those of `tfmiaq.losses`; a cross-entropy if None.
         augment: Keras preprocessing layers (a layer or a Sequential) through which training batches go, or None.
+        weight_decay: Share of every weight, times the learning rate, that a step takes off it; None for none.
     """
 
     epochs: int = 10
@@ -35,13 +39,33 @@ class Recipe:
     batch_size: int = 64
     loss: Optional[Any] = None
     augment: Optional[Any] = None
+    weight_decay: Optional[float] = None
 
     def fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any] = ()) -> Any:
-        """Trains a model in place and returns it."""
-        loss = self.loss or keras.losses.SparseCategoricalCrossentropy(from_logits=not answers_probabilities(model))
-        model.compile(cosine_sgd(self.learning_rate, self.epochs, len(x), self.batch_size), loss)
-        batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(self.batch_size)
-        if self.augment is not None:
-            batches = batches.map(lambda records, labels: (self.augment(records, training=True), labels))
-        model.fit(batches.prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
+        """Trains a model in place and returns it.
+
+        Args:
+            model: A Keras model of one output.
+            x: Records, shape (n, ...).
+            y: Integer classes (n,), or soft labels (n, classes): then the loss is their cross-entropy.
+            callbacks: Keras callbacks.
+        """
+        from_logits = not answers_probabilities(model)
+        if self.loss is not None:
+            loss = self.loss
+        elif np.ndim(y) == 2:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        else:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        model.compile(cosine_sgd(self.learning_rate, self.epochs, len(x), self.batch_size, self.weight_decay), loss)
+        if self.augment is None:
+            model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
+            return model
+        records, labels = tf.constant(x), tf.constant(y)
+
+        def batch(chosen: Any) -> tuple[Any, Any]:
+            return self.augment(tf.gather(records, chosen), training=True), tf.gather(labels, chosen)
+
+        chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
+        model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
         return model

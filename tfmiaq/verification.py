@@ -12,7 +12,8 @@ from tfmiaq import quantizers
 from tfmiaq._backend import activation_quantizers, number, weight_quantizers
 from tfmiaq.flatbuffer import TFLiteModel
 from tfmiaq.interpreter import Interpreter
-from tfmiaq.layer_summary import format_table, quantized_layers
+from tfmiaq.layer_summary import coarse_answers, format_table, quantized_layers
+from tfmiaq.wiring import answers_probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,49 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     # What keeps its tensors runs on TFLite's reference kernels, whose sums round twice: only the levels are read there.
     interpreter = Interpreter(tflite, keep_tensors=True)
     interpreter.predict(arrays)
-    layers = [*_compare_weights(wrappers, interpreter), *_compare_activations(wrappers, interpreter)]
+    layers = [
+        *_compare_weights(wrappers, interpreter),
+        *_compare_activations(wrappers, interpreter),
+        *_compare_answers(model, interpreter),
+    ]
     return Verification(
         agreement=float(np.mean([np.mean(a.argmax(-1) == b.argmax(-1)) for a, b in pairs])),
         largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
         layers=tuple(layers),
     )
+
+
+def _compare_answers(model: Any, interpreter: Interpreter) -> Iterator[LayerLevels]:
+    """The levels of coarse answers: codes from -128 on, the largest logit at the top one.
+
+    Under a softmax, whose kernel writes over them, there is only their scale and zero point to compare.
+    """
+    under_softmax = answers_probabilities(model)
+    for layer in coarse_answers(model):
+        ((quantizer, variables),) = activation_quantizers(layer)
+        bits = round(number(variables["bits"]))
+        scale, top = float(quantizer.scale(variables)), 2**bits - 129
+        found = _codes_of(interpreter, scale, top)
+        yield LayerLevels(
+            name=layer.name,
+            tensor="answers",
+            bits=bits,
+            trained=2**bits,
+            stored=2**bits if under_softmax and len(found) else len(found),
+            exact=bool(len(found)) and bool(under_softmax or found.max() == top),
+        )
+
+
+def _codes_of(interpreter: Interpreter, scale: float, zero_point: int) -> np.ndarray:
+    """The codes that the int8 tensors of a scale and a zero point took."""
+    codes = [
+        interpreter.tensor(tensor["index"])
+        for tensor in interpreter.tensor_details()
+        if tensor["dtype"] == np.int8
+        and tensor["quantization"][1] == zero_point
+        and np.isclose(tensor["quantization"][0], scale, rtol=1e-5, atol=0)
+    ]
+    return np.unique(np.concatenate([c.ravel() for c in codes])) if codes else np.zeros(0)
 
 
 def _listed(outputs: Any) -> list[np.ndarray]:
@@ -174,7 +212,6 @@ def _is_kernel(tensor: dict[str, Any]) -> bool:
 
 
 def _compare_activations(wrappers: list[Any], interpreter: Interpreter) -> Iterator[LayerLevels]:
-    details = [tensor for tensor in interpreter.tensor_details() if tensor["dtype"] == np.int8]
     for wrapper in wrappers:
         for quantizer, variables in activation_quantizers(wrapper):
             if not isinstance(quantizer, quantizers.ReluQuantizer):
@@ -182,13 +219,7 @@ def _compare_activations(wrappers: list[Any], interpreter: Interpreter) -> Itera
             bits = round(number(variables["bits"]))
             levels = 2**bits
             scale, zero_point = float(quantizer.scale(variables)), 128 - levels
-            codes = [
-                interpreter.tensor(tensor["index"])
-                for tensor in details
-                if tensor["quantization"][1] == zero_point
-                and np.isclose(tensor["quantization"][0], scale, rtol=1e-5, atol=0)
-            ]
-            found = np.unique(np.concatenate([c.ravel() for c in codes])) if codes else np.zeros(0)
+            found = _codes_of(interpreter, scale, zero_point)
             yield LayerLevels(
                 name=wrapper.layer.name,
                 tensor="activation",

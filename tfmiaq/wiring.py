@@ -86,6 +86,11 @@ def is_relu(layer: Any) -> bool:
     return type(layer) is _layers.Activation and activation_name(layer) == "relu"
 
 
+def is_softmax(layer: Any) -> bool:
+    """Whether a layer is a softmax, or ends in one."""
+    return isinstance(layer, _layers.Softmax) or activation_name(layer) == "softmax"
+
+
 def inner(layer: Any) -> Any:
     """The layer inside a wrapper, or the layer itself."""
     return layer.layer if isinstance(layer, QuantizeWrapperV2) else layer
@@ -101,8 +106,7 @@ def _producer(tensor: Any) -> Any:
 
 def answers_probabilities(model: Any) -> bool:
     """Whether a model, quantized or not, ends in a softmax."""
-    layer = _producer(model.outputs[0])
-    return isinstance(layer, _layers.Softmax) or activation_name(layer) == "softmax"
+    return is_softmax(_producer(model.outputs[0]))
 
 
 def _is_linear(layer: Any, kinds: Iterable[Any]) -> bool:

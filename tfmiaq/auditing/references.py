@@ -94,7 +94,7 @@ def _fit_set(population: Optional[signals.Records], pool: signals.Records, chose
 
 
 @contextlib.contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
+def own_random_state(seed: int) -> Iterator[None]:
     """Seeds all generators for a training, and puts Python's and NumPy's back behind it."""
     from tfmiaq._backend import keras
 
@@ -125,7 +125,7 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
                 break
     for depth in range(start, len(job.steps)):
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
-        with _own_random_state(job.seed + depth):
+        with own_random_state(job.seed + depth):
             model = job.steps[depth](x, y) if depth == 0 else job.steps[depth](model, x, y)
         # What other pipelines may begin with, the float model above all.
         if store and (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):

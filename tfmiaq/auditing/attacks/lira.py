@@ -5,17 +5,21 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from scipy import stats
 
 from tfmiaq.auditing.attacks.base import REFERENCES, SCORES, Attack, Evidence
-from tfmiaq.auditing.attacks.suite import import_suite
+
+# Two models that agree to the last digit have no spread.
+_TINY = 1e-30
 
 
 class Lira(Attack):
     """LiRA (Carlini et al. 2022): each record's confidence against Gaussians over reference models.
 
-    Online, the likelihood ratio of "trained on" and "not trained on" (algorithm 1), by tensorflow-privacy's
-    `compute_score_lira`. Offline, how far the confidence lies above those of models that did not train on the record,
-    in standard deviations: the one-sided test of section VI (the suite's offline score is the two-sided density).
+    Online, the likelihood ratio of "trained on" and "not trained on" (algorithm 1): what tensorflow-privacy's
+    `compute_score_lira` gives, for all records at once instead of one by one. Offline, how far the confidence lies
+    above those of models that did not train on the record, in standard deviations: the one-sided test of section VI
+    (the suite's offline score is the two-sided density).
 
     Args:
         name: Name in the report.
@@ -32,30 +36,35 @@ class Lira(Attack):
         models = "reference models with and without the record" if online else "reference models without the record"
         self.note = models + ", through the same pipeline"
 
+    def _gaussians(self, confidences: np.ndarray, of_record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and spread of each record's confidences over the models that count for it, shape (n,) each.
+
+        A record without such models has the mean of the others.
+        """
+        values = np.where(of_record, confidences, np.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # Records that all or no models trained on.
+            center = np.nanmedian(values, axis=0)
+            spread = np.nanstd(values, axis=0)
+            if self.fix_variance and self.online:
+                spread = np.full_like(spread, np.nanstd(values - center))
+            elif self.fix_variance:
+                spread = np.full_like(spread, np.sqrt(np.nanmean(spread**2)))
+            return (
+                np.where(np.isnan(center), np.nanmean(center), center),
+                np.where(np.isnan(spread), np.nanmean(spread), spread),
+            )
+
     def scores(self, evidence: Evidence) -> np.ndarray:
         assert evidence.references is not None
         confidences, trained_on = evidence.references.confidences, evidence.references.trained_on
         target = np.asarray(evidence.target.confidences, np.float64)
-        if self.online and trained_on.any():
-            (suite,) = import_suite("membership_inference_attack.advanced_mia")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # Records that all or no models trained on.
-                out = suite.compute_score_lira(
-                    target[:, None],
-                    [column[mask][:, None] for column, mask in zip(confidences.T, trained_on.T)],
-                    [column[~mask][:, None] for column, mask in zip(confidences.T, trained_on.T)],
-                    option="both",
-                    fix_variance=self.fix_variance,
-                )
-            return -np.nan_to_num(out)
-        without = np.where(trained_on, np.nan, confidences)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            center, spread = np.nanmedian(without, axis=0), np.nanstd(without, axis=0)
-        if self.fix_variance:
-            spread = np.full_like(spread, np.sqrt(np.nanmean(spread**2)))
-        center = np.where(np.isnan(center), np.nanmean(center), center)
-        spread = np.where(np.isnan(spread) | (spread < 1e-6), np.nanmean(spread) + 1e-6, spread)
+        center, spread = self._gaussians(confidences, ~trained_on)
+        if self.online and trained_on.any() and not trained_on.all():
+            inside = self._gaussians(confidences, trained_on)
+            likelihoods = [stats.norm.logpdf(target, c, s + _TINY) for c, s in (inside, (center, spread))]
+            return np.nan_to_num(likelihoods[0] - likelihoods[1])
+        spread = np.where(spread < 1e-6, np.nanmean(spread) + 1e-6, spread)
         return (target - center) / spread
 
 

@@ -1,0 +1,399 @@
+"""The frontier of test accuracy and leakage: floats, peers' defences and ours, on several tasks, in both regimes.
+
+    python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz
+    python benchmarks/frontier.py --tasks=digits --rows='float*' --rows='w2 a4*'
+
+Of each row, `--models` models are trained, each on a random half of a pool of records. Each in turn is the target, its
+half the members and the other half the non-members; the others are the attacker's reference models, which so went
+through the same defence. What every model answers on the pool stays in `--folder`, so that a run that was stopped goes
+on, and all rows that are there are scored and written as each is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
+
+import networks
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+import tfmiaq
+from tfmiaq import auditing, datasets
+from tfmiaq.auditing import references, signals
+from tfmiaq.auditing.store import Store
+
+DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
+LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
+TASKS = flags.DEFINE_multi_string("tasks", None, "Globs over tasks; all that there are data for if not given.")
+ROWS = flags.DEFINE_multi_string(
+    "rows", ["*"], "Globs over rows to train; what is there already is scored in any case."
+)
+MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and each other's references.", 3)
+RECORDS = flags.DEFINE_integer("records", None, "Records of the pool; the task's own number if not given.", 100)
+FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every model answers.")
+RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
+FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+_ATTACKS = ("gap", "confidence", "shadow models", "LiRA", "RMIA")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network on a set of records.
+
+    Attributes:
+        network: Function from input shape and classes to a fresh float model.
+        records: Records of the pool; half of them are members.
+        epochs: Epochs of the float model.
+        early: Epochs at which the float model's trajectory is scored.
+        short: Shorter float trainings, in epochs, each with a schedule of its own.
+        tuning: Epochs of fine-tuning a quantized copy of the float model.
+        batch_size: Records in a batch.
+        learning_rate: Peak.
+        teachers: Folds of the teachers of cross-distillation, how often they are drawn anew, and their epochs.
+        augment: Whether batches are flipped and shifted.
+        source: "cifar10", "digits" or "location30".
+    """
+
+    network: Callable[..., Any]
+    records: int
+    epochs: int
+    early: tuple[int, ...]
+    short: tuple[int, ...]
+    teachers: tuple[int, int, int]
+    tuning: int = 8
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    augment: bool = False
+    source: str = "cifar10"
+
+
+_IMAGES = {"records": 20_000, "epochs": 24, "early": (2, 4, 6, 8, 12, 16), "short": (6, 8, 12), "teachers": (3, 1, 12)}
+_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 24), "augment": True}
+TASKS_KNOWN = {
+    "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, source="digits"),
+    "location30": Task(
+        networks.mlp, 3_200, 24, (1, 2, 3, 4, 6, 12), (2, 3, 4, 6), (5, 3, 3), 8, 64, source="location30"
+    ),
+    "resnet8": Task(networks.resnet8, **_IMAGES),
+    "resnet8, augmented": Task(networks.resnet8, **_LONG),
+    "resnet20": Task(networks.resnet20, **_IMAGES),
+    "resnet20, augmented": Task(networks.resnet20, **_LONG),
+    "small VGG": Task(networks.small_vgg, **_IMAGES),
+    "small MobileNet": Task(networks.small_mobilenet, **_IMAGES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A way to train.
+
+    Attributes:
+        bits: Bits of weights and activations between both ends, which have 8; None for float.
+        ends: Bits of both ends.
+        tuned: Whether training goes on from the float model; else from scratch.
+        length: Epochs as a share of the task's float training, from scratch.
+        loss: Makes a Keras loss.
+        smoothing: Share of each label that is spread over all classes.
+        share: Share of the out-of-fold teachers' answer in the labels, or None for the labels alone.
+        noise: Noise multiplier of DP-SGD, or None.
+        trajectory: Whether the model is scored on its way too.
+    """
+
+    bits: Optional[tuple[int, int]] = None
+    ends: Optional[int] = 8
+    tuned: bool = False
+    length: float = 1.0
+    loss: Optional[Callable[[], Any]] = None
+    smoothing: float = 0.0
+    share: Optional[float] = None
+    noise: Optional[float] = None
+    trajectory: bool = False
+
+
+def _relaxed(alpha: float) -> Callable[[], Any]:
+    return lambda: tfmiaq.losses.RelaxLoss(alpha, from_logits=True)
+
+
+def _entropic(gamma: float) -> Callable[[], Any]:
+    return lambda: tfmiaq.losses.HighEntropyLabels(gamma, 0.01, from_logits=True)
+
+
+def rows(task: Task) -> dict[str, Row]:
+    """The rows of a task, by name."""
+    found = {"float": Row(trajectory=True)}
+    found |= {f"float, {epochs} epochs": Row(length=epochs / task.epochs) for epochs in task.short}
+    found |= {f"w{w} a{a}, fine-tuned": Row((w, a), tuned=True) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
+    found |= {f"w{w} a{a}": Row((w, a)) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
+    for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
+        found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
+        found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
+        found |= {f"{name}, label smoothing {amount}": Row(bits, smoothing=amount) for amount in (0.3,)}
+        found |= {f"{name}, HAMP {gamma}": Row(bits, loss=_entropic(gamma)) for gamma in (0.6, 0.9)}
+    found |= {f"float, DP-SGD {noise}": Row(noise=noise) for noise in (0.3, 1.0)}
+    return found
+
+
+def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None) -> tfmiaq.Recipe:
+    return tfmiaq.Recipe(
+        epochs=epochs,
+        learning_rate=rate,
+        batch_size=task.batch_size,
+        loss=loss,
+        augment=_augmentation() if task.augment else None,
+        weight_decay=5e-4,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Trains a float model of a task."""
+
+    task: Task
+    classes: int
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
+        model = self.task.network(x.shape[1:], self.classes)
+        return _recipe(self.task, self.task.teachers[-1], self.task.learning_rate).fit(model, x, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The training of one model."""
+
+    task: Task
+    row: Row
+    x: np.ndarray
+    y: np.ndarray
+    classes: int
+    folder: pathlib.Path
+    index: int
+
+    def recipe(self, epochs: int, rate: float) -> tfmiaq.Recipe:
+        return _recipe(self.task, epochs, rate, self.row.loss() if self.row.loss else None)
+
+    def fresh(self) -> Any:
+        return self.task.network(self.x.shape[1:], self.classes)
+
+    def quantized(self, model: Any) -> Any:
+        if self.row.bits is None:
+            return model
+        policy = tfmiaq.BitwidthPolicy.uniform(*self.row.bits, first=self.row.ends, last=self.row.ends)
+        return tfmiaq.quantize_model(model, policy)
+
+
+def _augmentation() -> Any:
+    from tfmiaq._backend import keras
+
+    layers = keras.layers
+    shift = layers.RandomTranslation(0.125, 0.125, fill_mode="constant", interpolation="nearest")
+    return keras.Sequential([layers.RandomFlip("horizontal"), shift])
+
+
+def train(job: Job, score: Callable[[Any], None]) -> Any:
+    """Trains a row's model; `score` is called with it at the epochs of the trajectory, and not at the end."""
+    from tfmiaq._backend import keras
+
+    task, row = job.task, job.row
+    weights = job.folder / f"float-{job.index}.npz"
+    if row.tuned:
+        model = job.fresh()
+        with np.load(weights) as file:
+            model.set_weights([file[name] for name in file.files])
+        return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
+    epochs = max(1, round(row.length * task.epochs))
+    recipe = job.recipe(epochs, task.learning_rate)
+    model = job.quantized(job.fresh())
+    if row.noise is not None:
+        return _private(job, model, epochs)
+    if row.share is not None:
+        folds, repeats, _ = task.teachers
+        return tfmiaq.cross_distill(
+            Teacher(task, job.classes),
+            model,
+            job.x,
+            job.y,
+            share=row.share,
+            folds=folds,
+            repeats=repeats,
+            recipe=recipe,
+            folder=job.folder / "teachers",
+            seed=1_000 * job.index,
+        )
+    callbacks = []
+    if row.trajectory:
+        wanted = {epoch - 1: epoch for epoch in task.early}
+        scored = lambda epoch, logs: score(model, wanted[epoch]) if epoch in wanted else None  # noqa: E731
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=scored)]
+    labels = job.y
+    if row.smoothing:
+        labels = (1 - row.smoothing) * np.eye(job.classes)[job.y] + row.smoothing / job.classes
+    recipe.fit(model, job.x, labels, callbacks)
+    if row.trajectory:
+        np.savez(weights, *model.get_weights())
+    return model
+
+
+def _private(job: Job, model: Any, epochs: int) -> Any:
+    """DP-SGD of tensorflow-privacy, on a network without batch normalization, whose records are not independent."""
+    from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras
+
+    from tfmiaq._backend import keras
+
+    def plain(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return keras.layers.GroupNormalization(8, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    model = keras.models.clone_model(model, clone_function=plain)
+    optimizer = dp_optimizer_keras.VectorizedDPKerasSGDOptimizer(
+        l2_norm_clip=1.0, noise_multiplier=job.row.noise, num_microbatches=job.task.batch_size, learning_rate=0.25
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    model.compile(optimizer, loss)
+    whole = len(job.x) // job.task.batch_size * job.task.batch_size
+    model.fit(job.x[:whole], job.y[:whole], batch_size=job.task.batch_size, epochs=epochs, verbose=0)
+    return model
+
+
+def _answers(model: Any, pool: signals.Records) -> dict[str, np.ndarray]:
+    half = len(pool[1]) // 2
+    parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), 500)
+    return signals.Signals.concatenate(parts).to_arrays()
+
+
+def _pool(task: Task) -> Optional[signals.Records]:
+    if task.source == "location30":
+        if LOCATION.value is None:
+            return None
+        with np.load(LOCATION.value) as file:
+            x, y = file["x"].astype(np.float32), file["y"].astype(np.int64)
+    else:
+        data = datasets.load("digits" if task.source == "digits" else DATASET.value)
+        x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+    count = min(RECORDS.value or task.records, len(y))
+    order = np.random.default_rng(0).permutation(len(y))[:count]
+    return x[order], y[order] - y.min()
+
+
+def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathlib.Path, bar: Any) -> None:
+    """Trains what is missing of a row's models, and stores what they answer."""
+    from tfmiaq._backend import keras
+
+    store = Store(folder)
+    for index, chosen in enumerate(references.half_splits(len(pool[1]), MODELS.value, 0)):
+        key = f"{name}-{index}"
+        if store.arrays(key) is None:
+            job = Job(task, row, pool[0][chosen], pool[1][chosen], int(pool[1].max()) + 1, folder, index)
+            keras.utils.set_random_seed(1_000 + index)
+            started = time.perf_counter(), time.process_time()
+
+            def on_the_way(model: Any, epoch: int, index: int = index) -> None:
+                store.put_arrays(f"{name}, epoch {epoch}-{index}", _answers(model, pool))
+
+            model = train(job, on_the_way)
+            took = [time.perf_counter() - started[0], time.process_time() - started[1]]
+            store.put_arrays(key, {**_answers(model, pool), "seconds": np.array(took)})
+            keras.backend.clear_session()
+        bar.update()
+
+
+def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, Any]]:
+    """A row's figures, means over its targets, or None while models are missing."""
+    found = [Store(folder).arrays(f"{name}-{index}") for index in range(MODELS.value)]
+    if any(arrays is None for arrays in found):
+        return None
+    seconds = [arrays.pop("seconds", None) for arrays in found if arrays is not None]
+    models = [signals.Signals(**arrays) for arrays in found if arrays is not None]
+    halves = references.half_splits(count, MODELS.value, 0)
+    features = np.stack([model.features for model in models])
+    values: dict[str, list[float]] = {}
+    for index, (model, chosen) in enumerate(zip(models, halves)):
+        order = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
+        others = [other for other in range(len(models)) if other != index]
+        evidence = auditing.Evidence(
+            target=model[order],
+            is_member=np.arange(count) < chosen.sum(),
+            seed=index,
+            references=references.References(features[others][:, order], halves[others][:, order]),
+        )
+        report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[attack] for attack in _ATTACKS])
+        values.setdefault("train_accuracy", []).append(report.member_accuracy)
+        values.setdefault("test_accuracy", []).append(report.non_member_accuracy)
+        for attack in report.attacks:
+            for key, value in (
+                ("auc", attack.auc),
+                ("accuracy", attack.confusion.accuracy),
+                ("tpr", attack.confusion.tpr),
+                ("f1_members", attack.confusion.f1_members),
+                ("f1_non_members", attack.confusion.f1_non_members),
+            ):
+                values.setdefault(f"{attack.name}: {key}", []).append(float(value))
+            for key, rate in (("tpr_at_0.1_percent_fpr", 0.001), ("tpr_at_1_percent_fpr", 0.01)):
+                resolved = attack.tpr_at_fpr(rate)
+                if resolved is not None:
+                    values.setdefault(f"{attack.name}: {key}", []).append(resolved[0])
+    return {
+        "targets": len(models),
+        "seconds": None if seconds[0] is None else [round(float(value)) for value in np.mean(seconds, axis=0)],
+        "mean": {key: round(float(np.mean(found)), 5) for key, found in values.items()},
+        "deviation": {key: round(float(np.std(found, ddof=1)), 5) for key, found in values.items()},
+    }
+
+
+def _labels(task: Task) -> Iterator[str]:
+    for name, row in rows(task).items():
+        if row.trajectory:
+            yield from (f"{name}, epoch {epoch}" for epoch in task.early)
+        yield name
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    results = pathlib.Path(RESULTS.value)
+    for name, task in TASKS_KNOWN.items():
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in TASKS.value or ["*"]):
+            continue
+        pool = _pool(task)
+        if pool is None:
+            print(f"{name}: no --location, left out.")
+            continue
+        count = len(pool[1])
+        folder = pathlib.Path(FOLDER.value) / f"{name.replace(', ', '-').replace(' ', '-')}-{count}"
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {
+            label: row
+            for label, row in rows(task).items()
+            if any(fnmatch.fnmatch(label, pattern) for pattern in ROWS.value)
+        }
+        with tqdm(total=len(wanted) * MODELS.value, desc=name) as bar:
+            for label, row in wanted.items():
+                bar.set_postfix_str(label)
+                _make(task, label, row, pool, folder, bar)
+                _write(results, name, task, count, folder)
+        _write(results, name, task, count, folder)
+
+
+def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pathlib.Path) -> None:
+    """Scores what has not been scored, and writes it beside what others have written since."""
+    result = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"tasks": {}}
+    of_task = result["tasks"].setdefault(f"{name}", {"members": count // 2, "rows": {}})
+    for label in _labels(task):
+        if label not in of_task["rows"]:
+            found = scored(label, count, folder)
+            if found is not None:
+                of_task["rows"][label] = found
+    result["command"] = "python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz"
+    scratch = results.with_suffix(".part")
+    scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(results)
+
+
+if __name__ == "__main__":
+    app.run(main)
