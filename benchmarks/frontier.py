@@ -35,11 +35,24 @@ TASKS = flags.DEFINE_multi_string("tasks", None, "Globs over tasks; all that the
 ROWS = flags.DEFINE_multi_string(
     "rows", ["*"], "Globs over rows to train; what is there already is scored in any case."
 )
-MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and each other's references.", 3)
+# With three, a target's non-members are those that the fewest references left out, which tells who they are.
+MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and each other's references.", 4)
 RECORDS = flags.DEFINE_integer("records", None, "Records of the pool; the task's own number if not given.", 100)
 FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every model answers.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
+TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
 FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+_HEAD = """Written by `python benchmarks/frontier.py`; results and seeds in `benchmarks/frontier.json`.
+
+Each row is the mean over its targets: models trained alike on random halves of one pool of records, each attacked with
+the others as reference models, which so went through the same defence. Members and non-members are the two halves.
+*confidence* is the accuracy of a threshold on the logit-scaled confidence, chosen on the other half of the records;
+*shadow* that of an attack classifier trained on the reference models (the paper's attack); *strongest AUC* the largest
+mean among confidence, shadow models, LiRA and RMIA, with the standard deviation over targets; *TPR* its like at 1 %
+false positives. "epoch n" is the float model on its way, "n epochs" a float model with a schedule of that length.
+Quantized rows have 8 bits at both ends and are trained from scratch if they are not called fine-tuned. Minutes are wall
+time of one model on two cores, while other rows were trained beside it; its teachers are counted where they were not
+there from another row."""
 _ATTACKS = ("gap", "confidence", "shadow models", "LiRA", "RMIA")
 
 
@@ -131,8 +144,9 @@ def rows(task: Task) -> dict[str, Row]:
     found |= {f"float, {epochs} epochs": Row(length=epochs / task.epochs) for epochs in task.short}
     found |= {f"w{w} a{a}, fine-tuned": Row((w, a), tuned=True) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
     found |= {f"w{w} a{a}": Row((w, a)) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
-    for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
+    for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
+    for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found |= {f"{name}, label smoothing {amount}": Row(bits, smoothing=amount) for amount in (0.3,)}
         found |= {f"{name}, HAMP {gamma}": Row(bits, loss=_entropic(gamma)) for gamma in (0.6, 0.9)}
@@ -242,7 +256,7 @@ def train(job: Job, score: Callable[[Any], None]) -> Any:
 
 def _private(job: Job, model: Any, epochs: int) -> Any:
     """DP-SGD of tensorflow-privacy, on a network without batch normalization, whose records are not independent."""
-    from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras
+    from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras_vectorized
 
     from tfmiaq._backend import keras
 
@@ -252,7 +266,7 @@ def _private(job: Job, model: Any, epochs: int) -> Any:
         return layer.__class__.from_config(layer.get_config())
 
     model = keras.models.clone_model(model, clone_function=plain)
-    optimizer = dp_optimizer_keras.VectorizedDPKerasSGDOptimizer(
+    optimizer = dp_optimizer_keras_vectorized.VectorizedDPKerasSGDOptimizer(
         l2_norm_clip=1.0, noise_multiplier=job.row.noise, num_microbatches=job.task.batch_size, learning_rate=0.25
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
@@ -378,6 +392,7 @@ def main(argv: list[str]) -> None:
                 _make(task, label, row, pool, folder, bar)
                 _write(results, name, task, count, folder)
         _write(results, name, task, count, folder)
+    write_report(results)
 
 
 def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pathlib.Path) -> None:
@@ -389,10 +404,116 @@ def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pat
             found = scored(label, count, folder)
             if found is not None:
                 of_task["rows"][label] = found
+    order = list(_labels(task))
+    of_task["rows"] = dict(sorted(of_task["rows"].items(), key=lambda item: order.index(item[0])))
     result["command"] = "python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz"
     scratch = results.with_suffix(".part")
     scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     scratch.replace(results)
+
+
+_SIGNALS = ("confidence", "shadow models", "LiRA", "RMIA")
+
+
+def strongest(row: dict[str, Any], key: str) -> tuple[str, float, float]:
+    """The attack with the largest mean of a figure, that mean, and its deviation."""
+    there = [attack for attack in _SIGNALS if f"{attack}: {key}" in row["mean"]]
+    if not there:
+        return "", float("nan"), float("nan")
+    name = max(there, key=lambda attack: row["mean"][f"{attack}: {key}"])
+    return name, row["mean"][f"{name}: {key}"], row["deviation"][f"{name}: {key}"]
+
+
+def table(of_task: dict[str, Any]) -> str:
+    """A task's rows as Markdown."""
+    lines = [
+        "| row | train | test | gap | confidence | shadow | strongest AUC | TPR at 1 % FPR | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for label, row in of_task["rows"].items():
+        mean, test_spread = row["mean"], row["deviation"]["test_accuracy"]
+        attack, auc, spread = strongest(row, "auc")
+        tpr = strongest(row, "tpr_at_1_percent_fpr")[1]
+        minutes = "" if row["seconds"] is None else f"{row['seconds'][0] / 60:.1f}"
+        lines.append(
+            f"| {label} | {mean['train_accuracy']:.3f} | {mean['test_accuracy']:.3f} ± "
+            f"{test_spread:.3f} | {mean['gap: accuracy']:.3f} | {mean['confidence: accuracy']:.3f} | "
+            f"{mean['shadow models: accuracy']:.3f} | {auc:.3f} ± {spread:.3f} ({attack}) | "
+            f"{'unresolved' if np.isnan(tpr) else f'{tpr:.3f}'} | {minutes} |"
+        )
+    return "\n".join(lines)
+
+
+def _family(label: str) -> tuple[str, str, str]:
+    """Legend, colour and marker of a row."""
+    if "cross-distilled" in label:
+        return (
+            ("cross-distilled, float", "tab:purple", "D")
+            if label.startswith("float")
+            else (
+                "cross-distilled, low bits",
+                "tab:red",
+                "*",
+            )
+        )
+    if label.startswith("float, epoch"):
+        return "float on its way", "black", "."
+    if label == "float" or label.endswith("epochs"):
+        return "float, own schedule", "black", "o"
+    if label.startswith("float"):
+        return "float, other losses and DP-SGD", "tab:gray", "s"
+    return ("low bits, other losses", "tab:orange", "v") if label.count(",") else ("low bits", "tab:blue", "^")
+
+
+def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
+    """Test accuracy against the strongest attack's AUC, and against the confidence attack's accuracy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    axes: Any
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    drawn = set()
+    for label, row in of_task["rows"].items():
+        legend, colour, marker = _family(label)
+        values = strongest(row, "auc")[1], row["mean"]["confidence: accuracy"]
+        for axis, value in zip(axes, values):
+            axis.scatter(
+                value,
+                row["mean"]["test_accuracy"],
+                color=colour,
+                marker=marker,
+                label=None if legend in drawn and axis is axes[0] else legend,
+            )
+            if marker != ".":
+                axis.annotate(
+                    label, (value, row["mean"]["test_accuracy"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
+                )
+        drawn.add(legend)
+    axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
+    axes[1].set_xlabel("accuracy of a threshold on confidence")
+    axes[0].set_ylabel("test accuracy")
+    axes[0].legend(fontsize=7)
+    fig.suptitle(f"{name}: {of_task['members']:,} members")
+    fig.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
+def write_report(results: pathlib.Path) -> None:
+    """Tables and figures of all that is there."""
+    tasks = json.loads(results.read_text(encoding="utf-8"))["tasks"]
+    parts = [f"# The frontier, measured\n\n{_HEAD}\n"]
+    for name in TASKS_KNOWN:
+        if name not in tasks or not tasks[name]["rows"]:
+            continue
+        file = pathlib.Path(FIGURES.value) / f"frontier-{name.replace(', ', '-').replace(' ', '-')}.png"
+        figure(name, tasks[name], file)
+        link = f"{file.parent.name}/{file.name}"
+        parts.append(f"## {name}: {tasks[name]['members']:,} members\n\n{table(tasks[name])}\n\n![{name}]({link})\n")
+    pathlib.Path(TABLE.value).write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":
