@@ -17,7 +17,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-from defend_digits import build_model, fit
+from small_classifier import build_model, fit
 
 import tfmiaq
 from tfmiaq import datasets

@@ -48,11 +48,11 @@ Each row is the mean over its targets: models trained alike on random halves of 
 the others as reference models, which so went through the same defence. Members and non-members are the two halves.
 *confidence* is the accuracy of a threshold on the logit-scaled confidence, chosen on the other half of the records;
 *shadow* that of an attack classifier trained on the reference models (the paper's attack); *strongest AUC* the largest
-mean among confidence, shadow models, LiRA and RMIA, with the standard deviation over targets; *TPR* its like at 1 %
-false positives. "epoch n" is the float model on its way, "n epochs" a float model with a schedule of that length.
-Quantized rows have 8 bits at both ends and are trained from scratch if they are not called fine-tuned. Minutes are wall
-time of one model on two cores, while other rows were trained beside it; its teachers are counted where they were not
-there from another row."""
+mean among confidence, shadow models, LiRA, RMIA and, of coarse answers, label-only, with the standard deviation over
+targets; *TPR* its like at 1 % false positives. "epoch n" is the float model on its way, "n epochs" a float model with a
+schedule of that length. Quantized rows have 8 bits at both ends and are trained from scratch if they are not called
+fine-tuned. Minutes are wall time of one model on two cores, while other rows were trained beside it; its teachers are
+counted where they were not there from another row."""
 _ATTACKS = ("gap", "confidence", "shadow models", "LiRA", "RMIA")
 
 
@@ -88,7 +88,7 @@ class Task:
 
 
 _IMAGES = {"records": 20_000, "epochs": 24, "early": (2, 4, 6, 8, 12, 16), "short": (6, 8, 12), "teachers": (3, 1, 12)}
-_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 24), "augment": True}
+_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 16), "augment": True}
 TASKS_KNOWN = {
     "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, source="digits"),
     "location30": Task(
@@ -110,6 +110,7 @@ class Row:
     Attributes:
         bits: Bits of weights and activations between both ends, which have 8; None for float.
         ends: Bits of both ends.
+        output: Bits and clip of the answers, which are then asked for changed copies of each record too.
         tuned: Whether training goes on from the float model; else from scratch.
         length: Epochs as a share of the task's float training, from scratch.
         loss: Makes a Keras loss.
@@ -121,6 +122,7 @@ class Row:
 
     bits: Optional[tuple[int, int]] = None
     ends: Optional[int] = 8
+    output: Optional[tuple[int, float]] = None
     tuned: bool = False
     length: float = 1.0
     loss: Optional[Callable[[], Any]] = None
@@ -146,6 +148,10 @@ def rows(task: Task) -> dict[str, Row]:
     found |= {f"w{w} a{a}": Row((w, a)) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
     for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
+        found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
+    for clip in (0.2, 1.0):
+        found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
+        found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found |= {f"{name}, label smoothing {amount}": Row(bits, smoothing=amount) for amount in (0.3,)}
@@ -199,6 +205,8 @@ class Job:
         if self.row.bits is None:
             return model
         policy = tfmiaq.BitwidthPolicy.uniform(*self.row.bits, first=self.row.ends, last=self.row.ends)
+        if self.row.output is not None:
+            policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(*self.row.output))
         return tfmiaq.quantize_model(model, policy)
 
 
@@ -215,11 +223,15 @@ def train(job: Job, score: Callable[[Any], None]) -> Any:
     from tfmiaq._backend import keras
 
     task, row = job.task, job.row
-    weights = job.folder / f"float-{job.index}.npz"
+    weights = job.folder / f"weights-{job.index}.npz"
     if row.tuned:
         model = job.fresh()
-        with np.load(weights) as file:
-            model.set_weights([file[name] for name in file.files])
+        if weights.is_file():
+            with np.load(weights) as file:
+                model.set_weights([file[name] for name in file.files])
+        else:
+            _recipe(task, task.epochs, task.learning_rate).fit(model, job.x, job.y)
+            np.savez(weights, *model.get_weights())
         return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
     epochs = max(1, round(row.length * task.epochs))
     recipe = job.recipe(epochs, task.learning_rate)
@@ -276,10 +288,13 @@ def _private(job: Job, model: Any, epochs: int) -> Any:
     return model
 
 
-def _answers(model: Any, pool: signals.Records) -> dict[str, np.ndarray]:
+def _answers(model: Any, pool: signals.Records, ask: bool = False) -> dict[str, np.ndarray]:
     half = len(pool[1]) // 2
     parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), 500)
-    return signals.Signals.concatenate(parts).to_arrays()
+    found = signals.Signals.concatenate(parts).to_arrays()
+    if ask:
+        found["votes"] = signals.ask_copies(model, pool, signals.changed_copies, batch_size=500)
+    return found
 
 
 def _pool(task: Task) -> Optional[signals.Records]:
@@ -313,7 +328,7 @@ def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathli
 
             model = train(job, on_the_way)
             took = [time.perf_counter() - started[0], time.process_time() - started[1]]
-            store.put_arrays(key, {**_answers(model, pool), "seconds": np.array(took)})
+            store.put_arrays(key, {**_answers(model, pool, row.output is not None), "seconds": np.array(took)})
             keras.backend.clear_session()
         bar.update()
 
@@ -337,7 +352,8 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
             seed=index,
             references=references.References(features[others][:, order], halves[others][:, order]),
         )
-        report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[attack] for attack in _ATTACKS])
+        attacks = [*_ATTACKS, *(["label-only"] if model.votes is not None else [])]
+        report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[attack] for attack in attacks])
         values.setdefault("train_accuracy", []).append(report.member_accuracy)
         values.setdefault("test_accuracy", []).append(report.non_member_accuracy)
         for attack in report.attacks:
@@ -368,51 +384,7 @@ def _labels(task: Task) -> Iterator[str]:
         yield name
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    results = pathlib.Path(RESULTS.value)
-    for name, task in TASKS_KNOWN.items():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in TASKS.value or ["*"]):
-            continue
-        pool = _pool(task)
-        if pool is None:
-            print(f"{name}: no --location, left out.")
-            continue
-        count = len(pool[1])
-        folder = pathlib.Path(FOLDER.value) / f"{name.replace(', ', '-').replace(' ', '-')}-{count}"
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = {
-            label: row
-            for label, row in rows(task).items()
-            if any(fnmatch.fnmatch(label, pattern) for pattern in ROWS.value)
-        }
-        with tqdm(total=len(wanted) * MODELS.value, desc=name) as bar:
-            for label, row in wanted.items():
-                bar.set_postfix_str(label)
-                _make(task, label, row, pool, folder, bar)
-                _write(results, name, task, count, folder)
-        _write(results, name, task, count, folder)
-    write_report(results)
-
-
-def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pathlib.Path) -> None:
-    """Scores what has not been scored, and writes it beside what others have written since."""
-    result = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"tasks": {}}
-    of_task = result["tasks"].setdefault(f"{name}", {"members": count // 2, "rows": {}})
-    for label in _labels(task):
-        if label not in of_task["rows"]:
-            found = scored(label, count, folder)
-            if found is not None:
-                of_task["rows"][label] = found
-    order = list(_labels(task))
-    of_task["rows"] = dict(sorted(of_task["rows"].items(), key=lambda item: order.index(item[0])))
-    result["command"] = "python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz"
-    scratch = results.with_suffix(".part")
-    scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(results)
-
-
-_SIGNALS = ("confidence", "shadow models", "LiRA", "RMIA")
+_SIGNALS = ("confidence", "shadow models", "LiRA", "RMIA", "label-only")
 
 
 def strongest(row: dict[str, Any], key: str) -> tuple[str, float, float]:
@@ -441,6 +413,26 @@ def table(of_task: dict[str, Any]) -> str:
             f"{mean['shadow models: accuracy']:.3f} | {auc:.3f} ± {spread:.3f} ({attack}) | "
             f"{'unresolved' if np.isnan(tpr) else f'{tpr:.3f}'} | {minutes} |"
         )
+    return "\n".join(lines)
+
+
+def papers_table(of_task: dict[str, Any]) -> str:
+    """The figures of Famili and Lao (2023), of the attack classifier trained on shadow models, against float's."""
+    keys = ("accuracy", "tpr", "f1_members", "f1_non_members")
+    lines = [
+        "| row | test accuracy | attack accuracy | TPR | F1 of members | F1 of non-members |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    base = of_task["rows"].get("float")
+    if base is None:
+        return ""
+    for label, row in of_task["rows"].items():
+        cells = []
+        for key in keys:
+            value, full = (r["mean"][f"shadow models: {key}"] for r in (row, base))
+            cells.append(f"{value:.3f}" if row is base else f"{value:.3f} ({100 * (value / full - 1):+.0f} %)")
+        if not label.startswith("float, epoch"):
+            lines.append(f"| {label} | {row['mean']['test_accuracy']:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -512,8 +504,55 @@ def write_report(results: pathlib.Path) -> None:
         file = pathlib.Path(FIGURES.value) / f"frontier-{name.replace(', ', '-').replace(' ', '-')}.png"
         figure(name, tasks[name], file)
         link = f"{file.parent.name}/{file.name}"
-        parts.append(f"## {name}: {tasks[name]['members']:,} members\n\n{table(tasks[name])}\n\n![{name}]({link})\n")
+        parts.append(
+            f"## {name}: {tasks[name]['members']:,} members\n\n{table(tasks[name])}\n\n![{name}]({link})\n\n"
+            f"The paper's figures, and how they change against float:\n\n{papers_table(tasks[name])}\n"
+        )
     pathlib.Path(TABLE.value).write_text("\n".join(parts), encoding="utf-8")
+
+
+def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pathlib.Path) -> None:
+    """Scores what has not been scored, and writes it beside what others have written since."""
+    result = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"tasks": {}}
+    of_task = result["tasks"].setdefault(f"{name}", {"members": count // 2, "rows": {}})
+    for label in _labels(task):
+        if label not in of_task["rows"]:
+            found = scored(label, count, folder)
+            if found is not None:
+                of_task["rows"][label] = found
+    order = list(_labels(task))
+    of_task["rows"] = dict(sorted(of_task["rows"].items(), key=lambda item: order.index(item[0])))
+    result["command"] = "python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz"
+    scratch = results.with_suffix(".part")
+    scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(results)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    results = pathlib.Path(RESULTS.value)
+    for name, task in TASKS_KNOWN.items():
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in TASKS.value or ["*"]):
+            continue
+        pool = _pool(task)
+        if pool is None:
+            print(f"{name}: no --location, left out.")
+            continue
+        count = len(pool[1])
+        folder = pathlib.Path(FOLDER.value) / f"{name.replace(', ', '-').replace(' ', '-')}-{count}"
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {
+            label: row
+            for label, row in rows(task).items()
+            if any(fnmatch.fnmatch(label, pattern) for pattern in ROWS.value)
+        }
+        with tqdm(total=len(wanted) * MODELS.value, desc=name) as bar:
+            for label, row in wanted.items():
+                bar.set_postfix_str(label)
+                _make(task, label, row, pool, folder, bar)
+                _write(results, name, task, count, folder)
+        _write(results, name, task, count, folder)
+    write_report(results)
 
 
 if __name__ == "__main__":

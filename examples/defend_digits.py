@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
-from tqdm import tqdm
+from small_classifier import build_model, fit
 
 import tfmiaq
 from tfmiaq import datasets
@@ -53,44 +52,6 @@ flags.register_validator("reference_models", lambda count: count != 1, message="
 flags.register_validator(
     "policy", lambda path: path is None or pathlib.Path(path).is_file(), message="no such policy file"
 )
-
-
-def build_model(input_shape: tuple[int, ...], classes: int, width: int) -> Any:
-    """A small convolutional network for images, a perceptron for vectors; it ends in logits."""
-    from tfmiaq._backend import keras
-
-    layers = keras.layers
-    inputs = keras.Input(input_shape, name="records")
-    x = inputs
-    if len(input_shape) == 3:
-        for block, filters in enumerate((width, 2 * width), start=1):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
-            x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}")(x)
-            x = layers.ReLU(name=f"relu{block}")(x)
-            x = layers.MaxPooling2D(name=f"pool{block}")(x)
-        x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(4 * width, activation="relu", name="hidden")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="classifier")
-
-
-def fit(
-    model: Any, x: Any, y: Any, epochs: int, learning_rate: float, label: str = "", callbacks: Sequence[Any] = ()
-) -> None:
-    """Trains with Adam and a cosine schedule, with one progress bar over the epochs."""
-    from tfmiaq._backend import keras
-
-    batch_size = 32
-    steps = epochs * -(-len(x) // batch_size)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    with tqdm(total=epochs, desc=label, disable=None if label else True) as bar:
-        tick = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: (bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}"), bar.update())
-        )
-        model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[tick, *callbacks])
 
 
 def main(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tfmiaq
+import tfmiaq.defence
 from tfmiaq._backend import keras
 
 RECIPE = tfmiaq.Recipe(epochs=2, batch_size=16)
@@ -18,8 +19,8 @@ def sets(digits):
     return (digits.x_train[:60], digits.y_train[:60]), (digits.x_test[:120], digits.y_test[:120])
 
 
-def _train(x, y):
-    model = keras.Sequential(
+def _untrained():
+    return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
@@ -27,13 +28,18 @@ def _train(x, y):
             keras.layers.Dense(10, name="logits"),
         ]
     )
-    return tfmiaq.Recipe(epochs=5, learning_rate=0.1, batch_size=16).fit(model, x, y)
+
+
+def _train(x, y):
+    return tfmiaq.Recipe(epochs=5, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
 
 
 @pytest.fixture(scope="module")
 def made(sets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("defended")
-    return tfmiaq.defend(_train, *sets, recipe=RECIPE, n_reference=2, target="edgetpu", folder=folder, verbose=False)
+    return tfmiaq.defend(
+        _train, *sets, recipe=RECIPE, folds=0, n_reference=2, target="edgetpu", folder=folder, verbose=False
+    )
 
 
 @pytest.mark.slow
@@ -58,7 +64,7 @@ def test_all_of_it_is_made(made):
 def test_a_second_call_trains_nothing(made, sets, monkeypatch):
     monkeypatch.setattr(tfmiaq.Recipe, "fit", lambda *args: pytest.fail("trained again"))
     again = tfmiaq.defend(
-        _train, *sets, recipe=RECIPE, n_reference=2, target="edgetpu", folder=made.folder, verbose=False
+        _train, *sets, recipe=RECIPE, folds=0, n_reference=2, target="edgetpu", folder=made.folder, verbose=False
     )
     assert {name: report.to_json() for name, report in again.reports.items()} == {
         name: report.to_json() for name, report in made.reports.items()
@@ -90,6 +96,21 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
     assert "label-only" in [attack.name for attack in made.reports[".tflite"].attacks]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("by_heart", [True, False])
+def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monkeypatch, by_heart):
+    """Labels of chance can only be learnt by heart."""
+    chance = [(x, np.random.default_rng(0).integers(0, 10, len(y))) for x, y in sets]
+    monkeypatch.setattr(tfmiaq.defence, "_WHOLE", RECIPE)
+
+    def train(x, y):
+        return tfmiaq.Recipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
+
+    tfmiaq.defend(train, *(chance if by_heart else sets), n_reference=0, folder=tmp_path, verbose=False)
+    teachers = list((tmp_path / "teachers").glob("*.npz")) if (tmp_path / "teachers").exists() else []
+    assert len(teachers) == (5 if by_heart else 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -98,6 +119,8 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
             ValueError,
             "folds",
         ),
+        ({"folds": 1}, ValueError, "Expected folds of at least 2, or 0. Received 1"),
+        ({"repeats": 0}, ValueError, "Expected repeats of at least 1. Received 0"),
         ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),
         ({"policy": 3}, TypeError, "Expected a BitwidthPolicy"),
         ({"model": 3}, TypeError, "Expected a keras.Model or a function that trains one. Received 3"),

@@ -1,0 +1,95 @@
+"""Defends a model by cross-distillation and low bits; float, quantized and .tflite are audited alike.
+
+    python examples/cross_distill.py
+    python examples/cross_distill.py --dataset=own.npz --folds=5 --repeats=3 --output_bits=1 --output_clip=0.2
+    python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --augment
+
+The quantized model starts afresh and learns its own training records from teachers that were not trained on them. What
+was stopped goes on in the same --out.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from absl import app, flags
+from small_classifier import build_model
+
+import tfmiaq
+from tfmiaq import datasets
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+DATASET = flags.DEFINE_string("dataset", "digits", f"One of {', '.join(datasets.NAMES)}, or the path of an .npz file.")
+MEMBERS = flags.DEFINE_integer("members", 300, "Records to train on.", 24)
+WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others have multiples of it.", 1)
+EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs of the float model, of each teacher and of the quantized model.", 1)
+FOLDS = flags.DEFINE_integer(
+    "folds", 4, "Folds of the teachers; 0 fine-tunes the float model on the labels instead.", 0
+)
+REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split into folds anew.", 1)
+WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
+ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.", 1, 8)
+OUTPUT = flags.DEFINE_integer(
+    "output_bits", None, "Bits of the answers; as the last layer gives them if not given.", 1, 8
+)
+CLIP = flags.DEFINE_float("output_clip", 8.0, "Distance to the largest logit that coarse answers end at.", 1e-3)
+AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
+REFERENCES = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
+OUT = flags.DEFINE_string("out", "out/cross_distilled", "Folder for all that is made.")
+
+flags.register_validator(
+    "dataset",
+    datasets.check_name,
+    message=f"expected one of {', '.join(datasets.NAMES)}, or the path of an .npz file that exists",
+)
+flags.register_validator("reference_models", lambda count: count != 1, message="expected 0, or at least 2")
+flags.register_validator("folds", lambda count: count != 1, message="expected 0, or at least 2")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    from tfmiaq._backend import keras
+
+    data = datasets.load(DATASET.value, SEED.value)
+    if len(data.x_train) < MEMBERS.value:
+        raise app.UsageError(f"--members={MEMBERS.value}, but {data.name} has {len(data.x_train)} training records.")
+    shape, classes, width = data.x_train.shape[1:], data.classes, WIDTH.value
+    augment = None
+    if AUGMENT.value:
+        if len(shape) != 3:
+            raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
+        shift = keras.layers.RandomTranslation(0.125, 0.125, fill_mode="constant", interpolation="nearest")
+        augment = keras.Sequential([keras.layers.RandomFlip("horizontal"), shift])
+    whole = tfmiaq.Recipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4)
+    tuning = tfmiaq.Recipe(max(1, EPOCHS.value // 3), 0.02, 32, augment=augment, weight_decay=5e-4)
+
+    def train_float(x: Any, y: Any) -> Any:
+        return whole.fit(build_model(shape, classes, width), x, y)
+
+    output = None if OUTPUT.value is None else tfmiaq.OutputBits(OUTPUT.value, CLIP.value)
+    end = tfmiaq.LayerBits(8, 8)
+    policy = tfmiaq.BitwidthPolicy(
+        tfmiaq.LayerBits(WEIGHTS.value, ACTIVATIONS.value), first=end, last=end, output=output
+    )
+    defence = tfmiaq.defend(
+        train_float,
+        (data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]),
+        (data.x_test[: 2 * MEMBERS.value], data.y_test[: 2 * MEMBERS.value]),
+        policy=policy,
+        recipe=whole if FOLDS.value else tuning,
+        folds=FOLDS.value,
+        repeats=REPEATS.value,
+        n_reference=REFERENCES.value,
+        seed=SEED.value,
+        folder=pathlib.Path(OUT.value),
+    )
+    print(defence)
+
+
+if __name__ == "__main__":
+    app.run(main)
