@@ -115,7 +115,8 @@ def out_of_fold_answers(
 
     The records are split into folds; for each fold a teacher is trained on all others and asked about this one. So no
     answer carries what only training on the record itself could have taught (knowledge cross-distillation, Chourasia et
-    al. 2022, section 4; Split-AI of SELENA, Tang et al. 2022, is the same with overlapping sets).
+    al. 2022, section 4; Split-AI of SELENA, Tang et al. 2022, is the same with overlapping sets). The answers on other
+    records come from teachers that were trained on this one: what leaks still, leaks through them.
 
     Args:
         train_fn: Function from records and labels (x, y) to a trained model.
@@ -182,7 +183,8 @@ def cross_distill(
 
     The student learns of each record what could be known without it, so that it is hardly surer of its own training
     records than of others; no reference records are needed. It should start afresh: a copy of a model that was trained
-    on the records has them in its weights.
+    on the records has them in its weights. Where records are few and the labels are learnt well, teachers of fewer
+    records cost accuracy (docs/frontier.md); `share` and `repeats` buy it back.
 
     Example:
         >>> student = tfmiaq.quantize_model(build_model(), policy)

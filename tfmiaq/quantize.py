@@ -135,6 +135,7 @@ def _apply(plan: Plan) -> Any:
         return copies[key](tensor)
 
     def coarse(name: str, tensor: Any) -> Any:
+        assert plan.output is not None
         quantizer = quantizers.OutputQuantizer(plan.output.bits, float(plan.output.clip))
         return layers.CoarseAnswers(quantizer, name=f"{name}_output")(tensor)
 
@@ -197,7 +198,7 @@ def set_policy(model: Any, policy: BitwidthPolicy) -> None:
         )
     for variable, bits in settings:
         variable.assign(float(bits))
-    for layer in answers:
-        for _, variables in activation_quantizers(layer):
+    if policy.output is not None:
+        for _, variables in (pair for layer in answers for pair in activation_quantizers(layer)):
             variables["bits"].assign(float(policy.output.bits))
             variables["clip"].assign(float(policy.output.clip))

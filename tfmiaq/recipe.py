@@ -58,13 +58,14 @@ class Recipe:
         else:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         model.compile(cosine_sgd(self.learning_rate, self.epochs, len(x), self.batch_size, self.weight_decay), loss)
-        if self.augment is None:
+        augment = self.augment
+        if augment is None:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
         records, labels = tf.constant(x), tf.constant(y)
 
         def batch(chosen: Any) -> tuple[Any, Any]:
-            return self.augment(tf.gather(records, chosen), training=True), tf.gather(labels, chosen)
+            return augment(tf.gather(records, chosen), training=True), tf.gather(labels, chosen)
 
         chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
         model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
