@@ -70,6 +70,7 @@ class Task:
         batch_size: Records in a batch.
         learning_rate: Peak.
         teachers: Folds of the teachers of cross-distillation, how often they are drawn anew, and their epochs.
+        student: Epochs of what they teach; as many as the float model's if 0.
         augment: Whether batches are flipped and shifted.
         source: "cifar10", "digits" or "location30".
     """
@@ -83,14 +84,22 @@ class Task:
     tuning: int = 8
     batch_size: int = 128
     learning_rate: float = 0.1
+    student: int = 0
     augment: bool = False
     source: str = "cifar10"
 
 
-_IMAGES = {"records": 20_000, "epochs": 24, "early": (2, 4, 6, 8, 12, 16), "short": (6, 8, 12), "teachers": (3, 1, 12)}
+_IMAGES = {
+    "records": 20_000,
+    "epochs": 24,
+    "early": (2, 4, 6, 8, 12, 16),
+    "short": (6, 8, 12),
+    "teachers": (3, 3, 8),
+    "student": 12,
+}
 _LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 16), "augment": True}
 TASKS_KNOWN = {
-    "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, source="digits"),
+    "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, 0.05, source="digits"),
     "location30": Task(
         networks.mlp, 3_200, 24, (1, 2, 3, 4, 6, 12), (2, 3, 4, 6), (5, 3, 3), 8, 64, source="location30"
     ),
@@ -234,6 +243,8 @@ def train(job: Job, score: Callable[[Any], None]) -> Any:
             np.savez(weights, *model.get_weights())
         return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
     epochs = max(1, round(row.length * task.epochs))
+    if row.share is not None and task.student:
+        epochs = task.student
     recipe = job.recipe(epochs, task.learning_rate)
     model = job.quantized(job.fresh())
     if row.noise is not None:
@@ -438,23 +449,21 @@ def papers_table(of_task: dict[str, Any]) -> str:
 
 def _family(label: str) -> tuple[str, str, str]:
     """Legend, colour and marker of a row."""
+    kind = "float" if label.startswith("float") else "quantized"
+    if "answers of" in label:
+        if "cross-distilled" in label:
+            return "cross-distilled, quantized, coarse answers", "tab:green", "P"
+        return "quantized, coarse answers", "tab:olive", "X"
     if "cross-distilled" in label:
-        return (
-            ("cross-distilled, float", "tab:purple", "D")
-            if label.startswith("float")
-            else (
-                "cross-distilled, low bits",
-                "tab:red",
-                "*",
-            )
-        )
+        return f"cross-distilled, {kind}", *(("tab:purple", "D") if kind == "float" else ("tab:red", "*"))
     if label.startswith("float, epoch"):
         return "float on its way", "black", "."
     if label == "float" or label.endswith("epochs"):
         return "float, own schedule", "black", "o"
-    if label.startswith("float"):
+    if kind == "float":
         return "float, other losses and DP-SGD", "tab:gray", "s"
-    return ("low bits, other losses", "tab:orange", "v") if label.count(",") else ("low bits", "tab:blue", "^")
+    plain = label.endswith("fine-tuned") or "," not in label
+    return ("quantized", "tab:blue", "^") if plain else ("quantized, other losses", "tab:orange", "v")
 
 
 def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
@@ -466,29 +475,26 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
 
     axes: Any
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    drawn = set()
+    drawn: set[str] = set()
+    labelled: list[tuple[float, float]] = []
     for label, row in of_task["rows"].items():
         legend, colour, marker = _family(label)
+        accuracy = row["mean"]["test_accuracy"]
         values = strongest(row, "auc")[1], row["mean"]["confidence: accuracy"]
         for axis, value in zip(axes, values):
-            axis.scatter(
-                value,
-                row["mean"]["test_accuracy"],
-                color=colour,
-                marker=marker,
-                label=None if legend in drawn and axis is axes[0] else legend,
-            )
-            if marker != ".":
-                axis.annotate(
-                    label, (value, row["mean"]["test_accuracy"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
-                )
+            entry = legend if axis is axes[0] and legend not in drawn else None
+            axis.scatter(value, accuracy, color=colour, marker=marker, label=entry)
         drawn.add(legend)
+        # Of points that lie on top of each other the first is named.
+        if marker != "." and all(abs(values[0] - x) > 0.06 or abs(accuracy - y) > 0.012 for x, y in labelled):
+            axes[0].annotate(label, (values[0], accuracy), fontsize=6, xytext=(4, 3), textcoords="offset points")
+            labelled.append((values[0], accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
     axes[1].set_xlabel("accuracy of a threshold on confidence")
     axes[0].set_ylabel("test accuracy")
-    axes[0].legend(fontsize=7)
+    fig.legend(loc="lower center", ncol=5, fontsize=7)
     fig.suptitle(f"{name}: {of_task['members']:,} members")
-    fig.tight_layout()
+    fig.tight_layout(rect=(0, 0.08, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
     plt.close(fig)
