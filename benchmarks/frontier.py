@@ -125,6 +125,7 @@ class Row:
         loss: Makes a Keras loss.
         smoothing: Share of each label that is spread over all classes.
         share: Share of the out-of-fold teachers' answer in the labels, or None for the labels alone.
+        repeats: How often the teachers are drawn anew; as the task has it if 0.
         noise: Noise multiplier of DP-SGD, or None.
         trajectory: Whether the model is scored on its way too.
     """
@@ -137,6 +138,7 @@ class Row:
     loss: Optional[Callable[[], Any]] = None
     smoothing: float = 0.0
     share: Optional[float] = None
+    repeats: int = 0
     noise: Optional[float] = None
     trajectory: bool = False
 
@@ -158,6 +160,8 @@ def rows(task: Task) -> dict[str, Row]:
     for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
         found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
+    found["float, cross-distilled, teachers drawn once"] = Row(share=1.0, repeats=1)
+    found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
     for clip in (0.2, 1.0):
         found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
@@ -244,7 +248,7 @@ def train(job: Job, score: Callable[[Any], None]) -> Any:
         return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
     epochs = max(1, round(row.length * task.epochs))
     if row.share is not None and task.student:
-        epochs = task.student
+        epochs = max(1, round(row.length * task.student))
     recipe = job.recipe(epochs, task.learning_rate)
     model = job.quantized(job.fresh())
     if row.noise is not None:
@@ -258,7 +262,7 @@ def train(job: Job, score: Callable[[Any], None]) -> Any:
             job.y,
             share=row.share,
             folds=folds,
-            repeats=repeats,
+            repeats=row.repeats or repeats,
             recipe=recipe,
             folder=job.folder / "teachers",
             seed=1_000 * job.index,
@@ -518,16 +522,18 @@ def write_report(results: pathlib.Path) -> None:
 
 
 def _write(results: pathlib.Path, name: str, task: Task, count: int, folder: pathlib.Path) -> None:
-    """Scores what has not been scored, and writes it beside what others have written since."""
-    result = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"tasks": {}}
-    of_task = result["tasks"].setdefault(f"{name}", {"members": count // 2, "rows": {}})
-    for label in _labels(task):
-        if label not in of_task["rows"]:
-            found = scored(label, count, folder)
-            if found is not None:
-                of_task["rows"][label] = found
+    """Scores what has not been scored, and adds it to what others may have written meanwhile."""
+
+    def read() -> dict[str, Any]:
+        return json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"tasks": {}}
+
+    known = read()["tasks"].get(name, {"rows": {}})["rows"]
     order = list(_labels(task))
-    of_task["rows"] = dict(sorted(of_task["rows"].items(), key=lambda item: order.index(item[0])))
+    found = {label: scored(label, count, folder) for label in order if label not in known}
+    result = read()
+    rows_of_task = result["tasks"].setdefault(name, {"members": count // 2, "rows": {}})["rows"]
+    rows_of_task.update({label: row for label, row in found.items() if row is not None})
+    result["tasks"][name]["rows"] = dict(sorted(rows_of_task.items(), key=lambda item: order.index(item[0])))
     result["command"] = "python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz"
     scratch = results.with_suffix(".part")
     scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
 from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.auditing.references import half_splits
-from tfmiaq.distillation import cross_distill
+from tfmiaq.distillation import cross_distill, out_of_fold_answers
 from tfmiaq.layer_summary import get_policy
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import load_model, quantize_model
@@ -84,6 +84,16 @@ class _CrossDistill:
         self.repeats = repeats
         self.folder = str(folder)
 
+    def get_config(self) -> dict[str, Any]:
+        """What makes it what it is, for its fingerprint: a folder that was moved is the same one."""
+        return {name: value for name, value in vars(self).items() if name != "folder"}
+
+    def teach(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
+        """Trains the teachers, which a call then finds in the folder."""
+        out_of_fold_answers(
+            self.train_fn, x, y, folds=self.folds, repeats=self.repeats, folder=self.folder, verbose=verbose
+        )
+
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
         student = quantize_model(keras.models.clone_model(model), self.policy)
         return cross_distill(
@@ -95,6 +105,7 @@ class _CrossDistill:
             repeats=self.repeats,
             recipe=self.recipe,
             folder=self.folder,
+            verbose=False,
         )
 
 
@@ -224,6 +235,7 @@ def defend(
     quantize: Any = _Quantize(bits, recipe)
     if folds:
         quantize = _CrossDistill(bits, recipe, given, folds, repeats, folder / "teachers")
+        quantize.teach(*members, verbose)
     quantized_path = folder / "quantized.keras"
     quantized = _stage(
         quantized_path,

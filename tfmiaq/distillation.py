@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 from scipy import special
 from sklearn import model_selection
+from tqdm import tqdm
 
 from tfmiaq._backend import keras
 from tfmiaq.auditing import signals
@@ -110,6 +111,7 @@ def out_of_fold_answers(
     folder: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
+    verbose: bool = True,
 ) -> np.ndarray:
     """What models say of training records that they were not trained on.
 
@@ -128,6 +130,7 @@ def out_of_fold_answers(
             nothing.
         n_jobs: Processes that train teachers side by side (joblib); None for one, or for what joblib's context says.
         seed: Seed of the splits and the trainings.
+        verbose: Show a progress bar over the teachers where standard error is a terminal.
 
     Returns:
         Probabilities, float32, shape (n, classes); each row sums to 1.
@@ -152,7 +155,8 @@ def out_of_fold_answers(
         kept = np.ones(len(y), bool)
         kept[fold] = False
         calls.append(joblib.delayed(_fold_answers)(train_fn, x, y, kept, seed + number, folder))
-    found = joblib.Parallel(n_jobs=n_jobs)(calls)
+    answers = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(calls)
+    found = list(tqdm(answers, total=len(calls), desc="teachers", disable=None if verbose else True))
     widths = {answers.shape[1] for answers in found}
     if len(widths) > 1 or max(widths) <= y.max():
         raise ValueError(
@@ -178,6 +182,7 @@ def cross_distill(
     folder: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
+    verbose: bool = True,
 ) -> Any:
     """Trains a student on its training records, labelled by teachers that were not trained on them.
 
@@ -202,6 +207,7 @@ def cross_distill(
         folder: As of `out_of_fold_answers`.
         n_jobs: As of `out_of_fold_answers`.
         seed: As of `out_of_fold_answers`.
+        verbose: As of `out_of_fold_answers`.
 
     Returns:
         The student.
@@ -215,7 +221,9 @@ def cross_distill(
     if not 0 <= share <= 1:
         raise ValueError(f"cross_distill: Expected share from 0 to 1. Received {share!r}.")
     x, y = signals.pair((x, y), "train")
-    soft = out_of_fold_answers(train_fn, x, y, folds=folds, repeats=repeats, folder=folder, n_jobs=n_jobs, seed=seed)
+    soft = out_of_fold_answers(
+        train_fn, x, y, folds=folds, repeats=repeats, folder=folder, n_jobs=n_jobs, seed=seed, verbose=verbose
+    )
     classes = student.outputs[0].shape[-1]
     if soft.shape[1] != classes:
         raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")

@@ -21,6 +21,16 @@ def cosine_sgd(
     return keras.optimizers.SGD(schedule, 0.9, True, weight_decay=weight_decay)
 
 
+def _description(layer: Any) -> Any:
+    """A preprocessing layer, or several, without names and shapes."""
+    if hasattr(layer, "layers"):
+        return [_description(inner) for inner in layer.layers]
+    if not isinstance(layer, keras.layers.Layer):
+        return layer
+    config = {key: value for key, value in layer.get_config().items() if key not in ("name", "batch_input_shape")}
+    return [type(layer).__name__, config]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the quantized model is trained.
@@ -40,6 +50,11 @@ class Recipe:
     loss: Optional[Any] = None
     augment: Optional[Any] = None
     weight_decay: Optional[float] = None
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the recipe what it is, for its fingerprint, which must not change when its layers are built."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "augment": _description(self.augment)}
 
     def fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any] = ()) -> Any:
         """Trains a model in place and returns it.

@@ -67,7 +67,8 @@ def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
         digest.update(thing.to_json().encode())
     elif callable(getattr(thing, "get_config", None)):
         _update(digest, thing.get_config(), seen)
-        _update(digest, getattr(thing, "get_weights", list)(), seen)
+        # A Keras model that was never called has no weights yet, and would raise.
+        _update(digest, getattr(thing, "get_weights", list)() if getattr(thing, "built", True) else [], seen)
     elif hasattr(thing, "__dict__"):
         _update(digest, vars(thing), seen)
         if callable(thing):
