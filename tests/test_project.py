@@ -45,8 +45,8 @@ def test_no_target_needs_itself():
     graphlib.TopologicalSorter(needs).prepare()
 
 
-def _demo(*arguments, **kwargs):
-    command = [sys.executable, str(ROOT / "examples" / "defend_digits.py"), *arguments]
+def _demo(*arguments, script="defend_digits.py", **kwargs):
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
@@ -76,6 +76,32 @@ def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):
     result = _demo(flag)
     assert result.returncode != 0
     assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
+    sizes = ("--members=60", "--epochs=2", "--folds=2", "--repeats=1", "--output_bits=1", "--output_clip=0.2")
+    arguments = (*sizes, "--reference_models=0", f"--out={tmp_path}")
+    first, again = (_demo(*arguments, script="cross_distill.py", cwd=tmp_path) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert "| label-only |" in first.stdout
+    assert again.stdout == first.stdout
+    assert len(list((tmp_path / "teachers").glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--dataset=digit", "expected one of digits"),
+        ("--folds=1", "expected 0, or at least 2"),
+        ("--output_bits=9", "output_bits"),
+        ("--members=5000", "but digits has 898 training records"),
+    ],
+)
+def test_the_example_of_cross_distillation_refuses_bad_flags(flag, message):
+    result = _demo(flag, script="cross_distill.py")
+    assert result.returncode != 0
+    assert message in result.stderr + result.stdout
 
 
 @pytest.mark.parametrize(("first", "last", "suits"), [("3.0", "3.99", True), ("3.0", "3.1", False)])
