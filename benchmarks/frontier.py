@@ -162,6 +162,7 @@ def rows(task: Task) -> dict[str, Row]:
         found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
     found["float, cross-distilled, teachers drawn once"] = Row(share=1.0, repeats=1)
     found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
+    found["w4 a4, answers of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
     for clip in (0.2, 1.0):
         found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
