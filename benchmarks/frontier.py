@@ -46,8 +46,8 @@ FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every mod
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
 FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-_HEAD = """Written by `python benchmarks/frontier.py`; results in `benchmarks/frontier.json`. Seeds are 1,000 plus the number of
-the target, and 0 for the order of the pool and its halves. Tasks and rows that are not here were not run.
+_HEAD = """Written by `python benchmarks/frontier.py`; results in `benchmarks/frontier.json`. Seeds are 1,000 plus the
+number of the target, and 0 for the order of the pool and its halves. Tasks and rows that are not here were not run.
 
 Each row is the mean over its targets: models trained alike on random halves of one pool of records, each attacked with
 the others as reference models, which so went through the same defence. Members and non-members are the two halves.
