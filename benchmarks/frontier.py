@@ -492,6 +492,8 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     drawn: set[str] = set()
     labelled: list[tuple[float, float]] = []
+    points = [(strongest(row, "auc")[1], row["mean"]["test_accuracy"]) for row in of_task["rows"].values()]
+    width, height = np.ptp(points, axis=0)
     for label, row in of_task["rows"].items():
         legend, colour, marker = _family(label)
         accuracy = row["mean"]["test_accuracy"]
@@ -501,7 +503,9 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
             axis.scatter(value, accuracy, color=colour, marker=marker, label=entry)
         drawn.add(legend)
         # Of points that lie on top of each other the first is named.
-        if marker != "." and all(abs(values[0] - x) > 0.06 or abs(accuracy - y) > 0.012 for x, y in labelled):
+        if marker != "." and all(
+            abs(values[0] - x) > 0.15 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled
+        ):
             axes[0].annotate(label, (values[0], accuracy), fontsize=6, xytext=(4, 3), textcoords="offset points")
             labelled.append((values[0], accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
