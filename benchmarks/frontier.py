@@ -123,7 +123,6 @@ class Row:
 
     Attributes:
         bits: Bits of weights and activations between both ends, which have 8; None for float.
-        ends: Bits of both ends.
         output: Bits and clip of the answers, which are then asked for changed copies of each record too.
         tuned: Whether training goes on from the float model; else from scratch.
         length: Epochs as a share of the task's float training, from scratch.
@@ -136,7 +135,6 @@ class Row:
     """
 
     bits: Optional[tuple[int, int]] = None
-    ends: Optional[int] = 8
     output: Optional[tuple[int, float]] = None
     tuned: bool = False
     length: float = 1.0
@@ -173,7 +171,7 @@ def rows(task: Task) -> dict[str, Row]:
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
-        found |= {f"{name}, label smoothing {amount}": Row(bits, smoothing=amount) for amount in (0.3,)}
+        found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
         found |= {f"{name}, HAMP {gamma}": Row(bits, loss=_entropic(gamma)) for gamma in (0.6, 0.9)}
     found |= {f"float, DP-SGD {noise}": Row(noise=noise) for noise in (0.3, 1.0)}
     return found
@@ -223,7 +221,7 @@ class Job:
     def quantized(self, model: Any) -> Any:
         if self.row.bits is None:
             return model
-        policy = tfmiaq.BitwidthPolicy.uniform(*self.row.bits, first=self.row.ends, last=self.row.ends)
+        policy = tfmiaq.BitwidthPolicy.uniform(*self.row.bits)
         if self.row.output is not None:
             policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(*self.row.output))
         return tfmiaq.quantize_model(model, policy)
@@ -237,8 +235,8 @@ def _augmentation() -> Any:
     return keras.Sequential([layers.RandomFlip("horizontal"), shift])
 
 
-def train(job: Job, score: Callable[[Any], None]) -> Any:
-    """Trains a row's model; `score` is called with it at the epochs of the trajectory, and not at the end."""
+def train(job: Job, score: Callable[[Any, int], None]) -> Any:
+    """Trains a row's model; `score` is called with it and the epoch on the trajectory, and not at the end."""
     from tfmiaq._backend import keras
 
     task, row = job.task, job.row
@@ -519,6 +517,10 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
     plt.close(fig)
 
 
+def _file_name(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def write_report(results: pathlib.Path) -> None:
     """Tables and figures of all that is there."""
     tasks = json.loads(results.read_text(encoding="utf-8"))["tasks"]
@@ -526,8 +528,9 @@ def write_report(results: pathlib.Path) -> None:
     for name in TASKS_KNOWN:
         if name not in tasks or not tasks[name]["rows"]:
             continue
-        file = pathlib.Path(FIGURES.value) / f"frontier-{name.replace(', ', '-').replace(' ', '-')}.png"
+        file = pathlib.Path(FIGURES.value) / f"frontier-{_file_name(name)}.png"
         figure(name, tasks[name], file)
+        print(f"{name}\n{table(tasks[name])}\n")
         link = f"{file.parent.name}/{file.name}"
         parts.append(
             f"## {name}: {tasks[name]['members']:,} members\n\n{table(tasks[name])}\n\n![{name}]({link})\n\n"
@@ -566,7 +569,7 @@ def main(argv: list[str]) -> None:
             print(f"{name}: no --location, left out.")
             continue
         count = len(pool[1])
-        folder = pathlib.Path(FOLDER.value) / f"{name.replace(', ', '-').replace(' ', '-')}-{count}"
+        folder = pathlib.Path(FOLDER.value) / f"{_file_name(name)}-{count}"
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {
             label: row

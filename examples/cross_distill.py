@@ -35,7 +35,9 @@ ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.",
 OUTPUT = flags.DEFINE_integer(
     "output_bits", None, "Bits of the answers; as the last layer gives them if not given.", 1, 8
 )
-CLIP = flags.DEFINE_float("output_clip", 8.0, "Distance to the largest logit that coarse answers end at.", 1e-3)
+CLIP = flags.DEFINE_float(
+    "output_clip", None, "Distance to the largest logit at which coarse answers end; with --output_bits.", 1e-3
+)
 AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
 REFERENCES = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
@@ -47,6 +49,11 @@ flags.register_validator(
     message=f"expected one of {', '.join(datasets.NAMES)}, or the path of an .npz file that exists",
 )
 flags.register_validator("reference_models", lambda count: count != 1, message="expected 0, or at least 2")
+flags.register_multi_flags_validator(
+    ["output_bits", "output_clip"],
+    lambda given: (given["output_bits"] is None) == (given["output_clip"] is None),
+    message="expected both or neither",
+)
 flags.register_validator("folds", lambda count: count != 1, message="expected 0, or at least 2")
 
 

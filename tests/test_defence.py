@@ -101,7 +101,7 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
 def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monkeypatch, by_heart):
     """Labels of chance can only be learnt by heart."""
     chance = [(x, np.random.default_rng(0).integers(0, 10, len(y))) for x, y in sets]
-    monkeypatch.setattr(tfmiaq.defence, "_WHOLE", RECIPE)
+    monkeypatch.setattr(tfmiaq.defence, "FROM_SCRATCH", RECIPE)
 
     def train(x, y):
         return tfmiaq.Recipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
@@ -119,6 +119,7 @@ def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monk
             ValueError,
             "folds",
         ),
+        ({"folds": 61}, ValueError, "Expected folds from 2 to 60. Received 61"),
         ({"folds": 1}, ValueError, "Expected folds of at least 2, or 0. Received 1"),
         ({"repeats": 0}, ValueError, "Expected repeats of at least 1. Received 0"),
         ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),

@@ -159,6 +159,7 @@ def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
         ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 12))}, ValueError, "have 12 classes, the student 10"),
         ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "Received one that answers labels"),
         ({"y": np.zeros(5, int)}, ValueError, "20 records and 5 labels"),
+        ({"y": np.arange(20)}, ValueError, "labels go up to 19, and the student has 10 classes"),
     ],
 )
 def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, digits):

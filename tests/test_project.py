@@ -95,6 +95,7 @@ def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
         ("--dataset=digit", "expected one of digits"),
         ("--folds=1", "expected 0, or at least 2"),
         ("--output_bits=9", "output_bits"),
+        ("--output_clip=0.2", "expected both or neither"),
         ("--members=5000", "but digits has 898 training records"),
     ],
 )

@@ -14,11 +14,11 @@ from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
 from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.auditing.references import half_splits
-from tfmiaq.distillation import cross_distill, out_of_fold_answers
+from tfmiaq.distillation import check_folds, cross_distill, out_of_fold_answers
 from tfmiaq.layer_summary import get_policy
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import load_model, quantize_model
-from tfmiaq.recipe import Recipe
+from tfmiaq.recipe import FROM_SCRATCH, Recipe
 from tfmiaq.search import search_policy
 from tfmiaq.tflite import convert
 from tfmiaq.verification import Verification, verify
@@ -28,7 +28,6 @@ _SEARCH = "search"
 # docs/frontier.md: cross-distillation gains where the gap is wide, and costs accuracy where it is narrow.
 _FOLDS = 5
 _BY_HEART = 0.2
-_WHOLE = Recipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +198,8 @@ def defend(
     if folds and not is_function:
         raise ValueError("defend: Cross-distillation (folds) trains teachers: pass a function from (x, y) as model.")
     members, rest = signals.check_records(train, test)
+    if folds:
+        check_folds(folds, repeats, len(members[1]))
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, seed))
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +217,7 @@ def defend(
     if folds is None:
         right = [float(np.mean(signals.answers(float_model, x).argmax(1) == y)) for x, y in (members, choosing)]
         folds = _FOLDS if right[0] - right[1] >= _BY_HEART else 0
-    recipe = recipe or (_WHOLE if folds else Recipe())
+    recipe = recipe or (FROM_SCRATCH if folds else Recipe())
     bits = policy if isinstance(policy, BitwidthPolicy) else BitwidthPolicy.mia_default()
     if policy == _SEARCH:
         found = search_policy(
@@ -235,12 +236,17 @@ def defend(
     quantize: Any = _Quantize(bits, recipe)
     if folds:
         quantize = _CrossDistill(bits, recipe, given, folds, repeats, folder / "teachers")
-        quantize.teach(*members, verbose)
+
+    def train_quantized() -> Any:
+        if folds:
+            quantize.teach(*members, verbose)
+        return _seeded(seed, quantize, float_model, *members)
+
     quantized_path = folder / "quantized.keras"
     quantized = _stage(
         quantized_path,
         fingerprint(key, quantize),
-        lambda: _seeded(seed, quantize, float_model, *members),
+        train_quantized,
         lambda made: made.save(quantized_path),
         lambda: load_model(str(quantized_path)),
     )

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from tfmiaq._backend import keras
 from tfmiaq.auditing import signals
 from tfmiaq.auditing.fingerprints import fingerprint
-from tfmiaq.auditing.references import own_random_state
+from tfmiaq.auditing.references import in_parallel, own_random_state
 from tfmiaq.auditing.store import Store
 from tfmiaq.losses import Distillation
-from tfmiaq.recipe import Recipe, cosine_sgd
+from tfmiaq.recipe import FROM_SCRATCH, Recipe, cosine_sgd
 from tfmiaq.wiring import answers_probabilities
 
 
@@ -84,21 +84,40 @@ def distill(
 
 
 def _fold_answers(
-    train_fn: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, kept: np.ndarray, seed: int, folder: Any
-) -> np.ndarray:
-    """Probabilities of a model of the kept records on the others."""
+    number: int,
+    train_fn: Callable[[Any, Any], Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    fold: np.ndarray,
+    seed: int,
+    folder: Any,
+) -> tuple[int, np.ndarray]:
+    """The fold's number, and probabilities of a model of all other records on its own."""
+    kept = np.ones(len(y), bool)
+    kept[fold] = False
     store = None if folder is None else Store(folder)
     key = "" if store is None else fingerprint("out of fold", x, y, kept, train_fn, seed)
     stored = store.arrays(key) if store else None
-    if stored is not None and len(stored.get("answers", ())) == len(y) - kept.sum():
-        return stored["answers"]
+    if stored is not None and len(stored.get("answers", ())) == len(fold):
+        return number, stored["answers"]
     with own_random_state(seed):
         teacher = train_fn(x[kept], y[kept])
         logits = signals.answers(teacher, x[~kept])
     answers = special.softmax(logits, axis=1).astype(np.float32)
     if store:
         store.put_arrays(key, {"answers": answers})
-    return answers
+    return number, answers
+
+
+def check_folds(folds: int, repeats: int, records: int) -> None:
+    """Refuses numbers that `out_of_fold_answers` cannot split so many records by, before any teacher is trained.
+
+    Raises:
+        ValueError: Folds or repeats out of their range.
+    """
+    for name, value, low, high in (("folds", folds, 2, records), ("repeats", repeats, 1, 1000)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+            raise ValueError(f"out_of_fold_answers: Expected {name} from {low} to {high}. Received {value!r}.")
 
 
 def out_of_fold_answers(
@@ -118,7 +137,7 @@ def out_of_fold_answers(
     The records are split into folds; for each fold a teacher is trained on all others and asked about this one. So no
     answer carries what only training on the record itself could have taught (knowledge cross-distillation, Chourasia et
     al. 2022, section 4; Split-AI of SELENA, Tang et al. 2022, is the same with overlapping sets). The answers on other
-    records come from teachers that were trained on this one: what leaks still, leaks through them.
+    records come from teachers that were trained on this one, and may carry something of it.
 
     Args:
         train_fn: Function from records and labels (x, y) to a trained model.
@@ -137,35 +156,37 @@ def out_of_fold_answers(
 
     Raises:
         TypeError: A train_fn that cannot be called.
+        RuntimeError: A worker process died. What was finished is in the folder.
         ValueError: Records and labels that do not go together; folds or repeats out of their range; a teacher that
             answers labels, or not for all classes.
     """
     if not callable(train_fn):
         raise TypeError(f"out_of_fold_answers: Expected a function from (x, y) to a model. Received {train_fn!r:.200}.")
     x, y = signals.pair((x, y), "train")
-    for name, value, low, high in (("folds", folds, 2, len(y)), ("repeats", repeats, 1, 1000)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-            raise ValueError(f"out_of_fold_answers: Expected {name} from {low} to {high}. Received {value!r}.")
+    check_folds(folds, repeats, len(y))
     rounds = [
         model_selection.KFold(folds, shuffle=True, random_state=seed + repeat).split(y) for repeat in range(repeats)
     ]
     held_out = [fold for splits in rounds for _, fold in splits]
-    calls = []
-    for number, fold in enumerate(held_out):
-        kept = np.ones(len(y), bool)
-        kept[fold] = False
-        calls.append(joblib.delayed(_fold_answers)(train_fn, x, y, kept, seed + number, folder))
-    answers = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(calls)
-    found = list(tqdm(answers, total=len(calls), desc="teachers", disable=None if verbose else True))
-    widths = {answers.shape[1] for answers in found}
+    calls = [
+        joblib.delayed(_fold_answers)(number, train_fn, x, y, fold, seed + number, folder)
+        for number, fold in enumerate(held_out)
+    ]
+    died = (
+        "out_of_fold_answers: A process that trained a teacher died, by lack of memory perhaps. What is finished is "
+        "kept in the folder, if one was given: make the same call again to go on, with a smaller n_jobs."
+    )
+    running = in_parallel(calls, n_jobs, died)
+    found = dict(tqdm(running, total=len(calls), desc="teachers", disable=None if verbose else True))
+    widths = {answers.shape[1] for answers in found.values()}
     if len(widths) > 1 or max(widths) <= y.max():
         raise ValueError(
             f"out_of_fold_answers: Expected a probability for each of {y.max() + 1} classes. Received "
             f"{', '.join(map(str, sorted(widths)))}."
         )
     total = np.zeros((len(y), widths.pop()), np.float32)
-    for fold, answers in zip(held_out, found):
-        total[fold] += answers
+    for number, fold in enumerate(held_out):
+        total[fold] += found[number]
     return total / repeats
 
 
@@ -189,7 +210,7 @@ def cross_distill(
     The student learns of each record what could be known without it, so that it is hardly surer of its own training
     records than of others; no reference records are needed. It should start afresh: a copy of a model that was trained
     on the records has them in its weights. Where records are few and the labels are learnt well, teachers of fewer
-    records cost accuracy (docs/frontier.md); `share` and `repeats` buy it back.
+    records cost accuracy (docs/frontier.md); a smaller `share` and more `repeats` buy some of it back.
 
     Example:
         >>> student = tfmiaq.quantize_model(build_model(), policy)
@@ -203,7 +224,7 @@ def cross_distill(
         share: Share of the teachers' answer in the soft label, from 0 (the label alone) to 1 (the answer alone).
         folds: As of `out_of_fold_answers`.
         repeats: As of `out_of_fold_answers`.
-        recipe: How the student is trained.
+        recipe: How the student is trained; None for a whole training, 24 epochs at a peak of 0.1.
         folder: As of `out_of_fold_answers`.
         n_jobs: As of `out_of_fold_answers`.
         seed: As of `out_of_fold_answers`.
@@ -214,6 +235,7 @@ def cross_distill(
 
     Raises:
         TypeError: A student that is no Keras model; as `out_of_fold_answers`.
+        RuntimeError: As `out_of_fold_answers`.
         ValueError: A share out of its range; as `out_of_fold_answers`; other numbers of classes than the student's.
     """
     if not isinstance(student, keras.Model):
@@ -221,11 +243,13 @@ def cross_distill(
     if not 0 <= share <= 1:
         raise ValueError(f"cross_distill: Expected share from 0 to 1. Received {share!r}.")
     x, y = signals.pair((x, y), "train")
+    classes = student.outputs[0].shape[-1]
+    if y.max() >= classes:
+        raise ValueError(f"cross_distill: The labels go up to {y.max()}, and the student has {classes} classes.")
     soft = out_of_fold_answers(
         train_fn, x, y, folds=folds, repeats=repeats, folder=folder, n_jobs=n_jobs, seed=seed, verbose=verbose
     )
-    classes = student.outputs[0].shape[-1]
     if soft.shape[1] != classes:
         raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")
     labels = share * soft + (1 - share) * np.eye(classes, dtype=np.float32)[y]
-    return (recipe or Recipe()).fit(student, x, labels)
+    return (recipe or FROM_SCRATCH).fit(student, x, labels)

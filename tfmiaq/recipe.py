@@ -33,7 +33,7 @@ def _description(layer: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the quantized model is trained.
+    """How the quantized model is trained. The defaults are those of fine-tuning a trained model.
 
     Attributes:
         epochs: Epochs.
@@ -85,3 +85,7 @@ class Recipe:
         chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
         model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
         return model
+
+
+# A whole training, of a model that starts afresh: what docs/frontier.md trained its MLP and its ResNets with.
+FROM_SCRATCH = Recipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)

@@ -218,7 +218,11 @@ def train_references(
         jobs.append(_Job(index, steps, keys, seed + 1000 * index, chosen[index], where, batch_size))
     if progress:
         progress(len(features))
-    for index, found in _in_parallel(jobs, pool, source, n_jobs):
+    died = (
+        "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept "
+        "in the cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
+    )
+    for index, found in in_parallel([joblib.delayed(_run)(job, pool, source) for job in jobs], n_jobs, died):
         features[index] = found
         if folder and _usable(Store(folder).arrays(_key(jobs, index)), len(pool[1])) is None:
             Store(folder).put_arrays(_key(jobs, index), {"features": found})
@@ -232,12 +236,19 @@ def _key(jobs: Sequence[_Job], index: int) -> str:
     return next(job.keys[-1] for job in jobs if job.index == index)
 
 
-def _in_parallel(
-    jobs: Sequence[_Job], pool: signals.Records, population: Optional[signals.Records], n_jobs: Optional[int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    if not jobs:
+def in_parallel(calls: Sequence[Any], n_jobs: Optional[int], died: str) -> Iterator[Any]:
+    """Results of joblib's delayed calls as they come, in whatever order, on whatever backend joblib's context names.
+
+    Args:
+        calls: What `joblib.delayed` gave.
+        n_jobs: Number of processes; None for what joblib's context says, else one call after the other.
+        died: What to say if a process dies.
+
+    Raises:
+        RuntimeError: A worker process died.
+    """
+    if not calls:
         return
-    calls = (joblib.delayed(_run)(job, pool, population) for job in jobs)
     try:
         try:
             parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
@@ -246,10 +257,7 @@ def _in_parallel(
             parallel = joblib.Parallel(n_jobs=n_jobs)
         yield from parallel(calls)
     except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
-        raise RuntimeError(
-            "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept "
-            "in the cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
-        ) from error
+        raise RuntimeError(died) from error
 
 
 def _check_arity(steps: Sequence[Callable[..., Any]]) -> None:
