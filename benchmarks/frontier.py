@@ -39,7 +39,7 @@ TASKS = flags.DEFINE_multi_string("tasks", None, "Globs over tasks; all that the
 ROWS = flags.DEFINE_multi_string(
     "rows", ["*"], "Globs over rows to train; what is there already is scored in any case."
 )
-# With three, a target's non-members are those that the fewest references left out, which tells who they are.
+# Of three, complementary halves tell members apart even for a target that saw none of them (tests/test_attacks.py).
 MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and each other's references.", 4)
 RECORDS = flags.DEFINE_integer("records", None, "Records of the pool; the task's own number if not given.", 100)
 FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every model answers.")

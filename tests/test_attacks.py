@@ -301,3 +301,27 @@ def test_fingerprints_follow_what_a_pipeline_is(monkeypatch):
     before = same(_uses_a_global)
     monkeypatch.setitem(globals(), "WIDTH", 4)
     assert same(_uses_a_global) != before
+
+
+@pytest.mark.parametrize(("models", "is_fair"), [(3, False), (4, True), (5, True)])
+def test_models_that_attack_each_other_must_be_four(models, is_fair):
+    """A target that saw no record is no model's victim, unless the halves of the others tell whose turn it is."""
+    generator, count = np.random.default_rng(0), 4000
+    halves = references.half_splits(count, models, 0)
+    hardness = generator.normal(size=count)
+    labels = np.zeros(count, int)
+
+    def answers(gain):
+        margins = hardness + gain + generator.normal(scale=0.3, size=count)
+        return signals.from_scores(np.column_stack([margins, np.zeros(count)]), labels, False)
+
+    features = np.stack([answers(2.0 * half).features for half in halves])
+    order = np.concatenate([np.flatnonzero(halves[0]), np.flatnonzero(~halves[0])])
+    evidence = auditing.Evidence(
+        target=answers(0.0)[order],
+        is_member=np.arange(count) < count // 2,
+        references=references.References(features[1:, order], halves[1:, order]),
+    )
+    (result,) = auditing.score(evidence, [tfmiaq.attacks.ATTACKS["RMIA"]]).attacks
+    low, high = result.auc_interval
+    assert (low <= 0.5 <= high) == is_fair
