@@ -9,6 +9,7 @@ folder keeps every finished model's signals, so that a run that was stopped goes
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -98,8 +99,8 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     for step in pipeline[1:]:
         model = step(model, *members)
     found = signals.Signals.concatenate(signals.extract(model, members, non_members))
-    votes = [signals.ask_copies(model, part, signals.changed_copies) for part in (members, non_members)]
-    found = signals.Signals(**{**found.to_arrays(), "votes": np.concatenate(votes)})
+    votes = [signals.ask_copies(model, part, signals.changed_copies)["votes"] for part in (members, non_members)]
+    found = dataclasses.replace(found, votes=np.concatenate(votes))
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(path, **found.to_arrays())
     return found

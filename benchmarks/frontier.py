@@ -58,7 +58,6 @@ targets; *TPR* its like at 1 % false positives. "epoch n" is the float model on 
 schedule of that length. Quantized rows have 8 bits at both ends and are trained from scratch if they are not called
 fine-tuned. Minutes are wall time of one model on two cores, while other rows were trained beside it; its teachers are
 counted where they were not there from another row."""
-_ATTACKS = ("gap", "confidence", "shadow models", "LiRA", "RMIA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +311,7 @@ def _answers(model: Any, pool: signals.Records, ask: bool = False) -> dict[str, 
     parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), 500)
     found = signals.Signals.concatenate(parts).to_arrays()
     if ask:
-        found["votes"] = signals.ask_copies(model, pool, signals.changed_copies, batch_size=500)
+        found.update(signals.ask_copies(model, pool, signals.changed_copies, batch_size=500))
     return found
 
 
@@ -346,13 +345,14 @@ def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathli
                 store.put_arrays(f"{name}, epoch {epoch}-{index}", _answers(model, pool))
 
             model = train(job, on_the_way)
+            np.savez(folder / f"{name}-{index}-weights", *model.get_weights())
             plain = name.partition(", answers of")[0]
             if row.output is not None and plain in rows(task) and store.arrays(f"{plain}-{index}") is None:
                 # Training does not see the rounding: what the network answers before it is the row without.
                 before = model.get_layer("logits_output").input
-                store.put_arrays(f"{plain}-{index}", _answers(keras.Model(model.inputs, before), pool))
+                store.put_arrays(f"{plain}-{index}", _answers(keras.Model(model.inputs, before), pool, True))
             took = [time.perf_counter() - started[0], time.process_time() - started[1]]
-            store.put_arrays(key, {**_answers(model, pool, row.output is not None), "seconds": np.array(took)})
+            store.put_arrays(key, {**_answers(model, pool, True), "seconds": np.array(took)})
             keras.backend.clear_session()
         bar.update()
 
@@ -366,6 +366,8 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
     models = [signals.Signals(**arrays) for arrays in found if arrays is not None]
     halves = references.half_splits(count, MODELS.value, 0)
     features = np.stack([model.features for model in models])
+    copies = [model.of_copies for model in models]
+    asked = None if any(of_model is None for of_model in copies) else np.stack([*copies])
     values: dict[str, list[float]] = {}
     for index, (model, chosen) in enumerate(zip(models, halves)):
         order = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
@@ -374,10 +376,15 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
             target=model[order],
             is_member=np.arange(count) < chosen.sum(),
             seed=index,
-            references=references.References(features[others][:, order], halves[others][:, order]),
+            references=references.References(
+                features[others][:, order],
+                halves[others][:, order],
+                None if asked is None else asked[others][:, order],
+            ),
         )
-        attacks = [*_ATTACKS, *(["label-only"] if model.votes is not None else [])]
-        report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[attack] for attack in attacks])
+        attacks = [attack for name, attack in tfmiaq.attacks.ATTACKS.items() if name in ("gap", *_SIGNALS)]
+        attacks = [attack for attack in attacks if attack.needs <= evidence.available]
+        report = auditing.score(evidence, attacks)
         values.setdefault("train_accuracy", []).append(report.member_accuracy)
         values.setdefault("test_accuracy", []).append(report.non_member_accuracy)
         for attack in report.attacks:
@@ -408,7 +415,17 @@ def _labels(task: Task) -> Iterator[str]:
         yield name
 
 
-_SIGNALS = ("confidence", "shadow models", "LiRA", "RMIA", "label-only")
+_SIGNALS = (
+    "confidence",
+    "shadow models",
+    "LiRA",
+    "RMIA",
+    "label-only",
+    "LiRA of copies",
+    "RMIA of copies",
+    "LiRA of votes",
+    "RMIA of votes",
+)
 
 
 def strongest(row: dict[str, Any], key: str) -> tuple[str, float, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 
 import numpy as np
 import pipelines
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import tfmiaq
 from tfmiaq import auditing, search
@@ -146,6 +147,108 @@ def test_the_label_only_attack_finds_no_less_than_the_gap():
         evidence = auditing.Evidence(target, is_member)
         report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in ("label-only", "gap")])
         assert report["label-only"].auc > report["gap"].auc + gain
+
+
+def test_reference_models_tell_what_labels_of_copies_hide():
+    """Labels alone: how often a record's copies are right differs by its own difficulty far more than by membership."""
+    generator, count = np.random.default_rng(0), 3000
+    halves = references.half_splits(count, 9, 0)
+    halves = halves[:, np.argsort(~halves[0], kind="stable")]
+    difficulty = generator.normal(0, 2, count)
+
+    def votes(inside):
+        return generator.binomial(10, special.expit(difficulty + 1.5 * inside)) / 10
+
+    is_member = halves[0]
+    models = np.stack([np.column_stack([votes(half), np.zeros(count)]) for half in halves[1:]])
+    share = votes(is_member)
+    evidence = auditing.Evidence(
+        signals.Signals(np.zeros(count, int), share > 0.5, votes=share),
+        is_member,
+        references=references.References(np.zeros((8, count, 7), np.float32), halves[1:], models),
+    )
+    names = ("label-only", "LiRA of votes", "RMIA of votes")
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
+    assert report["LiRA of votes"].auc > report["label-only"].auc + 0.05
+    assert report["RMIA of votes"].auc > report["label-only"].auc + 0.03
+    assert evidence.available == {"reference models", "queries", "changed copies asked of reference models"}
+
+
+def test_copies_tell_what_answers_on_the_record_do_not():
+    """Where only the copies' answers depend on membership, the attacks on copies find it and the others do not."""
+    generator, count = np.random.default_rng(0), 3000
+    halves = references.half_splits(count, 9, 0)
+    halves = halves[:, np.argsort(~halves[0], kind="stable")]
+    difficulty = generator.normal(0, 3, count)
+
+    def confidences():
+        return difficulty + generator.normal(size=count)
+
+    def answers():
+        logits = np.column_stack([confidences(), np.zeros(count)])
+        return signals.from_scores(logits, np.zeros(count, int), False)
+
+    features = np.stack([answers().features for _ in halves[1:]])
+    copies = np.stack([np.column_stack([np.full(count, 0.5), confidences() + half]) for half in halves])
+    evidence = auditing.Evidence(
+        dataclasses.replace(answers(), votes=copies[0, :, 0], copy_confidences=copies[0, :, 1]),
+        halves[0],
+        references=references.References(features, halves[1:], copies[1:]),
+    )
+    names = ("LiRA", "RMIA", "LiRA of copies", "RMIA of copies")
+    report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
+    # Two Gaussians a shift apart, of which nine models know the mean but roughly.
+    assert stats.norm.cdf(1 / np.sqrt(2)) > report["LiRA of copies"].auc > 0.68
+    assert report["RMIA of copies"].auc > 0.65
+    for name in ("LiRA", "RMIA"):
+        low, high = report[name].auc_interval
+        assert low <= 0.5 <= high
+
+
+def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(30, 2)), generator.integers(0, 2, 30)
+    copy = lambda records, number: records + number  # noqa: E731
+    target = lambda records: np.column_stack([records[:, 0], 1.5 * records[:, 1]])  # noqa: E731
+    found = signals.ask_copies(target, (x, y), copy, count=3, batch_size=2)
+    scores = np.stack([target(x + number) for number in range(3)])
+    np.testing.assert_allclose(found["votes"], (scores.argmax(2) == y).mean(0), rtol=1e-6)
+    margins = np.where(y == 0, 1, -1) * (scores[:, :, 0] - scores[:, :, 1])
+    np.testing.assert_allclose(found["copy_confidences"], margins.mean(0), rtol=1e-9)
+    assert set(signals.ask_copies(lambda records: target(records).argmax(1), (x, y), copy)) == {"votes"}
+
+
+def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
+    members, non_members = pipelines.sets(60)
+    np.random.seed(5)
+    target = pipelines.train_slowly(*members)
+
+    def audit(target, queries, attacks=None):
+        trained = []
+
+        def train(x, y):
+            trained.append(x)
+            return pipelines.train_slowly(x, y)
+
+        arguments = {"train_fn": train, "n_reference": 4, "cache": tmp_path, "queries": queries, "verbose": False}
+        return tfmiaq.audit(target, members, non_members, attacks, **arguments), len(trained)
+
+    without, trained = audit(target, False)
+    assert trained == 4
+    assert "pass train_fn and queries=True" in without.skipped["LiRA of copies"]
+    asked, trained = audit(target, True)
+    assert trained == 4
+    assert {"LiRA of copies", "RMIA of copies", "LiRA of votes"} <= {attack.name for attack in asked.attacks}
+    again, trained = audit(target, True)
+    assert trained == 0
+    assert again.to_json() == asked.to_json()
+    assert audit(target, False)[0].to_json() == without.to_json()
+    # A target that answers labels is compared with models whose scores the attacker has.
+    labels, trained = audit(lambda x: target(x).argmax(1), False)
+    assert trained == 0
+    assert {attack.name for attack in labels.attacks} == {"gap", "label-only", "LiRA of votes", "RMIA of votes"}
+    with pytest.raises(ValueError, match="'LiRA of votes' needs changed copies asked of reference models"):
+        tfmiaq.audit(target, members, non_members, ["LiRA of votes"])
 
 
 def test_two_versions_tell_more_than_either():

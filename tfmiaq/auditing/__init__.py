@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tfmiaq.auditing import attacks as attack_registry
 from tfmiaq.auditing import metrics, references, report, signals
-from tfmiaq.auditing.attacks.base import OTHER, QUERIES, RECORDS, REFERENCES, SCORES, Attack, Evidence
+from tfmiaq.auditing.attacks.base import COPIES, OTHER, QUERIES, RECORDS, REFERENCES, SCORES, Attack, Evidence
 from tfmiaq.auditing.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing.comparison import Comparison, compare
 from tfmiaq.auditing.report import AttackResult, AuditReport
@@ -20,7 +20,6 @@ from tfmiaq.auditing.report import AttackResult, AuditReport
 __all__ = ["AttackResult", "AuditReport", "Comparison", "Evidence", "audit", "compare", "score"]
 
 Scores = tuple[np.ndarray, np.ndarray]
-Queries = Callable[[np.ndarray, int], np.ndarray]
 
 _WAYS = {
     SCORES: "the target answers labels",
@@ -28,6 +27,7 @@ _WAYS = {
     REFERENCES: "needs reference models: pass train_fn",
     QUERIES: "needs queries of changed copies: pass queries=True, and a target that can be asked",
     OTHER: "needs another version of the target: pass other",
+    COPIES: "needs changed copies asked of reference models: pass train_fn and queries=True",
 }
 
 
@@ -145,7 +145,7 @@ def audit(
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     other: Optional[signals.Target] = None,
-    queries: Union[bool, Queries] = False,
+    queries: Union[bool, references.Queries] = False,
     batch_size: int = 256,
     threads: Optional[int] = None,
     seed: int = 0,
@@ -224,15 +224,17 @@ def audit(
 
         parts = signals.extract(target, members, non_members, batch_size, step, threads)
         found = signals.Signals.concatenate(parts)
-        asked = bool(queries) or (attacks is not None and any(QUERIES in attack.needs for attack in chosen))
+        of_copies = {QUERIES, COPIES}
+        asked = bool(queries) or (attacks is not None and any(of_copies & attack.needs for attack in chosen))
+        make = queries if callable(queries) else signals.changed_copies
         if can_ask and (asked or found.losses is None):
-            make = queries if callable(queries) else signals.changed_copies
             bar.set_postfix_str("queries")
-            votes = [
+            copies = [
                 signals.ask_copies(target, records, make, batch_size=batch_size, threads=threads)
                 for records in (members, non_members)
             ]
-            found = signals.Signals(**{**found.to_arrays(), "votes": np.concatenate(votes)})
+            joined = {name: np.concatenate([part[name] for part in copies]) for name in copies[0]}
+            found = dataclasses.replace(found, **joined)
         evidence = Evidence(
             target=found,
             is_member=np.arange(len(found.labels)) < len(members[1]),
@@ -242,7 +244,7 @@ def audit(
             else signals.Signals.concatenate(signals.extract(other, members, non_members, batch_size, None, threads)),
             records=None if members[0].shape[1:] == (0,) else lambda: np.concatenate([members[0], non_members[0]]),
             references=None
-            if train_fn is None or found.losses is None
+            if train_fn is None or (found.losses is None and not can_ask)
             else references.train_references(
                 train_fn,
                 (np.concatenate([members[0], non_members[0]]), found.labels),
@@ -252,6 +254,7 @@ def audit(
                 folder=cache,
                 n_jobs=n_jobs,
                 batch_size=batch_size,
+                queries=None if found.votes is None else make,
                 seed=seed,
                 progress=references_done,
             ),
@@ -289,7 +292,7 @@ def _check_needs(
     """Refuses attacks that were asked for by name and lack what they need, before any work is done."""
     if asked is None:
         return
-    missing = {REFERENCES: has_references, OTHER: has_other, QUERIES: can_ask}
+    missing = {REFERENCES: has_references, OTHER: has_other, QUERIES: can_ask, COPIES: has_references and can_ask}
     faults = [
         f"{attack.name!r} {_WAYS[need]}"
         for attack in chosen

@@ -20,6 +20,8 @@ from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.auditing.store import Store
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
+Queries = Callable[[np.ndarray, int], np.ndarray]
+Arrays = dict[str, np.ndarray]
 SPLITS = ("half", "disjoint")
 # Counts in the keys of stored results: raise it when what is stored means something else.
 _FORMAT = 1
@@ -32,10 +34,12 @@ class References:
     Attributes:
         features: Shape (k, n, 7), as `Signals.features`.
         trained_on: Shape (k, n), bool: whether the record was in the model's training set.
+        of_copies: Shape (k, n, 2), as `Signals.of_copies`, or None if changed copies were not asked for.
     """
 
     features: np.ndarray
     trained_on: np.ndarray
+    of_copies: Optional[np.ndarray] = None
 
     @property
     def confidences(self) -> np.ndarray:
@@ -49,7 +53,8 @@ class References:
 
     def first(self, count: int) -> References:
         """The first models alone."""
-        return References(self.features[:count], self.trained_on[:count])
+        copies = None if self.of_copies is None else self.of_copies[:count]
+        return References(self.features[:count], self.trained_on[:count], copies)
 
 
 def half_splits(count: int, models: int, seed: int) -> np.ndarray:
@@ -86,6 +91,7 @@ class _Job:
     chosen: np.ndarray
     folder: Optional[str]
     batch_size: int
+    queries: Optional[Queries]
 
 
 def _fit_set(population: Optional[signals.Records], pool: signals.Records, chosen: np.ndarray) -> signals.Records:
@@ -140,7 +146,7 @@ def _signals_of(model: Any, *arguments: Any) -> tuple[signals.Signals, signals.S
         raise type(error)(f"audit: What train_fn made cannot be scored. {error}") from error
 
 
-def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]) -> tuple[int, np.ndarray]:
+def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]) -> tuple[int, Arrays]:
     """Trains one model, stores what it answers, and returns it: the folder may be out of the worker's reach."""
     model = _train(job, *_fit_set(population, pool, job.chosen))
     half = len(pool[1]) // 2
@@ -148,16 +154,41 @@ def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]
     found = signals.Signals.concatenate(parts)
     if found.losses is None:
         raise ValueError("audit: train_fn made a model that answers labels; reference attacks need its scores.")
+    arrays = {"features": found.features}
+    if job.queries is not None:
+        asked = signals.ask_copies(model, pool, job.queries, batch_size=job.batch_size)
+        copies = dataclasses.replace(found, **asked).of_copies
+        assert copies is not None
+        arrays["of_copies"] = copies
     del model
     gc.collect()
     if job.folder:
-        Store(job.folder).put_arrays(job.keys[-1], {"features": found.features})
-    return job.index, found.features
+        _keep(Store(job.folder), job, arrays)
+    return job.index, arrays
 
 
-def _usable(arrays: Optional[dict[str, np.ndarray]], count: int) -> Optional[np.ndarray]:
-    found = (arrays or {}).get("features")
-    return found if found is not None and found.shape == (count, 7) and np.isfinite(found).all() else None
+def _places(job: _Job) -> dict[str, tuple[str, int]]:
+    """Of each array that a job makes, its key in the store and its width."""
+    places = {"features": (job.keys[-1], 7)}
+    if job.queries is not None:
+        places["of_copies"] = (fingerprint(job.keys[-1], job.queries), 2)
+    return places
+
+
+def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
+    for name, (key, _) in _places(job).items():
+        store.put_arrays(key, {name: arrays[name]})
+
+
+def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
+    """All that a job makes, or None if any of it is missing."""
+    arrays = {}
+    for name, (key, width) in _places(job).items():
+        found = (store.arrays(key) or {}).get(name)
+        if found is None or found.shape != (count, width) or not np.isfinite(found).all():
+            return None
+        arrays[name] = found
+    return arrays
 
 
 def train_references(
@@ -170,6 +201,7 @@ def train_references(
     folder: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     batch_size: int = 256,
+    queries: Optional[Queries] = None,
     seed: int = 0,
     progress: Optional[Callable[[int], None]] = None,
 ) -> References:
@@ -189,6 +221,7 @@ def train_references(
         folder: Folder that keeps what is finished, by data, pipeline and seed; None for none.
         n_jobs: Number of processes; None for what joblib's context says, else one model after the other.
         batch_size: Records scored in one call.
+        queries: Makes changed copies of the records, as `signals.changed_copies`, which the models are asked for too.
         seed: Seed of splits and trainings.
         progress: Called with the number of models that were finished since the last call.
 
@@ -205,35 +238,35 @@ def train_references(
     data = fingerprint(_FORMAT, *pool, *(source or ()))
     prints = [fingerprint(step) for step in steps]
     jobs = []
-    features: dict[int, np.ndarray] = {}
+    done: dict[int, Arrays] = {}
     for index in range(count):
         keys = tuple(
             fingerprint(data, chosen[index], prints[: depth + 1], seed + 1000 * index) for depth in range(len(steps))
         )
-        stored = _usable(Store(folder).arrays(keys[-1]), len(pool[1])) if folder else None
-        if stored is not None:
-            features[index] = stored
-            continue
         where = str(pathlib.Path(folder).absolute()) if folder else None
-        jobs.append(_Job(index, steps, keys, seed + 1000 * index, chosen[index], where, batch_size))
+        job = _Job(index, steps, keys, seed + 1000 * index, chosen[index], where, batch_size, queries)
+        stored = _kept(Store(folder), job, len(pool[1])) if folder else None
+        if stored is not None:
+            done[index] = stored
+        else:
+            jobs.append(job)
     if progress:
-        progress(len(features))
+        progress(len(done))
     died = (
         "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept "
         "in the cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
     )
     for index, found in in_parallel([joblib.delayed(_run)(job, pool, source) for job in jobs], n_jobs, died):
-        features[index] = found
-        if folder and _usable(Store(folder).arrays(_key(jobs, index)), len(pool[1])) is None:
-            Store(folder).put_arrays(_key(jobs, index), {"features": found})
+        done[index] = found
+        if folder:
+            job = next(job for job in jobs if job.index == index)
+            if _kept(Store(folder), job, len(pool[1])) is None:
+                _keep(Store(folder), job, found)
         if progress:
             progress(1)
     trained_on = chosen if source is None else np.zeros((count, len(pool[1])), bool)
-    return References(np.stack([features[index] for index in range(count)]), trained_on)
-
-
-def _key(jobs: Sequence[_Job], index: int) -> str:
-    return next(job.keys[-1] for job in jobs if job.index == index)
+    stacked = {name: np.stack([done[index][name] for index in range(count)]) for name in done[0]}
+    return References(trained_on=trained_on, **stacked)
 
 
 def in_parallel(calls: Sequence[Any], n_jobs: Optional[int], died: str) -> Iterator[Any]:

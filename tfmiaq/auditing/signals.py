@@ -44,6 +44,7 @@ class Signals:
         logits: Shape (n, at most 16), float32: all logits, or of more classes the largest, in falling order. Log
             probabilities where the target answers probabilities.
         votes: Shape (n,), share of changed copies of the record whose label is right, or None if they were not asked.
+        copy_confidences: Shape (n,), mean over those copies of the logit-scaled confidence, or None.
     """
 
     labels: np.ndarray
@@ -54,6 +55,7 @@ class Signals:
     modified_entropies: Optional[np.ndarray] = None
     logits: Optional[np.ndarray] = None
     votes: Optional[np.ndarray] = None
+    copy_confidences: Optional[np.ndarray] = None
 
     @property
     def features(self) -> np.ndarray:
@@ -63,6 +65,13 @@ class Signals:
         top = np.sort(logits - special.logsumexp(logits, axis=1, keepdims=True), axis=1)[:, ::-1][:, :2]
         columns = [self.confidences, self.losses, self.entropies, self.modified_entropies, self.correct, *top.T]
         return np.column_stack(columns).astype(np.float32)
+
+    @property
+    def of_copies(self) -> Optional[np.ndarray]:
+        """Votes and confidences of the changed copies, shape (n, 2), or None if either is missing."""
+        if self.votes is None or self.copy_confidences is None:
+            return None
+        return np.column_stack([self.votes, self.copy_confidences]).astype(np.float32)
 
     def __getitem__(self, index: Any) -> Signals:
         return Signals(**{name: part[index] for name, part in self.to_arrays().items()})
@@ -355,8 +364,8 @@ def ask_copies(
     count: int = 10,
     batch_size: int = 256,
     threads: Optional[int] = None,
-) -> np.ndarray:
-    """How often the target is right on changed copies of records.
+) -> dict[str, np.ndarray]:
+    """What the target answers on changed copies of records.
 
     Args:
         target: As for `extract`, but no saved outputs.
@@ -367,18 +376,23 @@ def ask_copies(
         threads: Threads of the .tflite interpreter.
 
     Returns:
-        Share of right answers, shape (n,).
+        The fields `votes` and, of a target that answers scores, `copy_confidences` of `Signals`, by name.
     """
     x, y = records
     predict = _predictor(target, batch_size, threads)
-    right = np.zeros(len(y), np.float32)
+    right, confidences = np.zeros(len(y), np.float32), np.zeros(len(y))
     size = batch_size * _BATCHES_IN_A_CHUNK
+    only_labels = False
     for start in range(0, len(y), size):
         piece, labels = x[start : start + size], y[start : start + size]
         for number in range(count):
-            answers = _checked(predict(queries(piece, number)), len(piece), "changed copies", start)
-            right[start : start + size] += (answers if answers.ndim == 1 else answers.argmax(1)) == labels
-    return right / count
+            scores = _checked(predict(queries(piece, number)), len(piece), "changed copies", start)
+            only_labels = scores.ndim == 1
+            right[start : start + size] += (scores if only_labels else scores.argmax(1)) == labels
+            if not only_labels:
+                confidences[start : start + size] += from_scores(scores, labels, _are_probabilities(scores)).confidences
+    found = {"votes": right / count}
+    return found if only_labels else {**found, "copy_confidences": confidences / count}
 
 
 def changed_copies(x: np.ndarray, number: int) -> np.ndarray:

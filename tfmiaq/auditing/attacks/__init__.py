@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional
 
-from tfmiaq.auditing.attacks.base import OTHER, QUERIES, RECORDS, REFERENCES, SCORES, Attack, Evidence
+from tfmiaq.auditing.attacks.base import (
+    ANSWERS_ON_COPIES,
+    COPIES,
+    OTHER,
+    QUERIES,
+    RECORDS,
+    REFERENCES,
+    SCORES,
+    VOTES,
+    Attack,
+    Evidence,
+)
 from tfmiaq.auditing.attacks.boosting import GradientBoosting, TwoVersions
 from tfmiaq.auditing.attacks.gap import Gap
 from tfmiaq.auditing.attacks.label_only import LabelOnly
@@ -18,6 +29,7 @@ from tfmiaq.auditing.attacks.thresholds import Confidence, ModifiedEntropy
 
 __all__ = [
     "ATTACKS",
+    "COPIES",
     "DEFAULT",
     "OTHER",
     "QUERIES",
@@ -59,6 +71,8 @@ for _attack in (
     ShadowModels(),
     *LIRA,
     Rmia(),
+    Rmia(name="RMIA of copies", of=ANSWERS_ON_COPIES),
+    Rmia(name="RMIA of votes", of=VOTES),
     *SUITE,
 ):
     register(_attack)
@@ -74,6 +88,10 @@ DEFAULT = (
     "shadow models",
     "LiRA",
     "RMIA",
+    "LiRA of copies",
+    "RMIA of copies",
+    "LiRA of votes",
+    "RMIA of votes",
 )
 
 

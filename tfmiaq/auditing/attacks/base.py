@@ -15,6 +15,15 @@ from tfmiaq.auditing.signals import Signals
 
 # What an attack may need beyond the labels that the target gives.
 SCORES, RECORDS, REFERENCES, QUERIES, OTHER = "scores", "records", "reference models", "queries", "another version"
+COPIES = "changed copies asked of reference models"
+# What attacks that compare a target with reference models may look at.
+ANSWERS, ANSWERS_ON_COPIES, VOTES = "answers", "answers on copies", "votes"
+_HALF_A_VOTE = 0.05
+
+
+def needs_of(of: str) -> frozenset[str]:
+    """What an attack needs that compares these values of a target with those of reference models."""
+    return frozenset({REFERENCES, *([] if of == VOTES else [SCORES]), *([] if of == ANSWERS else [COPIES])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,9 @@ class Evidence:
             REFERENCES: self.references is not None,
             QUERIES: self.target.votes is not None,
             OTHER: self.other is not None,
+            COPIES: self.references is not None
+            and self.references.of_copies is not None
+            and self.target.votes is not None,
         }
         return {name for name, is_there in there.items() if is_there}
 
@@ -53,6 +65,22 @@ class Evidence:
         """Two ways (known, scored) to split the records in half, members and non-members alike."""
         folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
         return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
+
+    def confidences(self, of: str = ANSWERS) -> tuple[np.ndarray, np.ndarray]:
+        """Logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
+
+        Args:
+            of: ANSWERS on the records; ANSWERS_ON_COPIES, their means over changed copies of each record; or VOTES, the
+                share of those copies whose label is right in the place of a probability, shrunk by half a vote of ten.
+        """
+        assert self.references is not None
+        if of == ANSWERS:
+            return np.asarray(self.target.confidences, np.float64), self.references.confidences
+        assert self.references.of_copies is not None
+        votes, confidences = np.moveaxis(self.references.of_copies.astype(np.float64), -1, 0)
+        if of == ANSWERS_ON_COPIES:
+            return np.asarray(self.target.copy_confidences, np.float64), confidences
+        return _logit(np.asarray(self.target.votes, np.float64)), _logit(votes)
 
     def cross_fit(self, features: np.ndarray, make: Callable[[], Any]) -> np.ndarray:
         """Membership probabilities of an attack model, each record scored by one that did not train on it.
@@ -69,6 +97,10 @@ class Evidence:
             model = make().fit(features[known], self.is_member[known])
             scores[scored] = model.predict_proba(features[scored])[:, 1]
         return scores
+
+
+def _logit(votes: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log((votes + _HALF_A_VOTE) / (1 + _HALF_A_VOTE - votes)))
 
 
 class Attack(abc.ABC):

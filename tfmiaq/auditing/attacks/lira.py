@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from scipy import stats
 
-from tfmiaq.auditing.attacks.base import REFERENCES, SCORES, Attack, Evidence
+from tfmiaq.auditing.attacks.base import ANSWERS, ANSWERS_ON_COPIES, VOTES, Attack, Evidence, needs_of
 
 # Two models that agree to the last digit have no spread.
 _TINY = 1e-30
@@ -25,16 +25,18 @@ class Lira(Attack):
         name: Name in the report.
         online: Use the models that trained on a record too.
         fix_variance: One variance for all records, which few reference models can tell, instead of one for each.
+        of: What is compared: ANSWERS, ANSWERS_ON_COPIES, which is how models that were trained with augmentation are
+            attacked (section VI-C, which fits Gaussians over the copies together), or VOTES, of labels alone.
     """
 
-    needs = frozenset({SCORES, REFERENCES})
-
-    def __init__(self, name: str, online: bool, fix_variance: bool) -> None:
+    def __init__(self, name: str, online: bool, fix_variance: bool, of: str = ANSWERS) -> None:
         self.name = name
         self.online = online
         self.fix_variance = fix_variance
+        self.of = of
+        self.needs = needs_of(of)
         models = "reference models with and without the record" if online else "reference models without the record"
-        self.note = models + ", through the same pipeline"
+        self.note = f"{models}, through the same pipeline" + ("" if of == ANSWERS else ", and changed copies")
 
     def _gaussians(self, confidences: np.ndarray, of_record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centre and spread of each record's confidences over the models that count for it, shape (n,) each.
@@ -57,8 +59,8 @@ class Lira(Attack):
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         assert evidence.references is not None
-        confidences, trained_on = evidence.references.confidences, evidence.references.trained_on
-        target = np.asarray(evidence.target.confidences, np.float64)
+        target, confidences = evidence.confidences(self.of)
+        trained_on = evidence.references.trained_on
         center, spread = self._gaussians(confidences, ~trained_on)
         if self.online and trained_on.any() and not trained_on.all():
             inside = self._gaussians(confidences, trained_on)
@@ -71,6 +73,8 @@ class Lira(Attack):
 LIRA = (
     Lira("LiRA", online=True, fix_variance=True),
     Lira("LiRA, variance by record", online=True, fix_variance=False),
+    Lira("LiRA of copies", online=True, fix_variance=True, of=ANSWERS_ON_COPIES),
+    Lira("LiRA of votes", online=True, fix_variance=True, of=VOTES),
     Lira("offline LiRA", online=False, fix_variance=True),
     Lira("offline LiRA, variance by record", online=False, fix_variance=False),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
-from tfmiaq.auditing.attacks.base import REFERENCES, SCORES, Attack, Evidence
+from tfmiaq.auditing.attacks.base import ANSWERS, Attack, Evidence, needs_of
 
 
 class Rmia(Attack):
@@ -17,27 +18,31 @@ class Rmia(Attack):
     Args:
         gamma: The ratio to be beaten, at least 1.
         offline_a: a, between 0 and 1.
+        name: Name in the report.
+        of: What is compared: ANSWERS, ANSWERS_ON_COPIES (the probability of their mean confidence), or VOTES, of labels
+            alone.
     """
 
-    name = "RMIA"
-    needs = frozenset({SCORES, REFERENCES})
-    note = "few reference models through the same pipeline, and records of the population"
-
-    def __init__(self, gamma: float = 1.0, offline_a: float = 0.3) -> None:
+    def __init__(self, gamma: float = 1.0, offline_a: float = 0.3, name: str = "RMIA", of: str = ANSWERS) -> None:
         self.gamma = gamma
         self.offline_a = offline_a
+        self.name = name
+        self.of = of
+        self.needs = needs_of(of)
+        copies = "" if of == ANSWERS else ", changed copies"
+        self.note = f"few reference models through the same pipeline{copies}, and records of the population"
 
     def ratios(self, evidence: Evidence) -> np.ndarray:
         """p(x|t) / p(x) of all records, shape (n,)."""
         references = evidence.references
         assert references is not None
-        of_references = np.exp(-references.losses)
+        of_target, of_references = map(special.expit, evidence.confidences(self.of))
         inside = _mean_where(of_references, references.trained_on)
         outside = _mean_where(of_references, ~references.trained_on)
         offline = ((1 + self.offline_a) * outside + 1 - self.offline_a) / 2
         prior = np.where(np.isnan(inside), offline, np.where(np.isnan(outside), inside, (inside + outside) / 2))
         prior = np.maximum(prior, 1e-12)
-        return np.exp(-np.asarray(evidence.target.losses, np.float64)) / prior
+        return of_target / prior
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         ratios = self.ratios(evidence)
