@@ -101,6 +101,7 @@ _IMAGES = {
     "teachers": (3, 3, 8),
     "student": 12,
 }
+_MIXED_TEACHERS = (3, 2, 16)
 _LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 16), "augment": True}
 TASKS_KNOWN = {
     "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, 0.05, source="digits"),
@@ -129,6 +130,7 @@ class Row:
         smoothing: Share of each label that is spread over all classes.
         share: Share of the out-of-fold teachers' answer in the labels, or None for the labels alone.
         repeats: How often the teachers are drawn anew; as the task has it if 0.
+        mixup: alpha of mixup, or 0. Teachers are then trained with mixup of 0.4, longer, and fewer of them.
         noise: Noise multiplier of DP-SGD, or None.
         trajectory: Whether the model is scored on its way too.
     """
@@ -141,6 +143,7 @@ class Row:
     smoothing: float = 0.0
     share: Optional[float] = None
     repeats: int = 0
+    mixup: float = 0.0
     noise: Optional[float] = None
     trajectory: bool = False
 
@@ -168,6 +171,14 @@ def rows(task: Task) -> dict[str, Row]:
     for clip in (0.2, 1.0):
         found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
+    for name, bits in (("float", None), ("w1 a4", (1, 4))):
+        found[f"{name}, mixup 1.0"] = Row(bits, mixup=1.0)
+        found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(bits, mixup=1.0, share=0.5)
+    found["float, mixup 1.0, half as long"] = Row(mixup=1.0, length=0.5)
+    found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
+    found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
+        (1, 4), mixup=1.0, share=0.5, output=(1, 0.2)
+    )
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
@@ -176,7 +187,7 @@ def rows(task: Task) -> dict[str, Row]:
     return found
 
 
-def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None) -> tfmiaq.Recipe:
+def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None, mixup: float = 0.0) -> tfmiaq.Recipe:
     return tfmiaq.Recipe(
         epochs=epochs,
         learning_rate=rate,
@@ -184,6 +195,7 @@ def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None) ->
         loss=loss,
         augment=_augmentation() if task.augment else None,
         weight_decay=5e-4,
+        mixup=mixup,
     )
 
 
@@ -193,10 +205,12 @@ class Teacher:
 
     task: Task
     classes: int
+    epochs: int
+    mixup: float
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
         model = self.task.network(x.shape[1:], self.classes)
-        return _recipe(self.task, self.task.teachers[-1], self.task.learning_rate).fit(model, x, y)
+        return _recipe(self.task, self.epochs, self.task.learning_rate, mixup=self.mixup).fit(model, x, y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +226,7 @@ class Job:
     index: int
 
     def recipe(self, epochs: int, rate: float) -> tfmiaq.Recipe:
-        return _recipe(self.task, epochs, rate, self.row.loss() if self.row.loss else None)
+        return _recipe(self.task, epochs, rate, self.row.loss() if self.row.loss else None, self.row.mixup)
 
     def fresh(self) -> Any:
         return self.task.network(self.x.shape[1:], self.classes)
@@ -250,16 +264,16 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
             np.savez(weights, *model.get_weights())
         return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
     epochs = max(1, round(row.length * task.epochs))
-    if row.share is not None and task.student:
+    if row.share is not None and task.student and not row.mixup:
         epochs = max(1, round(row.length * task.student))
     recipe = job.recipe(epochs, task.learning_rate)
     model = job.quantized(job.fresh())
     if row.noise is not None:
         return _private(job, model, epochs)
     if row.share is not None:
-        folds, repeats, _ = task.teachers
+        folds, repeats, epochs = _MIXED_TEACHERS if row.mixup else task.teachers
         return tfmiaq.cross_distill(
-            Teacher(task, job.classes),
+            Teacher(task, job.classes, epochs, 0.4 if row.mixup else 0.0),
             model,
             job.x,
             job.y,
@@ -491,9 +505,9 @@ def _family(label: str) -> tuple[str, str, str]:
     if label == "float" or label.endswith("epochs"):
         return "float, own schedule", "black", "o"
     if kind == "float":
-        return "float, other losses and DP-SGD", "tab:gray", "s"
+        return "float, mixup, other losses and DP-SGD", "tab:gray", "s"
     plain = label.endswith("fine-tuned") or "," not in label
-    return ("quantized", "tab:blue", "^") if plain else ("quantized, other losses", "tab:orange", "v")
+    return ("quantized", "tab:blue", "^") if plain else ("quantized, mixup and other losses", "tab:orange", "v")
 
 
 def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:

@@ -9,7 +9,6 @@ from conftest import tiny_model
 import tfmiaq
 from tfmiaq import losses
 from tfmiaq._backend import keras
-from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.wiring import answers_probabilities
 
 
@@ -167,21 +166,6 @@ def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, di
     given |= arguments
     with pytest.raises(error, match=message):
         tfmiaq.cross_distill(**given)
-
-
-def _augmentation():
-    return keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(0.1, 0.1)])
-
-
-def test_a_recipe_is_known_again_when_its_layers_are_built(digits):
-    recipe = tfmiaq.Recipe(epochs=1, augment=_augmentation())
-    before = fingerprint(recipe)
-    recipe.fit(_dense(), digits.x_train[:32], digits.y_train[:32])
-    assert fingerprint(recipe) == before == fingerprint(tfmiaq.Recipe(epochs=1, augment=_augmentation()))
-    assert fingerprint(tfmiaq.Recipe(epochs=1, augment=keras.layers.RandomTranslation(0.1, 0.1))) != before
-    assert fingerprint(tfmiaq.Recipe(epochs=2, augment=_augmentation())) != before
-    # Layers that stand alone in a train_fn, too.
-    assert fingerprint(_augmentation())
 
 
 def test_training_stops_where_leakage_outgrows_accuracy(digits):

@@ -31,6 +31,22 @@ def _description(layer: Any) -> Any:
     return [type(layer).__name__, config]
 
 
+def _mixed(x: Any, y: Any, alpha: float) -> tuple[Any, Any]:
+    """Each record, and its soft label, mixed with another one of the batch."""
+    count = tf.shape(x)[0]
+    # Two gammas as shares of their sum are a beta. Of small alphas nearly all are too small for 32 bits.
+    one, two = (tf.random.gamma([count], alpha, dtype=tf.float64) for _ in range(2))
+    part = tf.cast(one / (one + two), tf.float32)
+    other = tf.random.shuffle(tf.range(count))
+
+    def mix(values: Any) -> Any:
+        values = tf.cast(values, tf.float32)
+        share = tf.reshape(part, [-1] + [1] * (values.shape.rank - 1))
+        return share * values + (1.0 - share) * tf.gather(values, other)
+
+    return mix(x), mix(y)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the quantized model is trained. The defaults are those of fine-tuning a trained model.
@@ -42,6 +58,12 @@ class Recipe:
         loss: A Keras loss, such as those of `tfmiaq.losses`; a cross-entropy if None.
         augment: Keras preprocessing layers (a layer or a Sequential) through which training batches go, or None.
         weight_decay: Share of every weight, times the learning rate, that a step takes off it; None for none.
+        mixup: alpha of mixup (Zhang et al. 2018, section 2): each record of a batch is mixed with another one, and
+            their labels alike, in parts drawn from Beta(alpha, alpha); 0 for none, or at least 0.01. For records whose
+            values can be mixed, not codes.
+
+    Raises:
+        ValueError: mixup out of its range.
     """
 
     epochs: int = 10
@@ -50,6 +72,12 @@ class Recipe:
     loss: Optional[Any] = None
     augment: Optional[Any] = None
     weight_decay: Optional[float] = None
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.mixup, (int, float)) and not isinstance(self.mixup, bool)
+        if not is_number or not (self.mixup == 0 or 0.01 <= self.mixup < np.inf):
+            raise ValueError(f"Recipe: Expected mixup of 0 for none, or of at least 0.01. Received {self.mixup!r}.")
 
     def get_config(self) -> dict[str, Any]:
         """What makes the recipe what it is, for its fingerprint, which must not change when its layers are built."""
@@ -66,6 +94,8 @@ class Recipe:
             callbacks: Keras callbacks.
         """
         from_logits = not answers_probabilities(model)
+        if self.mixup and np.ndim(y) == 1:
+            y = np.eye(model.outputs[0].shape[-1], dtype=np.float32)[y]
         if self.loss is not None:
             loss = self.loss
         elif np.ndim(y) == 2:
@@ -74,13 +104,16 @@ class Recipe:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         model.compile(cosine_sgd(self.learning_rate, self.epochs, len(x), self.batch_size, self.weight_decay), loss)
         augment = self.augment
-        if augment is None:
+        if augment is None and not self.mixup:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
         records, labels = tf.constant(x), tf.constant(y)
 
         def batch(chosen: Any) -> tuple[Any, Any]:
-            return augment(tf.gather(records, chosen), training=True), tf.gather(labels, chosen)
+            x, y = tf.gather(records, chosen), tf.gather(labels, chosen)
+            if augment is not None:
+                x = augment(x, training=True)
+            return _mixed(x, y, self.mixup) if self.mixup else (x, y)
 
         chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
         model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
