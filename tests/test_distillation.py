@@ -65,7 +65,7 @@ def test_a_softmax_is_seen_through_a_quantized_end(ending):
         (None, {"temperature": 0}, ValueError, "Expected temperature from"),
         (lambda x: np.zeros((len(x), 3)), {}, ValueError, "The teacher has 3 classes, the student 10"),
         (lambda x: np.zeros(len(x), int), {}, ValueError, "Received one that answers labels"),
-        (None, {"x": np.full((5, 8, 8, 1), np.nan)}, ValueError, "NaN or infinity in 5 records"),
+        (None, {"x": np.full((5, 8, 8, 1), np.nan)}, ValueError, "distill: records has NaN or infinity in 5 records"),
         (None, {"x": np.zeros((0, 8, 8, 1))}, ValueError, "holds no records"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
         ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 4))}, ValueError, "each of 10 classes. Received 4"),
         ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 12))}, ValueError, "have 12 classes, the student 10"),
         ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "Received one that answers labels"),
-        ({"y": np.zeros(5, int)}, ValueError, "20 records and 5 labels"),
+        ({"y": np.zeros(5, int)}, ValueError, "cross_distill: train has 20 records and 5 labels"),
         ({"y": np.arange(20)}, ValueError, "labels go up to 19, and the student has 10 classes"),
     ],
 )

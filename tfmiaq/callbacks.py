@@ -101,7 +101,7 @@ class LeakageMonitor(keras.callbacks.Callback):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"LeakageMonitor: Expected {name} of at least 1. Received {value!r}.")
         generator = np.random.default_rng(seed)
-        sets = signals.check_records(members, non_members)
+        sets = signals.check_records(members, non_members, "LeakageMonitor")
         self._members, self._non_members = (signals.sample(records, sample, generator) for records in sets)
         self.batch_size = batch_size
         self.every = every

@@ -197,7 +197,7 @@ def defend(
         raise ValueError(f"defend: Expected repeats of at least 1. Received {repeats!r}.")
     if folds and not is_function:
         raise ValueError("defend: Cross-distillation (folds) trains teachers: pass a function from (x, y) as model.")
-    members, rest = signals.check_records(train, test)
+    members, rest = signals.check_records(train, test, "defend", ("train", "test"))
     if folds:
         check_folds(folds, repeats, len(members[1]))
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, seed))

@@ -71,7 +71,7 @@ def distill(
         raise ValueError(f"distill: Expected keep above 0 and up to 1. Received {keep!r}.")
     loss = Distillation(temperature, from_logits=not answers_probabilities(student))
     x = np.asarray(x)
-    logits = signals.answers(teacher, x, batch_size)
+    logits = signals.answers(teacher, x, batch_size, "distill")
     classes = student.outputs[0].shape[-1]
     if logits.shape[1] != classes:
         raise ValueError(f"distill: The teacher has {logits.shape[1]} classes, the student {classes}.")
@@ -162,7 +162,7 @@ def out_of_fold_answers(
     """
     if not callable(train_fn):
         raise TypeError(f"out_of_fold_answers: Expected a function from (x, y) to a model. Received {train_fn!r:.200}.")
-    x, y = signals.pair((x, y), "train")
+    x, y = signals.pair((x, y), "train", "out_of_fold_answers")
     check_folds(folds, repeats, len(y))
     rounds = [
         model_selection.KFold(folds, shuffle=True, random_state=seed + repeat).split(y) for repeat in range(repeats)
@@ -242,7 +242,7 @@ def cross_distill(
         raise TypeError(f"cross_distill: Expected a keras.Model as student. Received {type(student).__name__}.")
     if not 0 <= share <= 1:
         raise ValueError(f"cross_distill: Expected share from 0 to 1. Received {share!r}.")
-    x, y = signals.pair((x, y), "train")
+    x, y = signals.pair((x, y), "train", "cross_distill")
     classes = student.outputs[0].shape[-1]
     if y.max() >= classes:
         raise ValueError(f"cross_distill: The labels go up to {y.max()}, and the student has {classes} classes.")

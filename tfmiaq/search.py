@@ -360,9 +360,9 @@ def search_policy(
     from tqdm import tqdm
 
     _check(weight_bits, activation_bits, sampler, n_trials, max_accuracy_drop, finalists)
-    train, validation = signals.check_records(train, validation)
+    train, validation = signals.check_records(train, validation, "search_policy", ("train", "validation"))
     attacked = signals.check_records(
-        train if members is None else members, validation if non_members is None else non_members
+        train if members is None else members, validation if non_members is None else non_members, "search_policy"
     )
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(train[1]))

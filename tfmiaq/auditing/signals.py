@@ -126,66 +126,76 @@ def from_scores(scores: np.ndarray, labels: np.ndarray, are_probabilities: bool)
     )
 
 
-def pair(records: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def pair(records: Any, name: str, owner: str = "audit") -> tuple[np.ndarray, np.ndarray]:
     """A set of records as arrays, with integer labels; x has no features where it is None.
+
+    Errors begin with `owner`, the function that was given the records.
 
     Raises:
         TypeError: No pair (x, y).
         ValueError: No records, NaN, labels that are no classes or not one for each record.
     """
     if not isinstance(records, (tuple, list)) or len(records) != 2:
-        raise TypeError(f"audit: Expected {name} as a pair (x, y). Received {type(records).__name__}.")
+        raise TypeError(f"{owner}: Expected {name} as a pair (x, y). Received {type(records).__name__}.")
     x, y = records[0], np.asarray(records[1])
     if x is None:
         # The answers are there already.
         if not y.size:
-            raise ValueError(f"audit: {name} holds no records.")
-        return np.zeros((len(y), 0), np.float32), _labels(y, name)
+            raise ValueError(f"{owner}: {name} holds no records.")
+        return np.zeros((len(y), 0), np.float32), _labels(y, name, owner)
     x = np.asarray(x)
     if not len(x.shape) or not len(y.shape) or not len(x) or not len(y):
-        raise ValueError(f"audit: {name} holds no records (x of shape {x.shape}, y of shape {y.shape}).")
+        raise ValueError(f"{owner}: {name} holds no records (x of shape {x.shape}, y of shape {y.shape}).")
     if len(x) != len(y):
-        raise ValueError(f"audit: {name} has {len(x)} records and {len(y)} labels; give one label for each record.")
+        raise ValueError(f"{owner}: {name} has {len(x)} records and {len(y)} labels; give one label for each record.")
     if np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
         bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
-        raise ValueError(f"audit: {name} has NaN or infinity in {len(bad)} records, the first at index {bad[0]}.")
-    return x, _labels(y, name)
+        raise ValueError(f"{owner}: {name} has NaN or infinity in {len(bad)} records, the first at index {bad[0]}.")
+    return x, _labels(y, name, owner)
 
 
-def _labels(y: np.ndarray, name: str) -> np.ndarray:
+def _labels(y: np.ndarray, name: str, owner: str) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2:
         if not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(
-                f"audit: Labels of {name} have shape {y.shape} and are not one-hot. Expected integer classes of "
+                f"{owner}: Labels of {name} have shape {y.shape} and are not one-hot. Expected integer classes of "
                 "shape (n,) or one-hot rows; multi-label targets are not supported."
             )
         return y.argmax(1).astype(np.int64)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.number) or not np.all(np.mod(y, 1) == 0) or (y < 0).any():
         raise ValueError(
-            f"audit: Labels of {name} have shape {y.shape} and type {y.dtype}. Expected integer classes from 0 on, "
+            f"{owner}: Labels of {name} have shape {y.shape} and type {y.dtype}. Expected integer classes from 0 on, "
             "shape (n,), or one-hot rows."
         )
     return y.astype(np.int64)
 
 
-def check_records(members: Any, non_members: Any) -> tuple[Records, Records]:
+def check_records(
+    members: Any, non_members: Any, owner: str = "audit", names: tuple[str, str] = ("members", "non_members")
+) -> tuple[Records, Records]:
     """Both sets as arrays with integer labels.
+
+    Args:
+        members: Pair (x, y).
+        non_members: Pair (x, y).
+        owner: The function that was given the records, with which errors begin.
+        names: What it calls them.
 
     Raises:
         TypeError: A set that is no pair (x, y).
         ValueError: An empty set, NaN, records of different shapes or types, labels that are no classes.
     """
-    (x_in, y_in), (x_out, y_out) = pair(members, "members"), pair(non_members, "non_members")
+    (x_in, y_in), (x_out, y_out) = pair(members, names[0], owner), pair(non_members, names[1], owner)
     if x_in.shape[1:] != x_out.shape[1:]:
         raise ValueError(
-            f"audit: Members have records of shape {x_in.shape[1:]} and non_members of shape {x_out.shape[1:]}. "
+            f"{owner}: {names[0]} have records of shape {x_in.shape[1:]} and {names[1]} of shape {x_out.shape[1:]}. "
             "Both must come from one preprocessing."
         )
     if np.issubdtype(x_in.dtype, np.integer) != np.issubdtype(x_out.dtype, np.integer):
         raise ValueError(
-            f"audit: Members are {x_in.dtype} and non_members {x_out.dtype}. Scale both alike: a difference in "
+            f"{owner}: {names[0]} are {x_in.dtype} and {names[1]} {x_out.dtype}. Scale both alike: a difference in "
             "preprocessing tells members apart by itself."
         )
     return (x_in, y_in), (x_out, y_out)
@@ -333,13 +343,14 @@ def _read(
     return found
 
 
-def answers(target: Target, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def answers(target: Target, x: np.ndarray, batch_size: int = 256, owner: str = "audit") -> np.ndarray:
     """All that a target answers on records, as logits.
 
     Args:
         target: As for `extract`, but no saved outputs.
         x: Records, shape (n, ...).
         batch_size: Records in one call.
+        owner: The function that was given the records, with which errors about them begin.
 
     Returns:
         Shape (n, classes); log-probabilities where the target answers probabilities.
@@ -348,7 +359,7 @@ def answers(target: Target, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
         TypeError: A target of another type.
         ValueError: No records, NaN, or a target that answers labels.
     """
-    pair((x, np.zeros(len(x), int)), "records")
+    pair((x, np.zeros(len(x), int)), "records", owner)
     scores = _checked(_predictor(target, batch_size, None)(x), len(x), "records", 0)
     if scores.ndim == 1:
         raise ValueError("Expected a target that answers scores of all classes. Received one that answers labels.")
