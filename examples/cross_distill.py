@@ -10,6 +10,7 @@ was stopped goes on in the same --out.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -39,6 +40,7 @@ CLIP = flags.DEFINE_float(
     "output_clip", None, "Distance to the largest logit at which coarse answers end; with --output_bits.", 1e-3
 )
 AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
+MIXUP = flags.DEFINE_float("mixup", 0.0, "alpha of mixup in every training; 0 for none.", 0.0)
 REFERENCES = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
 OUT = flags.DEFINE_string("out", "out/cross_distilled", "Folder for all that is made.")
@@ -54,6 +56,7 @@ flags.register_multi_flags_validator(
     lambda given: (given["output_bits"] is None) == (given["output_clip"] is None),
     message="expected both or neither",
 )
+flags.register_validator("mixup", lambda alpha: alpha == 0 or alpha >= 0.01, message="expected 0, or at least 0.01")
 flags.register_validator("folds", lambda count: count != 1, message="expected 0, or at least 2")
 
 
@@ -72,8 +75,8 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
         shift = keras.layers.RandomTranslation(0.125, 0.125, fill_mode="constant", interpolation="nearest")
         augment = keras.Sequential([keras.layers.RandomFlip("horizontal"), shift])
-    whole = tfmiaq.Recipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4)
-    tuning = tfmiaq.Recipe(max(1, EPOCHS.value // 3), 0.02, 32, augment=augment, weight_decay=5e-4)
+    whole = tfmiaq.Recipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
+    tuning = dataclasses.replace(whole, epochs=max(1, EPOCHS.value // 3), learning_rate=0.02)
 
     def train_float(x: Any, y: Any) -> Any:
         return whole.fit(build_model(shape, classes, width), x, y)

@@ -104,6 +104,9 @@ def test_a_policy_that_was_found_quantizes_the_float_model(result, trained, sets
 def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
     found, folder = result
     monkeypatch.setattr(search, "_default_fit", lambda *args: pytest.fail)
+    scored = []
+    score = search._Shared.score
+    monkeypatch.setattr(search._Shared, "score", lambda *args: scored.append(args[1]) or score(*args))
     kept = {path.name for path in folder.glob("finalist-*.json")}
     assert len(kept) == len(found.finalists)
     again = tfmiaq.search_policy(
@@ -119,10 +122,32 @@ def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
     )
     assert len(again.candidates) == len(found.candidates) + 2
     assert again.baseline == found.baseline
+    assert again.sensitivities == found.sensitivities
+    assert again.candidates[18:] == found.candidates[16:]
+    assert len(scored) == 2
     assert again.candidates[:16] == found.candidates[:16]
     assert {"search.json", "best.json", "frontier.png", "study.db"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "search.json").read_text())["best"]["leakage"] == again.best.leakage
     assert "frontier 1" in str(again)
+
+
+def test_other_records_are_another_search(result, trained, sets, digits):
+    found, folder = result
+    others = digits.x_test[200:300], digits.y_test[200:300]
+    again = tfmiaq.search_policy(
+        trained,
+        sets[0],
+        others,
+        weight_bits=(1, 2, 8),
+        activation_bits=(2, 4, 8),
+        n_trials=2,
+        finalists=0,
+        epochs=3,
+        folder=folder,
+        verbose=False,
+    )
+    assert len(again.candidates) == len(found.candidates) - 14
+    assert again.baseline.accuracy != found.baseline.accuracy
 
 
 class _Knobs:

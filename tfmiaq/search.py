@@ -173,6 +173,11 @@ class _Shared:
         for name, variable in self.knobs.items():
             variable.assign(float(bits.get(name, _FULL)))
 
+    def policy(self, bits: Bits) -> BitwidthPolicy:
+        """The policy of an allocation, which the model keeps."""
+        self.set(bits)
+        return get_policy(self.model)
+
     def packed_bytes(self, bits: Bits) -> int:
         """Size of the weights that have a choice."""
         return -(-sum(size * bits.get(name, _FULL) for name, size in self.sizes.items()) // 8)
@@ -378,12 +383,11 @@ def search_policy(
     key = fingerprint(list(model.get_weights()), *train, weight_bits, activation_bits, epochs, fit, seed)[:24]
     _train_shared(shared, fit or _default_fit(train, epochs), folder, key, seed)
 
+    # What is measured depends on the records too.
+    measured = fingerprint(key, *data.members, *data.non_members, *data.validation)[:24]
+
     quiet = None if verbose else True
-    singles = [(name, bits) for name, choices in shared.choices.items() for bits in choices if bits != _FULL]
-    baseline = shared.score({}, data)
-    scored: dict[tuple[str, int], Candidate] = {}
-    for name, bits in tqdm(singles, desc="sensitivities", disable=quiet):
-        scored[name, bits] = shared.score({name: bits}, data)
+    baseline, scored = _score_singles(shared, data, folder, measured, quiet)
     sensitivities = {
         choice: (baseline.leakage - c.leakage, baseline.accuracy - c.accuracy) for choice, c in scored.items()
     }
@@ -392,7 +396,7 @@ def search_policy(
     if storage is None and folder is not None:
         storage = f"sqlite:///{pathlib.Path(folder).absolute() / 'study.db'}"
     study = optuna.create_study(
-        study_name=f"{sampler}-{key}",
+        study_name=f"{sampler}-{measured}",
         storage=storage,
         load_if_exists=True,
         directions=["minimize", "maximize", "minimize"],
@@ -420,13 +424,45 @@ def search_policy(
     if finalists:
         chosen = [baseline, *_finalists(result.frontier, finalists)]
         trained = [
-            _trained(model, candidate, data, fit or _default_fit(train, epochs), folder, key, seed)
+            _trained(model, candidate, data, fit or _default_fit(train, epochs), folder, measured, seed)
             for candidate in tqdm(chosen, desc="finalists", disable=quiet)
         ]
         result = dataclasses.replace(result, finalists=tuple(trained))
     if folder is not None:
         result.save(folder)
     return result
+
+
+def _score_singles(
+    shared: _Shared, data: _Data, folder: Optional[Any], key: str, quiet: Optional[bool]
+) -> tuple[Candidate, dict[tuple[str, int], Candidate]]:
+    """The shared model at 8 bits, and with each choice by itself, as far as an earlier search has not scored them."""
+    from tqdm import tqdm
+
+    path = None if folder is None else pathlib.Path(folder) / f"singles-{key}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    choices = [(name, bits) for name, widths in shared.choices.items() for bits in widths if bits != _FULL]
+    found = {}
+    for name, bits in tqdm([("", _FULL), *choices], desc="sensitivities", disable=quiet):
+        allocation = {name: bits} if name else {}
+        label = f"{name} {bits}"
+        if label in kept:
+            leakage, accuracy = kept[label]
+            found[name, bits] = Candidate(shared.policy(allocation), leakage, accuracy, shared.packed_bytes(allocation))
+            continue
+        found[name, bits] = candidate = shared.score(allocation, data)
+        kept[label] = [candidate.leakage, candidate.accuracy]
+        if path is not None:
+            _write_json(path, kept)
+    shared.set({})
+    return found.pop(("", _FULL)), found
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a whole file or none."""
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(values), encoding="utf-8")
+    scratch.replace(path)
 
 
 def _finalists(frontier: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -460,9 +496,7 @@ def _trained(
     fit(quantized, [])
     measured = _measure(quantized, lambda x: quantized.predict(x, verbose=0), data, candidate.packed_bytes)
     if path is not None:
-        scratch = path.with_suffix(".part")
-        scratch.write_text(json.dumps({"leakage": measured.leakage, "accuracy": measured.accuracy}), encoding="utf-8")
-        scratch.replace(path)
+        _write_json(path, {"leakage": measured.leakage, "accuracy": measured.accuracy})
     return dataclasses.replace(measured, policy=candidate.policy)
 
 
