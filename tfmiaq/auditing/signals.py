@@ -190,12 +190,12 @@ def check_records(
     (x_in, y_in), (x_out, y_out) = pair(members, names[0], owner), pair(non_members, names[1], owner)
     if x_in.shape[1:] != x_out.shape[1:]:
         raise ValueError(
-            f"{owner}: {names[0]} have records of shape {x_in.shape[1:]} and {names[1]} of shape {x_out.shape[1:]}. "
+            f"{owner}: {names[0]} has records of shape {x_in.shape[1:]} and {names[1]} of shape {x_out.shape[1:]}. "
             "Both must come from one preprocessing."
         )
     if np.issubdtype(x_in.dtype, np.integer) != np.issubdtype(x_out.dtype, np.integer):
         raise ValueError(
-            f"{owner}: {names[0]} are {x_in.dtype} and {names[1]} {x_out.dtype}. Scale both alike: a difference in "
+            f"{owner}: {names[0]} is {x_in.dtype} and {names[1]} {x_out.dtype}. Scale both alike: a difference in "
             "preprocessing tells members apart by itself."
         )
     return (x_in, y_in), (x_out, y_out)
