@@ -3,6 +3,7 @@
     python examples/cross_distill.py
     python examples/cross_distill.py --dataset=own.npz --folds=5 --repeats=3 --output_bits=1 --output_clip=0.2
     python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --augment
+    python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --mixup=1.0 --share=0.5 --weight_bits=1
 
 The quantized model starts afresh and learns its own training records from teachers that were not trained on them. What
 was stopped goes on in the same --out.
@@ -29,6 +30,9 @@ WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others
 EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs of the float model, of each teacher and of the quantized model.", 1)
 FOLDS = flags.DEFINE_integer(
     "folds", 4, "Folds of the teachers; 0 fine-tunes the float model on the labels instead.", 0
+)
+SHARE = flags.DEFINE_float(
+    "share", 1.0, "Share of the teachers' answer in the labels; the rest is the label.", 0.0, 1.0
 )
 REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split into folds anew.", 1)
 WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
@@ -93,6 +97,7 @@ def main(argv: list[str]) -> None:
         policy=policy,
         recipe=whole if FOLDS.value else tuning,
         folds=FOLDS.value,
+        share=SHARE.value,
         repeats=REPEATS.value,
         n_reference=REFERENCES.value,
         seed=SEED.value,

@@ -83,17 +83,23 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path):
+def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch):
+    shares = []
+    distil = tfmiaq.defence.cross_distill
+    monkeypatch.setattr(
+        tfmiaq.defence, "cross_distill", lambda *args, **given: shares.append(given["share"]) or distil(*args, **given)
+    )
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
     made = tfmiaq.defend(
-        _train, *sets, policy=policy, recipe=RECIPE, folds=2, n_reference=2, folder=tmp_path, verbose=False
+        _train, *sets, policy=policy, recipe=RECIPE, folds=2, share=0.5, n_reference=2, folder=tmp_path, verbose=False
     )
+    assert set(shares) == {0.5}
     # Two folds for the model itself, and two for each of the reference models.
     assert len(list((tmp_path / "teachers").glob("*.npz"))) == 6
     assert made.reports["quantized"].references == 2
     assert made.policy.output == policy.output
-    # Coarse answers are asked for labels too.
-    assert "label-only" in [attack.name for attack in made.reports[".tflite"].attacks]
+    # Coarse answers, and those of the reference models, are asked for on changed copies too.
+    assert {"label-only", "RMIA of copies", "LiRA of votes"} <= {a.name for a in made.reports[".tflite"].attacks}
 
 
 @pytest.mark.slow
@@ -122,6 +128,7 @@ def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monk
         ({"folds": 61}, ValueError, "Expected folds from 2 to 60. Received 61"),
         ({"folds": 1}, ValueError, "Expected folds of at least 2, or 0. Received 1"),
         ({"repeats": 0}, ValueError, "Expected repeats of at least 1. Received 0"),
+        ({"share": 1.5}, ValueError, "defend: Expected share from 0 to 1. Received 1.5"),
         ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),
         ({"policy": 3}, TypeError, "Expected a BitwidthPolicy"),
         ({"model": 3}, TypeError, "Expected a keras.Model or a function that trains one. Received 3"),

@@ -14,7 +14,7 @@ from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
 from tfmiaq.auditing.fingerprints import fingerprint
 from tfmiaq.auditing.references import half_splits
-from tfmiaq.distillation import check_folds, cross_distill, out_of_fold_answers
+from tfmiaq.distillation import check_folds, check_share, cross_distill, out_of_fold_answers
 from tfmiaq.layer_summary import get_policy
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantize import load_model, quantize_model
@@ -74,11 +74,19 @@ class _CrossDistill:
     """The same by cross-distillation, in which the quantized model starts afresh."""
 
     def __init__(
-        self, policy: BitwidthPolicy, recipe: Recipe, train_fn: TrainFloat, folds: int, repeats: int, folder: Any
+        self,
+        policy: BitwidthPolicy,
+        recipe: Recipe,
+        train_fn: TrainFloat,
+        share: float,
+        folds: int,
+        repeats: int,
+        folder: Any,
     ) -> None:
         self.policy = policy
         self.recipe = recipe
         self.train_fn = train_fn
+        self.share = share
         self.folds = folds
         self.repeats = repeats
         self.folder = str(folder)
@@ -100,6 +108,7 @@ class _CrossDistill:
             student,
             x,
             y,
+            share=self.share,
             folds=self.folds,
             repeats=self.repeats,
             recipe=self.recipe,
@@ -127,6 +136,7 @@ def defend(
     policy: Union[BitwidthPolicy, str, None] = None,
     recipe: Optional[Recipe] = None,
     folds: Optional[int] = None,
+    share: float = 1.0,
     repeats: int = 1,
     n_reference: int = 4,
     target: str = "mobile",
@@ -162,6 +172,7 @@ def defend(
             `model` is a function; 0 trains it on from the float model, on the labels. None for 5 if `model` is a
             function, no recipe is given, and the float model is right on its members at least 0.2 more often than on
             the other half of the test records; else for 0.
+        share: As of `cross_distill`: of the teachers in the labels.
         repeats: As of `cross_distill`.
         n_reference: Reference models of each audit, if `model` is a function; 0 for none.
         target: As of `convert`.
@@ -195,6 +206,7 @@ def defend(
         raise ValueError(f"defend: Expected folds of at least 2, or 0. Received {folds!r}.")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise ValueError(f"defend: Expected repeats of at least 1. Received {repeats!r}.")
+    check_share(share, "defend")
     if folds and not is_function:
         raise ValueError("defend: Cross-distillation (folds) trains teachers: pass a function from (x, y) as model.")
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
@@ -235,7 +247,7 @@ def defend(
         bits = found.best.policy
     quantize: Any = _Quantize(bits, recipe)
     if folds:
-        quantize = _CrossDistill(bits, recipe, given, folds, repeats, folder / "teachers")
+        quantize = _CrossDistill(bits, recipe, given, share, folds, repeats, folder / "teachers")
 
     def train_quantized() -> Any:
         if folds:

@@ -120,6 +120,16 @@ def check_folds(folds: int, repeats: int, records: int) -> None:
             raise ValueError(f"out_of_fold_answers: Expected {name} from {low} to {high}. Received {value!r}.")
 
 
+def check_share(share: float, owner: str) -> None:
+    """Refuses a share of the teachers in the labels that is none.
+
+    Raises:
+        ValueError: A share out of its range, or no number.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float, np.floating)) or not 0 <= share <= 1:
+        raise ValueError(f"{owner}: Expected share from 0 to 1. Received {share!r}.")
+
+
 def out_of_fold_answers(
     train_fn: Callable[[Any, Any], Any],
     x: Any,
@@ -240,8 +250,7 @@ def cross_distill(
     """
     if not isinstance(student, keras.Model):
         raise TypeError(f"cross_distill: Expected a keras.Model as student. Received {type(student).__name__}.")
-    if not 0 <= share <= 1:
-        raise ValueError(f"cross_distill: Expected share from 0 to 1. Received {share!r}.")
+    check_share(share, "cross_distill")
     x, y = signals.pair((x, y), "train", "cross_distill")
     classes = student.outputs[0].shape[-1]
     if y.max() >= classes:
