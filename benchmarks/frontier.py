@@ -19,6 +19,7 @@ import dataclasses
 import fnmatch
 import json
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
@@ -537,7 +538,9 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
         if marker != "." and all(
             abs(values[0] - x) > 0.15 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled
         ):
-            axes[0].annotate(label, (values[0], accuracy), fontsize=6, xytext=(4, 3), textcoords="offset points")
+            # The legend tells the rest of it.
+            text = re.sub(", cross-distilled( by 0.5)?|answers of ", "", label) if "answers of" in label else label
+            axes[0].annotate(text, (values[0], accuracy), fontsize=6, xytext=(4, 4), textcoords="offset points")
             labelled.append((values[0], accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
     axes[1].set_xlabel("accuracy of a threshold on confidence")
