@@ -320,6 +320,7 @@ def test_disjoint_splits_never_train_on_an_audited_record():
         ({"train_fn": pipelines.train_slowly, "splits": "disjoint"}, ValueError, "population=.* go together"),
         ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass train_fn"),
         ({"train_fn": lambda x, y: 3}, TypeError, "What train_fn made cannot be scored.*Received int"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "made a model that answers labels"),
         ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
         ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
         ({"train_fn": pipelines.train_slowly, "cache": __file__}, ValueError, "Expected cache as a folder"),

@@ -153,7 +153,10 @@ def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]
     parts = _signals_of(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), job.batch_size)
     found = signals.Signals.concatenate(parts)
     if found.losses is None:
-        raise ValueError("audit: train_fn made a model that answers labels; reference attacks need its scores.")
+        raise ValueError(
+            "audit: train_fn made a model that answers labels. Reference models are the attacker's own, and are asked "
+            "for scores: return the model that the labels come from, or leave train_fn out."
+        )
     arrays = {"features": found.features}
     if job.queries is not None:
         asked = signals.ask_copies(model, pool, job.queries, batch_size=job.batch_size)
