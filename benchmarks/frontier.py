@@ -362,7 +362,6 @@ def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathli
                 store.put_arrays(f"{name}, epoch {epoch}-{index}", _answers(model, pool))
 
             model = train(job, on_the_way)
-            np.savez(folder / f"{name}-{index}-weights", *model.get_weights())
             plain = name.partition(", answers of")[0]
             if row.output is not None and plain in rows(task) and store.arrays(f"{plain}-{index}") is None:
                 # Training does not see the rounding: what the network answers before it is the row without.

@@ -20,21 +20,24 @@ def sets(digits):
     return (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
 
 
-@pytest.fixture(scope="module")
-def result(trained, sets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    found = tfmiaq.search_policy(
-        trained,
-        *sets,
+def _search(model, members, validation, folder, **given):
+    return tfmiaq.search_policy(
+        model,
+        members,
+        validation,
         weight_bits=(1, 2, 8),
         activation_bits=(2, 4, 8),
-        n_trials=16,
-        finalists=2,
         epochs=3,
         folder=folder,
         verbose=False,
+        **given,
     )
-    return found, folder
+
+
+@pytest.fixture(scope="module")
+def result(trained, sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    return _search(trained, *sets, folder, n_trials=16, finalists=2), folder
 
 
 def test_knobs_are_what_a_policy_may_change():
@@ -109,17 +112,7 @@ def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
     monkeypatch.setattr(search._Shared, "score", lambda *args: scored.append(args[1]) or score(*args))
     kept = {path.name for path in folder.glob("finalist-*.json")}
     assert len(kept) == len(found.finalists)
-    again = tfmiaq.search_policy(
-        trained,
-        *sets,
-        weight_bits=(1, 2, 8),
-        activation_bits=(2, 4, 8),
-        n_trials=18,
-        finalists=0,
-        epochs=3,
-        folder=folder,
-        verbose=False,
-    )
+    again = _search(trained, *sets, folder, n_trials=18, finalists=0)
     assert len(again.candidates) == len(found.candidates) + 2
     assert again.baseline == found.baseline
     assert again.sensitivities == found.sensitivities
@@ -134,18 +127,7 @@ def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
 def test_other_records_are_another_search(result, trained, sets, digits):
     found, folder = result
     others = digits.x_test[200:300], digits.y_test[200:300]
-    again = tfmiaq.search_policy(
-        trained,
-        sets[0],
-        others,
-        weight_bits=(1, 2, 8),
-        activation_bits=(2, 4, 8),
-        n_trials=2,
-        finalists=0,
-        epochs=3,
-        folder=folder,
-        verbose=False,
-    )
+    again = _search(trained, sets[0], others, folder, n_trials=2, finalists=0)
     assert len(again.candidates) == len(found.candidates) - 14
     assert again.baseline.accuracy != found.baseline.accuracy
 
