@@ -59,8 +59,10 @@ mean among confidence, shadow models, LiRA and RMIA, and, of rows whose models w
 record (all rows of coarse answers), label-only, and LiRA and RMIA on the answers and on the labels of copies, with the
 standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model on its way, "n
 epochs" a float model with a schedule of that length. Quantized rows have 8 bits at both ends and are trained from
-scratch if they are not called fine-tuned. Minutes are wall time of one model on two cores, while other rows were
-trained beside it; its teachers are counted where they were not there from another row."""
+scratch if they are not called fine-tuned. "By five": one teacher of each record, of five folds, 24 epochs and mixup of
+0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs. Minutes are wall time of
+one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there from
+another row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +102,12 @@ _IMAGES = {
     "records": 20_000,
     "epochs": 24,
     "early": (2, 4, 6, 8, 12, 16),
-    "short": (6, 8, 12),
+    "short": (4, 6, 8, 12),
     "teachers": (3, 3, 8),
     "student": 12,
 }
 _MIXED_TEACHERS = (3, 2, 16)
+_BETTER_TEACHERS = (5, 1, 24)
 _LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 16), "augment": True}
 TASKS_KNOWN = {
     "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, 0.05, source="digits"),
@@ -132,8 +135,8 @@ class Row:
         loss: Makes a Keras loss.
         smoothing: Share of each label that is spread over all classes.
         share: Share of the out-of-fold teachers' answer in the labels, or None for the labels alone.
-        repeats: How often the teachers are drawn anew; as the task has it if 0.
-        mixup: alpha of mixup, or 0. Teachers are then trained with mixup of 0.4, longer, and fewer of them.
+        teachers: Folds of the teachers, how often they are drawn anew, and their epochs; as the task has it if None.
+        mixup: alpha of mixup, or 0. Teachers are then trained with mixup of 0.4.
         noise: Noise multiplier of DP-SGD, or None.
         trajectory: Whether the model is scored on its way too.
     """
@@ -145,7 +148,7 @@ class Row:
     loss: Optional[Callable[[], Any]] = None
     smoothing: float = 0.0
     share: Optional[float] = None
-    repeats: int = 0
+    teachers: Optional[tuple[int, int, int]] = None
     mixup: float = 0.0
     noise: Optional[float] = None
     trajectory: bool = False
@@ -168,7 +171,9 @@ def rows(task: Task) -> dict[str, Row]:
     for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
         found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
-    found["float, cross-distilled, teachers drawn once"] = Row(share=1.0, repeats=1)
+    found["float, cross-distilled, teachers drawn once"] = Row(
+        share=1.0, teachers=(task.teachers[0], 1, task.teachers[2])
+    )
     found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
     found["w4 a4, answers of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
     for clip in (0.2, 1.0):
@@ -176,11 +181,23 @@ def rows(task: Task) -> dict[str, Row]:
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
     for name, bits in (("float", None), ("w1 a4", (1, 4))):
         found[f"{name}, mixup 1.0"] = Row(bits, mixup=1.0)
-        found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(bits, mixup=1.0, share=0.5)
+        found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(bits, mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS)
     found["float, mixup 1.0, half as long"] = Row(mixup=1.0, length=0.5)
+    found["w8 a8, mixup 1.0, half as long"] = Row((8, 8), mixup=1.0, length=0.5)
+    found["w8 a8, mixup 1.0, half as long, answers of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
     found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
+    found["w4 a4, mixup 0.2"] = Row((4, 4), mixup=0.2)
+    found["w4 a4, mixup 0.2, answers of 1 bit, 0.2"] = Row((4, 4), mixup=0.2, output=(1, 0.2))
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
-        (1, 4), mixup=1.0, share=0.5, output=(1, 0.2)
+        (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
+    )
+    found["float, mixup 0.4"] = Row(mixup=0.4)
+    for name, bits in (("float", None), ("w4 a4", (4, 4))):
+        found[f"{name}, mixup 0.4, cross-distilled by five"] = Row(
+            bits, mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS
+        )
+    found["w4 a4, mixup 0.4, cross-distilled by five, answers of 1 bit, 0.2"] = Row(
+        (4, 4), mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS, output=(1, 0.2)
     )
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
@@ -274,7 +291,7 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
     if row.noise is not None:
         return _private(job, model, epochs)
     if row.share is not None:
-        folds, repeats, epochs = _MIXED_TEACHERS if row.mixup else task.teachers
+        folds, repeats, epochs = row.teachers or task.teachers
         return tfmiaq.cross_distill(
             Teacher(task, job.classes, epochs, 0.4 if row.mixup else 0.0),
             model,
@@ -282,7 +299,7 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
             job.y,
             share=row.share,
             folds=folds,
-            repeats=row.repeats or repeats,
+            repeats=repeats,
             recipe=recipe,
             folder=job.folder / "teachers",
             seed=1_000 * job.index,
@@ -522,6 +539,7 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
     axes: Any
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     drawn: set[str] = set()
+    named: list[tuple[float, float, str]] = []
     labelled: list[tuple[float, float]] = []
     points = [(strongest(row, "auc")[1], row["mean"]["test_accuracy"]) for row in of_task["rows"].values()]
     width, height = np.ptp(points, axis=0)
@@ -533,14 +551,17 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
             entry = legend if axis is axes[0] and legend not in drawn else None
             axis.scatter(value, accuracy, color=colour, marker=marker, label=entry)
         drawn.add(legend)
-        # Of points that lie on top of each other the first is named.
-        if marker != "." and all(
-            abs(values[0] - x) > 0.15 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled
-        ):
+        if marker != ".":
+            named.append((values[0], accuracy, label))
+    # Of points that lie on top of each other the one that leaks least is named.
+    for auc, accuracy, label in sorted(named):
+        if all(abs(auc - x) > 0.3 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled):
             # The legend tells the rest of it.
-            text = re.sub(", cross-distilled( by 0.5)?|answers of ", "", label) if "answers of" in label else label
-            axes[0].annotate(text, (values[0], accuracy), fontsize=6, xytext=(4, 4), textcoords="offset points")
-            labelled.append((values[0], accuracy))
+            text = (
+                re.sub(", cross-distilled( by [0-9a-z.]+)?|answers of ", "", label) if "answers of" in label else label
+            )
+            axes[0].annotate(text, (auc, accuracy), fontsize=6, xytext=(4, 4), textcoords="offset points")
+            labelled.append((auc, accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
     axes[1].set_xlabel("accuracy of a threshold on confidence")
     axes[0].set_ylabel("test accuracy")
