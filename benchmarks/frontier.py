@@ -60,9 +60,9 @@ record (all rows of coarse answers), label-only, and LiRA and RMIA on the answer
 standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model on its way, "n
 epochs" a float model with a schedule of that length. Quantized rows have 8 bits at both ends and are trained from
 scratch if they are not called fine-tuned. "By five": one teacher of each record, of five folds, 24 epochs and mixup of
-0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs. Minutes are wall time of
-one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there from
-another row."""
+0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs. Minutes are wall time
+of one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there
+from another row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,13 +192,12 @@ def rows(task: Task) -> dict[str, Row]:
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
     found["float, mixup 0.4"] = Row(mixup=0.4)
-    for name, bits in (("float", None), ("w4 a4", (4, 4))):
-        found[f"{name}, mixup 0.4, cross-distilled by five"] = Row(
-            bits, mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS
-        )
-    found["w4 a4, mixup 0.4, cross-distilled by five, answers of 1 bit, 0.2"] = Row(
-        (4, 4), mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS, output=(1, 0.2)
-    )
+    for name, bits in (("float", None), ("w4 a4", (4, 4)), ("w2 a4", (2, 4))):
+        by_five = Row(bits, mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS)
+        found[f"{name}, mixup 0.4, cross-distilled by five"] = by_five
+        if bits is not None:
+            coarse = dataclasses.replace(by_five, output=(1, 0.2))
+            found[f"{name}, mixup 0.4, cross-distilled by five, answers of 1 bit, 0.2"] = coarse
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
