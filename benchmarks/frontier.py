@@ -220,16 +220,14 @@ def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None, mi
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Trains a float model of a task."""
+    """Trains a float model."""
 
-    task: Task
+    network: Callable[..., Any]
     classes: int
-    epochs: int
-    mixup: float
+    recipe: tfmiaq.Recipe
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
-        model = self.task.network(x.shape[1:], self.classes)
-        return _recipe(self.task, self.epochs, self.task.learning_rate, mixup=self.mixup).fit(model, x, y)
+        return self.recipe.fit(self.network(x.shape[1:], self.classes), x, y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,8 +289,9 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
         return _private(job, model, epochs)
     if row.share is not None:
         folds, repeats, epochs = row.teachers or task.teachers
+        taught = _recipe(task, epochs, task.learning_rate, mixup=0.4 if row.mixup else 0.0)
         return tfmiaq.cross_distill(
-            Teacher(task, job.classes, epochs, 0.4 if row.mixup else 0.0),
+            Teacher(task.network, job.classes, taught),
             model,
             job.x,
             job.y,
