@@ -3,7 +3,8 @@
     python examples/cross_distill.py
     python examples/cross_distill.py --dataset=own.npz --folds=5 --repeats=3 --output_bits=1 --output_clip=0.2
     python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --augment
-    python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --mixup=1.0 --share=0.5 --weight_bits=1
+    python examples/cross_distill.py --dataset=cifar10 --members=10000 --width=32 --epochs=24 --folds=5 --repeats=1 \\
+        --mixup=0.4 --weight_bits=4 --output_bits=1 --output_clip=0.2
 
 The quantized model starts afresh and learns its own training records from teachers that were not trained on them. What
 was stopped goes on in the same --out.
