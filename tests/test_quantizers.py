@@ -176,6 +176,19 @@ def test_network_inputs_keep_the_widest_range():
     assert (float(variables["min"]), float(variables["max"])) == (-1.0, 5.0)
 
 
+def test_logits_beyond_their_range_keep_their_gradient():
+    quantizer = quantizers.LinearQuantizer()
+    variables = quantizer.build(None, "post_activation", _Host())
+    quantizer(tf.constant([-1.0, 1.0]), True, variables)
+    logits = tf.Variable([-40.0, 0.5, 80.0])
+    with tf.GradientTape() as tape:
+        answers = quantizer(logits, True, variables)
+        total = tf.reduce_sum(answers)
+    assert float(variables["max"]) == pytest.approx(0.9 + 8.0)
+    assert answers.numpy().max() < 9.0
+    np.testing.assert_array_equal(tape.gradient(total, logits).numpy(), [1.0, 1.0, 1.0])
+
+
 def test_bits_are_a_runtime_value():
     bits = tf.Variable(8.0)
     quantizer = quantizers.WeightQuantizer(8)

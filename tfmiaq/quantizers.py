@@ -271,7 +271,9 @@ class LinearQuantizer(_RangeQuantizer):
             with tf.control_dependencies([low, high]):
                 low, high = tf.identity(low), tf.identity(high)
                 weights["seen"].assign(1.0)
-        return _fake_quant(inputs, low, high, (high - low) / 255.0, training)
+        quantized = _fake_quant(inputs, low, high, (high - low) / 255.0, training)
+        # FakeQuant has no gradient outside its range: logits that outrun a lagging range would not come back.
+        return _straight_through(inputs, quantized) if training else quantized
 
     def scale(self, variables: dict[str, Any]) -> Any:
         """Value of one int8 code."""
