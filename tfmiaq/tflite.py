@@ -67,7 +67,8 @@ def convert(
 
     Every weight becomes an int8 code that is exactly one of its bit-width's levels; no kernel but TFLite's own int8
     kernels is needed. The model's biases are moved to the int32 codes that TFLite stores, by less than half of one, so
-    that the model and the file stay one network.
+    that the model and the file stay one network. A layer that is called on inputs of several scales keeps its biases,
+    which the file rounds for each call; its outputs may then differ by a code here and there.
 
     For the Edge TPU, preprocessing in front of the network (Rescaling, Normalization) is left out of the file, which
     must be all integer, and written into its metadata; `audit`, `verify` and `tfmiaq.tflite.Interpreter` apply it.
