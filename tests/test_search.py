@@ -132,6 +132,21 @@ def test_other_records_are_another_search(result, trained, sets, digits):
     assert again.baseline != found.baseline
 
 
+def test_policies_of_ones_own_are_scored_first(result, trained, sets):
+    found, folder = result
+    own = [tfmiaq.BitwidthPolicy.uniform(2, 4), tfmiaq.BitwidthPolicy.uniform(1, 2, None, None)]
+    again = _search(trained, *sets, folder, n_trials=3, finalists=0, policies=own)
+    for policy, candidate in zip(own, again.candidates):
+        summary = tfmiaq.summary(tfmiaq.quantize_model(trained, policy))
+        assert tfmiaq.summary(tfmiaq.quantize_model(trained, candidate.policy)).layers == summary.layers
+    lowest = next(c for c in found.candidates if c.policy == again.candidates[1].policy)
+    assert again.candidates[1].leakage == pytest.approx(lowest.leakage, abs=0.01)
+    with pytest.raises(ValueError, match=r"(?s)/weight 4 bits, which are none of its choices, \(1, 2, 8\)"):
+        _search(trained, *sets, folder, n_trials=3, policies=[tfmiaq.BitwidthPolicy.uniform(4, 4)])
+    with pytest.raises(ValueError, match=r"2 policies take as many trials. Received n_trials=1"):
+        _search(trained, *sets, folder, n_trials=1, policies=own)
+
+
 class _Knobs:
     def __init__(self):
         self.choices = {"a/weight": (1, 2, 8), "b/weight": (1, 8), "c/activation": (2, 4, 8)}

@@ -178,6 +178,18 @@ class _Shared:
         self.set(bits)
         return get_policy(self.model)
 
+    def bits_of(self, policy: BitwidthPolicy) -> Bits:
+        """The allocation that a policy comes to, which the model keeps."""
+        set_policy(self.model, policy)
+        found = {name: int(variable.numpy()) for name, variable in self.knobs.items()}
+        for name, bits in found.items():
+            if bits not in self.choices[name]:
+                raise ValueError(
+                    f"search_policy: A policy of policies gives {name} {bits} bits, which are none of its choices, "
+                    f"{self.choices[name]}. Change the policy, weight_bits or activation_bits."
+                )
+        return found
+
     def packed_bytes(self, bits: Bits) -> int:
         """Size of the weights that have a choice."""
         return -(-sum(size * bits.get(name, _FULL) for name, size in self.sizes.items()) // 8)
@@ -202,19 +214,24 @@ def _measure(model: Any, predict: Callable[[np.ndarray], np.ndarray], data: _Dat
     inside, outside = signals.extract(predict, data.members, data.non_members)
     if inside.confidences is None or outside.confidences is None:
         raise ValueError("search_policy: Expected a model that answers scores of at least two classes.")
+    correct = outside.correct
+    if data.validation is not None:
+        correct = predict(data.validation[0]).argmax(-1) == data.validation[1]
     return Candidate(
         policy=get_policy(model),
         leakage=metrics.auc_interval(inside.confidences, outside.confidences)[0],
-        accuracy=float(np.mean(predict(data.validation[0]).argmax(-1) == data.validation[1])),
+        accuracy=float(np.mean(correct)),
         packed_bytes=packed_bytes,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
+    """What allocations are scored on; without validation records the non-members stand in for them."""
+
     members: signals.Records
     non_members: signals.Records
-    validation: signals.Records
+    validation: Optional[signals.Records]
     calibration: tuple[np.ndarray, ...]
 
 
@@ -311,6 +328,7 @@ def search_policy(
     epochs: int = 5,
     fit: Optional[Fit] = None,
     finalists: int = 4,
+    policies: Sequence[BitwidthPolicy] = (),
     folder: Optional[Any] = None,
     storage: Optional[str] = None,
     sample: int = 2000,
@@ -346,6 +364,8 @@ def search_policy(
             cross-entropy: your own recipe, for the shared model and the finalists.
         finalists: Number of allocations of the frontier that are trained by themselves, beside 8 bits everywhere; 0 for
             none, which takes the shared model at its word.
+        policies: Policies of your own, which are scored too: the first candidates of the result, in order. They count
+            as trials.
         folder: Folder that keeps the shared model's weights and the study (SQLite), so that a search that was stopped
             goes on there. None keeps nothing.
         storage: URL of Optuna's storage, for a database that several machines share, in the place of the folder's.
@@ -358,8 +378,8 @@ def search_policy(
 
     Raises:
         TypeError: Sets that are no pairs; a model that `quantize_model` does not take.
-        ValueError: Bits, a sampler or numbers out of their range; a model without layers that have a choice; sets as
-            `audit` refuses them.
+        ValueError: Bits, a sampler or numbers out of their range; a model without layers that have a choice; policies
+            with bits that are no choice; sets as `audit` refuses them.
     """
     import optuna
     from tqdm import tqdm
@@ -374,17 +394,21 @@ def search_policy(
     data = _Data(
         members=signals.sample(attacked[0], sample, generator),
         non_members=signals.sample(attacked[1], sample, generator),
-        validation=signals.sample(validation, sample, generator),
+        validation=None if non_members is None else signals.sample(validation, sample, generator),
         calibration=tuple(train[0][order[start : start + 64]] for start in range(0, min(len(order), 640), 64)),
     )
     shared = _Shared(model, weight_bits, activation_bits)
     if not shared.knobs:
         raise ValueError("search_policy: No layer of the model has bits to choose; tfmiaq.summary(model) says why.")
+    if len(policies) > n_trials:
+        raise ValueError(f"search_policy: {len(policies)} policies take as many trials. Received n_trials={n_trials}.")
+    own = [shared.bits_of(policy) for policy in policies]
+    shared.set({})
     key = fingerprint(list(model.get_weights()), *train, weight_bits, activation_bits, epochs, fit, seed)[:24]
     _train_shared(shared, fit or _default_fit(train, epochs), folder, key, seed)
 
     # What is measured depends on the records too.
-    measured = fingerprint(key, *data.members, *data.non_members, *data.validation)[:24]
+    measured = fingerprint(key, *data.members, *data.non_members, *(data.validation or ()))[:24]
 
     quiet = None if verbose else True
     baseline, scored = _score_singles(shared, data, folder, measured, quiet)
@@ -396,14 +420,14 @@ def search_policy(
     if storage is None and folder is not None:
         storage = f"sqlite:///{pathlib.Path(folder).absolute() / 'study.db'}"
     study = optuna.create_study(
-        study_name=f"{sampler}-{measured}",
+        study_name=f"{sampler}-{fingerprint(measured, own)[:24] if own else measured}",
         storage=storage,
         load_if_exists=True,
         directions=["minimize", "maximize", "minimize"],
         sampler=_sampler(optuna, sampler, seed),
     )
     if not study.trials:
-        for bits in _first_trials(shared, sensitivities, max_accuracy_drop):
+        for bits in [*own, *_first_trials(shared, sensitivities, max_accuracy_drop)]:
             study.enqueue_trial({name: bits.get(name, choices[-1]) for name, choices in shared.choices.items()})
 
     def objective(trial: Any) -> tuple[float, float, float]:
