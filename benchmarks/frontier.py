@@ -35,6 +35,7 @@ import tfmiaq
 from tfmiaq import auditing, datasets
 from tfmiaq.auditing import references, signals
 from tfmiaq.auditing.store import Store
+from tfmiaq.recipe import cosine_sgd
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -140,6 +141,9 @@ class Row:
         mixup: alpha of mixup, or 0. Teachers are then trained with mixup of 0.4.
         noise: Noise multiplier of DP-SGD, or None.
         trajectory: Whether the model is scored on its way too.
+        outside: What records outside of the pool are for: "distilled", the only ones that the model sees, as a float
+            model of the members labels them; "stopped", what the members are compared with when training stops.
+        falling: Whether bits fall from 8 over 4 to the row's, each for a quarter of the training.
     """
 
     bits: Optional[tuple[int, int]] = None
@@ -153,6 +157,8 @@ class Row:
     mixup: float = 0.0
     noise: Optional[float] = None
     trajectory: bool = False
+    outside: str = ""
+    falling: bool = False
 
 
 def _relaxed(alpha: float) -> Callable[[], Any]:
@@ -161,6 +167,10 @@ def _relaxed(alpha: float) -> Callable[[], Any]:
 
 def _entropic(gamma: float) -> Callable[[], Any]:
     return lambda: tfmiaq.losses.HighEntropyLabels(gamma, 0.01, from_logits=True)
+
+
+def _penalized(beta: float) -> Callable[[], Any]:
+    return lambda: tfmiaq.losses.ConfidencePenalty(beta, from_logits=True)
 
 
 def rows(task: Task) -> dict[str, Row]:
@@ -189,6 +199,10 @@ def rows(task: Task) -> dict[str, Row]:
     found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
     found["w4 a4, mixup 0.2"] = Row((4, 4), mixup=0.2)
     found["w4 a4, mixup 0.2, answers of 1 bit, 0.2"] = Row((4, 4), mixup=0.2, output=(1, 0.2))
+    found["w4 a4, mixup 0.2, twice as long"] = Row((4, 4), mixup=0.2, length=2.0)
+    found["w4 a4, mixup 0.2, twice as long, answers of 1 bit, 0.2"] = Row(
+        (4, 4), mixup=0.2, length=2.0, output=(1, 0.2)
+    )
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
@@ -203,6 +217,12 @@ def rows(task: Task) -> dict[str, Row]:
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
         found |= {f"{name}, HAMP {gamma}": Row(bits, loss=_entropic(gamma)) for gamma in (0.6, 0.9)}
+        found |= {f"{name}, confidence penalty {beta}": Row(bits, loss=_penalized(beta)) for beta in (0.3, 1.0)}
+        found[f"{name}, distilled on records outside"] = Row(bits, outside="distilled")
+        found[f"{name}, stopped on leakage"] = Row(bits, outside="stopped")
+    coarse = Row((2, 4), outside="distilled", output=(1, 0.2))
+    found["w2 a4, distilled on records outside, answers of 1 bit, 0.2"] = coarse
+    found["w2 a4, bits falling"] = Row((2, 4), falling=True)
     found |= {f"float, DP-SGD {noise}": Row(noise=noise) for noise in (0.3, 1.0)}
     return found
 
@@ -239,6 +259,7 @@ class Job:
     row: Row
     x: np.ndarray
     y: np.ndarray
+    outside: signals.Records
     classes: int
     folder: pathlib.Path
     index: int
@@ -303,7 +324,19 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
             folder=job.folder / "teachers",
             seed=1_000 * job.index,
         )
-    callbacks = []
+    if row.outside == "distilled":
+        teacher = _recipe(task, task.epochs, task.learning_rate).fit(job.fresh(), job.x, job.y)
+        x = job.outside[0]
+        optimizer = cosine_sgd(task.learning_rate, epochs, len(x), task.batch_size, 5e-4)
+        tfmiaq.distill(teacher, model, x, epochs=epochs, batch_size=task.batch_size, optimizer=optimizer)
+        return model
+    callbacks: list[Any] = []
+    if row.outside == "stopped":
+        callbacks = [tfmiaq.callbacks.LeakageEarlyStopping((job.x, job.y), job.outside)]
+    if row.falling:
+        uniform = tfmiaq.BitwidthPolicy.uniform
+        policies = {0: uniform(8, 8), epochs // 4: uniform(4, 4), epochs // 2: uniform(*row.bits or (8, 8))}
+        callbacks = [tfmiaq.callbacks.BitwidthSchedule(policies)]
     if row.trajectory:
         wanted = {epoch - 1: epoch for epoch in task.early}
         scored = lambda epoch, logs: score(model, wanted[epoch]) if epoch in wanted else None  # noqa: E731
@@ -373,7 +406,8 @@ class _AskedOnce:
         return self._rounding(answers, training=False).numpy()
 
 
-def _pool(task: Task) -> Optional[signals.Records]:
+def _pool(task: Task) -> Optional[tuple[signals.Records, signals.Records]]:
+    """The records of a task, and those of its source that are left over, as many at most."""
     if task.source == "location30":
         if LOCATION.value is None:
             return None
@@ -383,11 +417,21 @@ def _pool(task: Task) -> Optional[signals.Records]:
         data = datasets.load("digits" if task.source == "digits" else DATASET.value)
         x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
     count = min(RECORDS.value or task.records, len(y))
-    order = np.random.default_rng(0).permutation(len(y))[:count]
-    return x[order], y[order] - y.min()
+    order = np.random.default_rng(0).permutation(len(y))
+    y = y - y.min()
+    inside, outside = order[:count], order[count : 2 * count]
+    return (x[inside], y[inside]), (x[outside], y[outside])
 
 
-def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathlib.Path, bar: Any) -> None:
+def _make(
+    task: Task,
+    name: str,
+    row: Row,
+    pool: signals.Records,
+    outside: signals.Records,
+    folder: pathlib.Path,
+    bar: Any,
+) -> None:
     """Trains what is missing of a row's models, and stores what they answer."""
     from tfmiaq._backend import keras
 
@@ -395,7 +439,8 @@ def _make(task: Task, name: str, row: Row, pool: signals.Records, folder: pathli
     for index, chosen in enumerate(references.half_splits(len(pool[1]), MODELS.value, 0)):
         key = f"{name}-{index}"
         if store.arrays(key) is None:
-            job = Job(task, row, pool[0][chosen], pool[1][chosen], int(pool[1].max()) + 1, folder, index)
+            classes = int(pool[1].max()) + 1
+            job = Job(task, row, pool[0][chosen], pool[1][chosen], outside, classes, folder, index)
             keras.utils.set_random_seed(1_000 + index)
             started = time.perf_counter(), time.process_time()
 
@@ -657,10 +702,11 @@ def main(argv: list[str]) -> None:
     for name, task in TASKS_KNOWN.items():
         if not any(fnmatch.fnmatch(name, pattern) for pattern in TASKS.value or ["*"]):
             continue
-        pool = _pool(task)
-        if pool is None:
+        records = _pool(task)
+        if records is None:
             print(f"{name}: no --location, left out.")
             continue
+        pool, outside = records
         count = len(pool[1])
         folder = pathlib.Path(FOLDER.value) / f"{_file_name(name)}-{count}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -668,11 +714,12 @@ def main(argv: list[str]) -> None:
             label: row
             for label, row in rows(task).items()
             if any(fnmatch.fnmatch(label, pattern) for pattern in ROWS.value)
+            if not row.outside or len(outside[1])
         }
         with tqdm(total=len(wanted) * MODELS.value, desc=name) as bar:
             for label, row in wanted.items():
                 bar.set_postfix_str(label)
-                _make(task, label, row, pool, folder, bar)
+                _make(task, label, row, pool, outside, folder, bar)
                 _write(results, name, task, count, folder)
         _write(results, name, task, count, folder)
     write_report(results)
