@@ -1,0 +1,183 @@
+"""Does it matter where few bits go? A ResNet-8 trained from scratch with bits placed by hand, uniformly, and by search.
+
+    python benchmarks/allocations.py --dataset=cifar10.npz
+
+For each seed: 4,000 training images are the members; one half of the test images is what the search may see, the other
+gives test accuracy and the confidence attack's AUC. Each allocation is trained from scratch alike. The search trains
+its shared model from scratch too, once, and takes it at its word (no finalists); every allocation that was trained is
+scored on that model as well, which tells how much its word is worth. Rows are written as they come, and finished ones
+are not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from networks import resnet8
+from scipy import stats
+
+import tfmiaq
+from tfmiaq import datasets
+from tfmiaq._backend import keras
+from tfmiaq.auditing import metrics, signals
+
+DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, from 0.", 1)
+EPOCHS = flags.DEFINE_integer("epochs", 24, "Epochs of every training.", 1)
+FOLDER = flags.DEFINE_string("folder", "out/allocations", "Folder of the searches.")
+RESULTS = flags.DEFINE_string("results", "benchmarks/allocations.json", "Result file.")
+_MEMBERS = 4_000
+_TRIALS, _SAMPLE = 60, 1_000
+_FULL = tfmiaq.LayerBits(8, 8)
+
+
+def placed(weights: tuple[int, int, int], activations: tuple[int, int, int]) -> tfmiaq.BitwidthPolicy:
+    """Bits for each of the three stages, in between ends of 8 bits."""
+    stages = {
+        f"stage{stage}_*": tfmiaq.LayerBits(*bits) for stage, bits in enumerate(zip(weights, activations), start=1)
+    }
+    return tfmiaq.BitwidthPolicy(_FULL, stages)
+
+
+_uniform = tfmiaq.BitwidthPolicy.uniform
+ALLOCATIONS = {
+    "w8 a8": _uniform(8, 8),
+    "w2 a4": _uniform(2, 4),
+    "w1 a4": _uniform(1, 4),
+    "w1 a3": _uniform(1, 3),
+    "w1 a2": _uniform(1, 2),
+    "w1, activations 4, 3, 2": placed((1, 1, 1), (4, 3, 2)),
+    "w1, activations 2, 3, 4": placed((1, 1, 1), (2, 3, 4)),
+    "w1, activations 8, 8, 2": placed((1, 1, 1), (8, 8, 2)),
+    "weights 8, 8, 1, activations 8, 8, 2": placed((8, 8, 1), (8, 8, 2)),
+    "w8 a2": _uniform(8, 2),
+    "w1 a4, ends too": _uniform(1, 4, None, None),
+}
+
+
+def train(model: Any, x: np.ndarray, y: np.ndarray, callbacks: Any = ()) -> Any:
+    """A whole training."""
+    recipe = tfmiaq.Recipe(epochs=EPOCHS.value, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
+    return recipe.fit(model, x, y, callbacks)
+
+
+def measured(model: Any, members: signals.Records, others: signals.Records) -> dict[str, float]:
+    """Accuracies, and the AUC of the confidence attack."""
+    inside, outside = signals.extract(model, members, others, 500)
+    auc: Any = metrics.auc_interval(inside.confidences, outside.confidences)[0]
+    return {
+        "train_accuracy": round(float(inside.correct.mean()), 5),
+        "test_accuracy": round(float(outside.correct.mean()), 5),
+        "confidence_auc": round(float(auc), 5),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means over seeds as Markdown."""
+    lines = [
+        "| allocation | train | test | AUC of confidence | packed | on the shared model: accuracy | AUC | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in dict.fromkeys(row["allocation"] for row in rows):
+        found = [row for row in rows if row["allocation"] == name]
+
+        def mean(key: str, found: list[dict[str, Any]] = found) -> float:
+            return float(np.mean([row.get(key, np.nan) for row in found]))
+
+        lines.append(
+            f"| {name} | {mean('train_accuracy'):.3f} | {mean('test_accuracy'):.3f} | {mean('confidence_auc'):.3f} | "
+            f"{mean('packed_bytes'):,.0f} B | {mean('shared_accuracy'):.3f} | {mean('shared_auc'):.3f} | {len(found)} |"
+        )
+    return "\n".join(lines)
+
+
+class Results:
+    """Rows on disk."""
+
+    def __init__(self) -> None:
+        self.path = pathlib.Path(RESULTS.value)
+        self.values: dict[str, Any] = {"rows": [], "searches": []}
+        if self.path.is_file():
+            self.values = json.loads(self.path.read_text(encoding="utf-8"))
+        self.values["command"] = f"python benchmarks/allocations.py --dataset=cifar10.npz --seeds={SEEDS.value}"
+
+    def row(self, name: str, seed: int) -> Any:
+        """A finished row, or None."""
+        return next((r for r in self.values["rows"] if (r["allocation"], r["seed"]) == (name, seed)), None)
+
+    def write(self) -> None:
+        """Writes all that is there."""
+        rows = self.values["rows"]
+        trained = [row for row in rows if "shared_auc" in row and not np.isnan(row["shared_auc"])]
+        if len(trained) > 2:
+            self.values["rank_correlations"] = {
+                key: round(float(stats.spearmanr([r[key] for r in trained], [r[shared] for r in trained])[0]), 4)
+                for key, shared in (("confidence_auc", "shared_auc"), ("test_accuracy", "shared_accuracy"))
+            }
+        self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    data = datasets.load(DATASET.value)
+    half = len(data.y_test) // 2
+    seen, others = (data.x_test[:half], data.y_test[:half]), (data.x_test[half:], data.y_test[half:])
+    results = Results()
+    for seed in range(SEEDS.value):
+        chosen = np.random.default_rng(seed).permutation(len(data.y_train))[:_MEMBERS]
+        members = data.x_train[chosen], data.y_train[chosen]
+
+        def add(name: str, policy: Any, seed: int = seed, members: Any = members) -> None:
+            if results.row(name, seed) is not None:
+                return
+            keras.utils.set_random_seed(seed)
+            model = resnet8(members[0].shape[1:], data.classes)
+            packed = 4 * model.count_params()
+            if policy is not None:
+                model = tfmiaq.quantize_model(model, policy)
+                packed = tfmiaq.summary(model).packed_bytes
+            started = time.process_time()
+            train(model, *members)
+            row = {"allocation": name, "seed": seed, "processor_seconds": round(time.process_time() - started)}
+            results.values["rows"].append({**row, **measured(model, members, others), "packed_bytes": packed})
+            results.write()
+            keras.backend.clear_session()
+
+        folder = pathlib.Path(FOLDER.value) / str(seed)
+        keras.utils.set_random_seed(seed)
+        started = time.process_time()
+        found = tfmiaq.search_policy(
+            resnet8(members[0].shape[1:], data.classes),
+            members,
+            seen,
+            n_trials=_TRIALS,
+            sample=_SAMPLE,
+            fit=lambda model, callbacks, members=members: train(model, *members, callbacks),  # type: ignore[misc]
+            finalists=0,
+            policies=list(ALLOCATIONS.values()),
+            folder=folder,
+            seed=seed,
+        )
+        if results.row("searched", seed) is None:
+            search = {"seed": seed, "processor_seconds": round(time.process_time() - started)}
+            search |= {"accuracy": found.best.accuracy, "leakage": found.best.leakage}
+            results.values["searches"].append({**search, "best": json.loads(found.best.policy.to_json())})
+            results.write()
+        add("float", None)
+        add("searched", found.best.policy)
+        for name, policy in ALLOCATIONS.items():
+            add(name, policy)
+        for name, candidate in zip((*ALLOCATIONS, "searched"), (*found.candidates[: len(ALLOCATIONS)], found.best)):
+            row = results.row(name, seed)
+            row.update(shared_auc=round(candidate.leakage, 5), shared_accuracy=round(candidate.accuracy, 5))
+        results.write()
+    print(table(results.values["rows"]))
+
+
+if __name__ == "__main__":
+    app.run(main)
