@@ -53,20 +53,19 @@ FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.
 _HEAD = """Written by `python benchmarks/frontier.py`; results in `benchmarks/frontier.json`. Seeds are 1,000 plus the
 number of the target, and 0 for the order of the pool and its halves. Tasks and rows that are not here were not run.
 
-Each row is the mean over its targets: models trained alike on random halves of one pool of records, each attacked with
-the others as reference models, which so went through the same defence. Members and non-members are the two halves.
-*confidence* is the accuracy of a threshold on the logit-scaled confidence, chosen on the other half of the records;
-*shadow* that of an attack classifier trained on the reference models (the paper's attack); *strongest AUC* the largest
-mean among confidence, shadow models, LiRA and RMIA, and, of rows whose models were asked for changed copies of each
-record (all rows of coarse answers), label-only, and LiRA and RMIA on the answers and on the labels of copies, with the
-standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model on its way, "n
-epochs" a float model with a schedule of that length. Quantized rows have 8 bits at both ends and are trained from
-scratch if they are not called fine-tuned. "By five": one teacher of each record, of five folds, 24 epochs and mixup of
-0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs. "On records outside": a
-student of the members' float model that sees only records of neither half; "stopped on leakage": by
-LeakageEarlyStopping, with such records as its non-members. Minutes are wall time
-of one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there
-from another row."""
+Each row is the mean over its targets: models trained alike on random halves of one pool of records, each attacked
+with the others as reference models, which so went through the same defence. Members and non-members are the two
+halves. *confidence* is the accuracy of a threshold on the logit-scaled confidence, chosen on the other half of the
+records; *shadow* that of an attack classifier trained on the reference models (the paper's attack); *strongest AUC*
+the largest mean among confidence, shadow models, LiRA and RMIA, and, of rows whose models were asked for changed
+copies of each record (all rows of coarse answers), label-only, and LiRA and RMIA on the answers and on the labels of
+copies, with the standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model
+on its way, "n epochs" a float model with a schedule of that length. Quantized rows have 8 bits at both ends and are
+trained from scratch if they are not called fine-tuned. "By five": one teacher of each record, of five folds, 24
+epochs and mixup of 0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs.
+"On records outside": a student of the members' float model that sees only records of neither half; "stopped on
+leakage": by LeakageEarlyStopping, with such records as its non-members. Minutes are wall time of one model on two
+cores, while other rows were trained beside it; its teachers are counted where they were not there from another row."""
 
 
 @dataclasses.dataclass(frozen=True)
