@@ -11,6 +11,7 @@ are not done again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -60,10 +61,17 @@ ALLOCATIONS = {
 }
 
 
-def train(model: Any, x: np.ndarray, y: np.ndarray, callbacks: Any = ()) -> Any:
-    """A whole training."""
-    recipe = tfmiaq.Recipe(epochs=EPOCHS.value, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
-    return recipe.fit(model, x, y, callbacks)
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A whole training; of the same records and epochs it is the same to a search that goes on."""
+
+    x: np.ndarray
+    y: np.ndarray
+    epochs: int
+
+    def __call__(self, model: Any, callbacks: Any = ()) -> Any:
+        recipe = tfmiaq.Recipe(epochs=self.epochs, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
+        return recipe.fit(model, self.x, self.y, callbacks)
 
 
 def measured(model: Any, members: signals.Records, others: signals.Records) -> dict[str, float]:
@@ -142,7 +150,7 @@ def main(argv: list[str]) -> None:
                 model = tfmiaq.quantize_model(model, policy)
                 packed = tfmiaq.summary(model).packed_bytes
             started = time.process_time()
-            train(model, *members)
+            Training(*members, EPOCHS.value)(model)
             row = {"allocation": name, "seed": seed, "processor_seconds": round(time.process_time() - started)}
             results.values["rows"].append({**row, **measured(model, members, others), "packed_bytes": packed})
             results.write()
@@ -157,7 +165,7 @@ def main(argv: list[str]) -> None:
             seen,
             n_trials=_TRIALS,
             sample=_SAMPLE,
-            fit=lambda model, callbacks, members=members: train(model, *members, callbacks),  # type: ignore[misc]
+            fit=Training(*members, EPOCHS.value),
             finalists=0,
             policies=list(ALLOCATIONS.values()),
             folder=folder,
