@@ -21,6 +21,7 @@ import numpy as np
 from absl import app, flags
 from networks import resnet8
 from scipy import stats
+from seeds import grouped, mean
 
 import tfmiaq
 from tfmiaq import datasets
@@ -91,15 +92,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| allocation | train | test | AUC of confidence | packed | on the shared model: accuracy | AUC | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in dict.fromkeys(row["allocation"] for row in rows):
-        found = [row for row in rows if row["allocation"] == name]
-
-        def mean(key: str, found: list[dict[str, Any]] = found) -> float:
-            return float(np.mean([row.get(key, np.nan) for row in found]))
-
+    for (name,), found in grouped(rows, "allocation").items():
         lines.append(
-            f"| {name} | {mean('train_accuracy'):.3f} | {mean('test_accuracy'):.3f} | {mean('confidence_auc'):.3f} | "
-            f"{mean('packed_bytes'):,.0f} B | {mean('shared_accuracy'):.3f} | {mean('shared_auc'):.3f} | {len(found)} |"
+            f"| {name} | {mean(found, 'train_accuracy'):.3f} | {mean(found, 'test_accuracy'):.3f} | "
+            f"{mean(found, 'confidence_auc'):.3f} | {mean(found, 'packed_bytes'):,.0f} B | "
+            f"{mean(found, 'shared_accuracy'):.3f} | {mean(found, 'shared_auc'):.3f} | {len(found)} |"
         )
     return "\n".join(lines)
 
@@ -121,7 +118,7 @@ class Results:
     def write(self) -> None:
         """Writes all that is there."""
         rows = self.values["rows"]
-        trained = [row for row in rows if "shared_auc" in row and not np.isnan(row["shared_auc"])]
+        trained = [row for row in rows if "shared_auc" in row]
         if len(trained) > 2:
             self.values["rank_correlations"] = {
                 key: round(float(stats.spearmanr([r[key] for r in trained], [r[shared] for r in trained])[0]), 4)

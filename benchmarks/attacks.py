@@ -18,6 +18,7 @@ from typing import Any, Optional
 import numpy as np
 from absl import app, flags
 from networks import resnet8
+from seeds import grouped, mean
 from tqdm import tqdm
 
 import tfmiaq
@@ -151,13 +152,7 @@ def _rows(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, means over seeds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["model"], row["attack"], row["reference_models"], row["adaptive"]), []).append(row)
-
-    def mean(found: list[dict[str, Any]], key: str) -> float:
-        return float(np.mean([row[key] for row in found]))
-
+    groups = grouped(rows, "model", "attack", "reference_models", "adaptive")
     lines = []
     for model in MODELS:
         of_model = {key: found for key, found in groups.items() if key[0] == model}

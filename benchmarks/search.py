@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from seeds import grouped, mean
 from tqdm import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
@@ -113,17 +114,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| policy | test accuracy | AUC of the confidence attack | attack accuracy | packed | search / float |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in dict.fromkeys(row["policy"] for row in rows):
-        found = [row for row in rows if row["policy"] == name]
-
-        def mean(key: str, found: list[dict[str, Any]] = found) -> float:
-            return float(np.mean([row[key] for row in found]))
-
+    for (name,), found in grouped(rows, "policy").items():
         spread = float(np.std([row["confidence_auc"] for row in found]))
         lines.append(
-            f"| {name} | {mean('test_accuracy'):.3f} | {mean('confidence_auc'):.3f} ± {spread:.3f} | "
-            f"{mean('attack_accuracy'):.3f} | {mean('packed_bytes'):,.0f} B | "
-            f"{mean('search_over_float_training'):.1f} |"
+            f"| {name} | {mean(found, 'test_accuracy'):.3f} | {mean(found, 'confidence_auc'):.3f} ± {spread:.3f} | "
+            f"{mean(found, 'attack_accuracy'):.3f} | {mean(found, 'packed_bytes'):,.0f} B | "
+            f"{mean(found, 'search_over_float_training'):.1f} |"
         )
     return "\n".join(lines)
 

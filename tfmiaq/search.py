@@ -385,6 +385,8 @@ def search_policy(
     from tqdm import tqdm
 
     _check(weight_bits, activation_bits, sampler, n_trials, max_accuracy_drop, finalists)
+    if len(policies) > n_trials:
+        raise ValueError(f"search_policy: {len(policies)} policies take as many trials. Received n_trials={n_trials}.")
     train, validation = signals.check_records(train, validation, "search_policy", ("train", "validation"))
     attacked = signals.check_records(
         train if members is None else members, validation if non_members is None else non_members, "search_policy"
@@ -400,8 +402,6 @@ def search_policy(
     shared = _Shared(model, weight_bits, activation_bits)
     if not shared.knobs:
         raise ValueError("search_policy: No layer of the model has bits to choose; tfmiaq.summary(model) says why.")
-    if len(policies) > n_trials:
-        raise ValueError(f"search_policy: {len(policies)} policies take as many trials. Received n_trials={n_trials}.")
     own = [shared.bits_of(policy) for policy in policies]
     shared.set({})
     key = fingerprint(list(model.get_weights()), *train, weight_bits, activation_bits, epochs, fit, seed)[:24]
