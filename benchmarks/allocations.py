@@ -4,18 +4,19 @@
 
 For each seed: 4,000 training images are the members; one half of the test images is what the search may see, the other
 gives test accuracy and the confidence attack's AUC. Each allocation is trained from scratch alike. The search trains
-its shared model from scratch too, once, and takes it at its word (no finalists); every allocation that was trained is
-scored on that model as well, which tells how much its word is worth. Rows are written as they come, and finished ones
-are not done again.
+its shared model from scratch too, once, and first takes it at its word (no finalists), then trains a few; every
+allocation that was trained is scored on that model as well, which tells how much its word is worth. Rows are written as
+they come, and finished ones are not done again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from absl import app, flags
@@ -32,9 +33,11 @@ DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the 
 SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, from 0.", 1)
 EPOCHS = flags.DEFINE_integer("epochs", 24, "Epochs of every training.", 1)
 FOLDER = flags.DEFINE_string("folder", "out/allocations", "Folder of the searches.")
+ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over the allocations to train.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/allocations.json", "Result file.")
 _MEMBERS = 4_000
 _TRIALS, _SAMPLE = 60, 1_000
+_SEARCHES = {"searched": 0, "searched, 3 finalists": 3}
 _FULL = tfmiaq.LayerBits(8, 8)
 
 
@@ -115,6 +118,16 @@ class Results:
         """A finished row, or None."""
         return next((r for r in self.values["rows"] if (r["allocation"], r["seed"]) == (name, seed)), None)
 
+    def search(self, name: str, seed: int, found: Any, seconds: Optional[int]) -> None:
+        """Keeps what a search said, unless it is kept; `seconds` from the shared model's training on, if known."""
+        if any((s["search"], s["seed"]) == (name, seed) for s in self.values["searches"]):
+            return
+        kept = {"search": name, "seed": seed, "processor_seconds": seconds}
+        kept |= {"accuracy": found.best.accuracy, "leakage": found.best.leakage}
+        kept |= {"finalists": [[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.finalists]}
+        self.values["searches"].append({**kept, "best": json.loads(found.best.policy.to_json())})
+        self.write()
+
     def write(self) -> None:
         """Writes all that is there."""
         rows = self.values["rows"]
@@ -138,7 +151,8 @@ def main(argv: list[str]) -> None:
         members = data.x_train[chosen], data.y_train[chosen]
 
         def add(name: str, policy: Any, seed: int = seed, members: Any = members) -> None:
-            if results.row(name, seed) is not None:
+            wanted = any(fnmatch.fnmatch(name, glob) for glob in ROWS.value)
+            if not wanted or results.row(name, seed) is not None:
                 return
             keras.utils.set_random_seed(seed)
             model = resnet8(members[0].shape[1:], data.classes)
@@ -154,32 +168,34 @@ def main(argv: list[str]) -> None:
             keras.backend.clear_session()
 
         folder = pathlib.Path(FOLDER.value) / str(seed)
-        keras.utils.set_random_seed(seed)
-        started = time.process_time()
-        found = tfmiaq.search_policy(
-            resnet8(members[0].shape[1:], data.classes),
-            members,
-            seen,
-            n_trials=_TRIALS,
-            sample=_SAMPLE,
-            fit=Training(*members, EPOCHS.value),
-            finalists=0,
-            policies=list(ALLOCATIONS.values()),
-            folder=folder,
-            seed=seed,
-        )
-        if results.row("searched", seed) is None:
-            search = {"seed": seed, "processor_seconds": round(time.process_time() - started)}
-            search |= {"accuracy": found.best.accuracy, "leakage": found.best.leakage}
-            results.values["searches"].append({**search, "best": json.loads(found.best.policy.to_json())})
-            results.write()
+        goes_on = folder.exists()
+        started, searched = time.process_time(), {}
+        for name, finalists in _SEARCHES.items():
+            keras.utils.set_random_seed(seed)
+            found = tfmiaq.search_policy(
+                resnet8(members[0].shape[1:], data.classes),
+                members,
+                seen,
+                n_trials=_TRIALS,
+                sample=_SAMPLE,
+                fit=Training(*members, EPOCHS.value),
+                finalists=finalists,
+                policies=list(ALLOCATIONS.values()),
+                folder=folder,
+                seed=seed,
+            )
+            searched[name] = found.best
+            results.search(name, seed, found, None if goes_on else round(time.process_time() - started))
         add("float", None)
-        add("searched", found.best.policy)
-        for name, policy in ALLOCATIONS.items():
+        for name, policy in {**{name: best.policy for name, best in searched.items()}, **ALLOCATIONS}.items():
             add(name, policy)
-        for name, candidate in zip((*ALLOCATIONS, "searched"), (*found.candidates[: len(ALLOCATIONS)], found.best)):
+        seen_by_shared = {c.policy: c for c in (found.baseline, *found.candidates)}
+        candidates = dict(zip(ALLOCATIONS, found.candidates))
+        candidates |= {name: seen_by_shared[best.policy] for name, best in searched.items()}
+        for name, candidate in candidates.items():
             row = results.row(name, seed)
-            row.update(shared_auc=round(candidate.leakage, 5), shared_accuracy=round(candidate.accuracy, 5))
+            if row is not None:
+                row.update(shared_auc=round(candidate.leakage, 5), shared_accuracy=round(candidate.accuracy, 5))
         results.write()
     print(table(results.values["rows"]))
 

@@ -109,9 +109,11 @@ _IMAGES = {
     "teachers": (3, 3, 8),
     "student": 12,
 }
+# A fifth of ResNet-8's members, or what is dear in these networks would not be run at all.
+_FEW = {**_IMAGES, "records": 4_000}
 _MIXED_TEACHERS = (3, 2, 16)
 _BETTER_TEACHERS = (5, 1, 24)
-_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (48,), "teachers": (3, 1, 16), "augment": True}
+_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (16, 48), "teachers": (3, 1, 16), "augment": True}
 TASKS_KNOWN = {
     "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, 0.05, source="digits"),
     "location30": Task(
@@ -119,10 +121,10 @@ TASKS_KNOWN = {
     ),
     "resnet8": Task(networks.resnet8, **_IMAGES),
     "resnet8, augmented": Task(networks.resnet8, **_LONG),
-    "resnet20": Task(networks.resnet20, **_IMAGES),
+    "resnet20": Task(networks.resnet20, **_FEW),
     "resnet20, augmented": Task(networks.resnet20, **_LONG),
-    "small VGG": Task(networks.small_vgg, **_IMAGES),
-    "small MobileNet": Task(networks.small_mobilenet, **_IMAGES),
+    "small VGG": Task(networks.small_vgg, **_FEW),
+    "small MobileNet": Task(networks.small_mobilenet, **_FEW),
 }
 
 
@@ -145,6 +147,7 @@ class Row:
         outside: What records outside of the pool are for: "distilled", the only ones that the model sees, as a float
             model of the members labels them; "stopped", what the members are compared with when training stops.
         falling: Whether bits fall from 8 over 4 to the row's, each for a quarter of the training.
+        tfmot: Whether tfmot's own 8-bit quantization is what is trained.
     """
 
     bits: Optional[tuple[int, int]] = None
@@ -160,6 +163,7 @@ class Row:
     trajectory: bool = False
     outside: str = ""
     falling: bool = False
+    tfmot: bool = False
 
 
 def _relaxed(alpha: float) -> Callable[[], Any]:
@@ -180,6 +184,7 @@ def rows(task: Task) -> dict[str, Row]:
     found |= {f"float, {epochs} epochs": Row(length=epochs / task.epochs) for epochs in task.short}
     found |= {f"w{w} a{a}, fine-tuned": Row((w, a), tuned=True) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
     found |= {f"w{w} a{a}": Row((w, a)) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
+    found["tfmot's w8 a8"] = Row(tfmot=True)
     for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
         found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
@@ -188,6 +193,7 @@ def rows(task: Task) -> dict[str, Row]:
     )
     found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
     found["w4 a4, answers of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
+    found["w1 a4, answers of 1 bit, 0.2"] = Row((1, 4), output=(1, 0.2))
     for clip in (0.2, 1.0):
         found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
         found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
@@ -206,6 +212,10 @@ def rows(task: Task) -> dict[str, Row]:
     )
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
+    )
+    found["w4 a4, cross-distilled by five"] = Row((4, 4), share=1.0, teachers=_BETTER_TEACHERS)
+    found["w4 a4, cross-distilled by five, answers of 1 bit, 0.2"] = Row(
+        (4, 4), share=1.0, teachers=_BETTER_TEACHERS, output=(1, 0.2)
     )
     found["float, mixup 0.4"] = Row(mixup=0.4)
     for name, bits in (("float", None), ("w4 a4", (4, 4)), ("w2 a4", (2, 4))):
@@ -272,6 +282,10 @@ class Job:
         return self.task.network(self.x.shape[1:], self.classes)
 
     def quantized(self, model: Any) -> Any:
+        if self.row.tfmot:
+            from tfmiaq._backend import tfmot
+
+            return tfmot.quantization.keras.quantize_model(model)
         if self.row.bits is None:
             return model
         policy = tfmiaq.BitwidthPolicy.uniform(*self.row.bits)

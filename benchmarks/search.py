@@ -49,7 +49,7 @@ def _policies(model: Any, members: Any, seen: Any, seed: int) -> Any:
     def train(quantized: Any, callbacks: Any) -> None:
         fit(quantized, *members, _TUNING, 3e-3, callbacks=callbacks)
 
-    for sampler, finalists in (*((sampler, 0) for sampler in SAMPLERS), ("tpe", 6)):
+    for sampler, finalists in (*((sampler, 0) for sampler in SAMPLERS), ("tpe", 4)):
         started = time.perf_counter()
         found = tfmiaq.search_policy(
             model,

@@ -76,16 +76,39 @@ def test_the_best_policy_keeps_the_accuracy_and_tells_no_more(result):
     assert by_shared_model.accuracy >= found.baseline.accuracy - found.max_accuracy_drop
 
 
-def test_finalists_are_spread_over_the_frontier():
-    def candidate(leakage, accuracy, size=1):
-        policy = tfmiaq.BitwidthPolicy(layers={f"{leakage}": tfmiaq.LayerBits(2, 2)})
-        return search.Candidate(policy, leakage, accuracy, size)
+def _candidate(leakage, accuracy, size=1):
+    policy = tfmiaq.BitwidthPolicy(layers={f"{leakage}": tfmiaq.LayerBits(2, 2)})
+    return search.Candidate(policy, leakage, accuracy, size)
 
-    frontier = [candidate(0.5 + i / 100, 0.5 + i / 50, 9 - i) for i in range(9)]
-    beaten = candidate(0.58, 0.4, 0)
-    chosen = search._finalists([*frontier, beaten], 3)
-    assert [c.leakage for c in chosen] == [0.58, 0.54, 0.5]
-    assert beaten not in chosen
+
+def _finalists(count, truth, max_accuracy_drop):
+    """What is trained where the shared model sees accuracies of 0.5 to 0.7, and training makes another of each."""
+    candidates = [_candidate(0.5 + i / 100, 0.5 + i / 100) for i in range(20)]
+    baseline = _candidate(0.7, 0.7)
+    result = search.SearchResult(tuple(candidates), baseline, {}, max_accuracy_drop)
+    train = lambda c: dataclasses.replace(c, accuracy=truth(c.accuracy))  # noqa: E731
+    return dataclasses.replace(result, finalists=search._train_finalists(result, count, train, True))
+
+
+def test_finalists_are_chosen_by_what_the_ones_before_came_to():
+    # In truth a fifth of what the shared model thinks is lost.
+    found = _finalists(3, lambda seen: 0.8 + (seen - 0.7) / 5, 0.021)
+    assert [c.leakage for c in found.finalists] == pytest.approx([0.7, 0.5, 0.6, 0.61])
+    assert found.best.leakage == pytest.approx(0.6)
+    assert dataclasses.replace(found, finalists=()).best.leakage == pytest.approx(0.68)
+
+
+def test_finalists_correct_what_a_straight_line_gets_wrong():
+    # All is lost at once below 0.645.
+    found = _finalists(4, lambda seen: 0.8 if seen > 0.645 else 0.4, 0.02)
+    leakages = [c.leakage for c in found.finalists]
+    assert leakages[:3] == pytest.approx([0.7, 0.5, 0.69])
+    assert leakages[3:] == pytest.approx([0.68, 0.67])
+    assert found.best.leakage == pytest.approx(0.67)
+
+
+def test_fewer_candidates_than_finalists_are_all_trained():
+    assert len(_finalists(99, lambda seen: seen, 0.02).finalists) == 21
 
 
 def test_nothing_beats_the_frontier(result):

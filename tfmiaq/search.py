@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 from scipy import optimize, sparse
+from sklearn import isotonic
 
 from tfmiaq._backend import activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq.auditing import metrics, signals
@@ -64,7 +65,7 @@ class SearchResult:
         sensitivities: For each choice ("layer/weight", bits) alone, all others at 8 bits: what it takes off leakage,
             and what off accuracy.
         max_accuracy_drop: Accuracy that may be lost against the baseline.
-        finalists: 8 bits everywhere first, then some of the frontier, each after a training of its own; empty if none
+        finalists: 8 bits everywhere first, then the others in order, each after a training of its own; empty if none
             was asked for.
     """
 
@@ -340,9 +341,10 @@ def search_policy(
     One shared model is trained with bits that are drawn anew for every batch, so that afterwards each allocation can be
     scored without training. Every choice is scored by itself first; integer programmes over those sensitivities and
     uniform policies are the first trials, and Optuna goes on from there with leakage, accuracy and size as objectives.
-    What the shared model says is an estimate, and harsh on low bits. So some of its frontier, the finalists, are
-    trained by themselves from the float model, and the best is taken from those, as they come out. Audit it on records
-    that the search has not seen.
+    What the shared model says is an estimate, and harsh on low bits. So a few, the finalists, are trained by themselves
+    from the float model, 8 bits everywhere first. What they come to tells what the shared model's accuracies are worth,
+    and so which one to train next: that of least leakage which should keep the accuracy. The best is taken from the
+    finalists, as they come out. Audit it on records that the search has not seen.
 
     Example:
         >>> result = tfmiaq.search_policy(model, (x_train, y_train), (x_validation, y_validation), folder="search")
@@ -362,8 +364,8 @@ def search_policy(
         epochs: Epochs of training of the shared model, and of each finalist.
         fit: Function of a quantized model and a list of callbacks that trains it, in the place of SGD with a
             cross-entropy: your own recipe, for the shared model and the finalists.
-        finalists: Number of allocations of the frontier that are trained by themselves, beside 8 bits everywhere; 0 for
-            none, which takes the shared model at its word.
+        finalists: Number of allocations that are trained by themselves, beside 8 bits everywhere; 0 for none, which
+            takes the shared model at its word.
         policies: Policies of your own, which are scored too: the first candidates of the result, in order. They count
             as trials.
         folder: Folder that keeps the shared model's weights and the study (SQLite), so that a search that was stopped
@@ -446,12 +448,11 @@ def search_policy(
     ]
     result = SearchResult((*candidates, *scored.values()), baseline, sensitivities, max_accuracy_drop)
     if finalists:
-        chosen = [baseline, *_finalists(result.frontier, finalists)]
-        trained = [
-            _trained(model, candidate, data, fit or _default_fit(train, epochs), folder, measured, seed)
-            for candidate in tqdm(chosen, desc="finalists", disable=quiet)
-        ]
-        result = dataclasses.replace(result, finalists=tuple(trained))
+
+        def train_one(candidate: Candidate) -> Candidate:
+            return _trained(model, candidate, data, fit or _default_fit(train, epochs), folder, measured, seed)
+
+        result = dataclasses.replace(result, finalists=_train_finalists(result, finalists, train_one, quiet))
     if folder is not None:
         result.save(folder)
     return result
@@ -489,20 +490,46 @@ def _write_json(path: pathlib.Path, values: Any) -> None:
     scratch.replace(path)
 
 
-def _finalists(frontier: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Allocations spread evenly over the frontier of leakage and accuracy, most accurate first."""
-    flat = [
-        c
-        for c in frontier
-        if not any(
-            (o.leakage <= c.leakage and o.accuracy > c.accuracy) or (o.leakage < c.leakage and o.accuracy >= c.accuracy)
-            for o in frontier
-        )
-    ]
-    unique = {c.policy.to_json(): c for c in sorted(flat, key=lambda c: (-c.accuracy, c.packed_bytes))}
-    ordered = list(unique.values())
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
-    return [ordered[place] for place in places]
+def _next_finalist(
+    candidates: Sequence[Candidate], trained: Sequence[tuple[Candidate, Candidate]], max_accuracy_drop: float
+) -> Optional[Candidate]:
+    """The least leakage among what should keep the accuracy, or what should keep most of it; None if all are trained.
+
+    Accuracies of the shared model are not those of a training of its own. What they come to is read off the line
+    through what has been trained, which only rises (isotonic regression); through 8 bits alone it is flat, so that the
+    least leakage of all comes first.
+
+    Args:
+        candidates: As the shared model sees them.
+        trained: What the shared model saw and what came out, 8 bits first.
+        max_accuracy_drop: Accuracy that may be lost against 8 bits.
+    """
+    done = {seen.policy for seen, _ in trained}
+    rest = [candidate for candidate in candidates if candidate.policy not in done]
+    if not rest:
+        return None
+    line = isotonic.IsotonicRegression(out_of_bounds="clip")
+    line.fit([seen.accuracy for seen, _ in trained], [found.accuracy for _, found in trained])
+    expected = line.predict([candidate.accuracy for candidate in rest])
+    floor = trained[0][1].accuracy - max_accuracy_drop
+    kept = [candidate for candidate, accuracy in zip(rest, expected) if accuracy >= floor]
+    if not kept:
+        return max(rest, key=lambda candidate: (candidate.accuracy, -candidate.leakage))
+    return min(kept, key=lambda candidate: (candidate.leakage, -candidate.accuracy, candidate.packed_bytes))
+
+
+def _train_finalists(result: SearchResult, count: int, train: Callable[[Candidate], Candidate], quiet: Any) -> Any:
+    """8 bits and then up to a number of candidates, each chosen by what has come out of those before."""
+    from tqdm import tqdm
+
+    chosen: Optional[Candidate] = result.baseline
+    trained: list[tuple[Candidate, Candidate]] = []
+    with tqdm(total=count + 1, desc="finalists", disable=quiet) as bar:
+        while chosen is not None and len(trained) <= count:
+            trained.append((chosen, train(chosen)))
+            chosen = _next_finalist(result.candidates, trained, result.max_accuracy_drop)
+            bar.update()
+    return tuple(found for _, found in trained)
 
 
 def _trained(
