@@ -117,7 +117,7 @@ def tpr_at_fpr(fpr: np.ndarray, tpr: np.ndarray, limit: float) -> float:
 
 
 def tpr_interval(
-    members: np.ndarray, non_members: np.ndarray, limit: float, confidence: float = 0.95
+    fpr: np.ndarray, tpr: np.ndarray, members: int, non_members: int, limit: float, confidence: float = 0.95
 ) -> Optional[tuple[float, float, float]]:
     """True positive rate at no more than `limit` false positives, with an interval.
 
@@ -125,19 +125,24 @@ def tpr_interval(
     threshold lies between two order statistics of the non-members (binomial), and the rates at those have exact
     intervals (Clopper and Pearson 1934).
 
+    Args:
+        fpr: False positive rates of the ROC curve.
+        tpr: Its true positive rates.
+        members: Number of members it was taken of.
+        non_members: Number of non-members.
+        limit: False positive rate, above 0 and below 1.
+        confidence: Of the interval.
+
     Returns:
         Rate, lower and upper end; None where fewer than one non-member may be called a member.
     """
-    count = len(non_members)
-    allowed = int(np.floor(limit * count + 1e-9))
-    if allowed < 1:
+    if limit * non_members + 1e-9 < 1:
         return None
-    fpr, tpr = roc(members, non_members)
     each = (1 + confidence) / 2
     ends = []
-    for above, end in zip(stats.binom.ppf([(1 - each) / 2, (1 + each) / 2], count, limit), (0, 1)):
-        rate = tpr[fpr <= above / count + 1e-12].max()
-        ends.append(clopper_pearson(round(rate * len(members)), len(members), each)[end])
+    for above, end in zip(stats.binom.ppf([(1 - each) / 2, (1 + each) / 2], non_members, limit), (0, 1)):
+        rate = tpr[fpr <= above / non_members + 1e-12].max()
+        ends.append(clopper_pearson(round(rate * members), members, each)[end])
     return tpr_at_fpr(fpr, tpr, limit), ends[0], ends[1]
 
 

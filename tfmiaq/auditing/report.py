@@ -54,11 +54,13 @@ class AttackResult:
 
         None where the non-members are too few to resolve it.
         """
-        return metrics.tpr_interval(self.member_scores, self.non_member_scores, limit)
+        sizes = len(self.member_scores), len(self.non_member_scores)
+        return metrics.tpr_interval(self.fpr, self.tpr, *sizes, limit)
 
     def to_dict(self) -> dict[str, Any]:
         """The attack's figures as JSON values."""
         c = self.confusion
+        rates = {str(rate): self.tpr_at_fpr(rate) for rate in RATES}
         return {
             "attack_accuracy": c.accuracy,
             "attack_accuracy_interval": list(c.accuracy_interval()),
@@ -72,18 +74,10 @@ class AttackResult:
             "recall": c.recall,
             "f1_members": c.f1_members,
             "f1_non_members": c.f1_non_members,
-            "tpr_at_fpr": {str(rate): _first(self.tpr_at_fpr(rate)) for rate in RATES},
-            "tpr_at_fpr_interval": {str(rate): _rest(self.tpr_at_fpr(rate)) for rate in RATES},
+            "tpr_at_fpr": {rate: None if found is None else found[0] for rate, found in rates.items()},
+            "tpr_at_fpr_interval": {rate: None if found is None else [*found[1:]] for rate, found in rates.items()},
             "needs": self.note,
         }
-
-
-def _first(found: Optional[tuple[float, float, float]]) -> Optional[float]:
-    return None if found is None else found[0]
-
-
-def _rest(found: Optional[tuple[float, float, float]]) -> Optional[list[float]]:
-    return None if found is None else list(found[1:])
 
 
 @dataclasses.dataclass(frozen=True)
