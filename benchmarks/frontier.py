@@ -628,7 +628,9 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
     named: list[tuple[float, float, str]] = []
     labelled: list[tuple[float, float]] = []
     points = [(strongest(row, "auc")[1], row["mean"]["test_accuracy"]) for row in of_task["rows"].values()]
+    curves: dict[str, list[tuple[float, float, float]]] = {"float on its way": [], "float, own schedule": []}
     width, height = np.ptp(points, axis=0)
+    aucs = [auc for auc, _ in points]
     for label, row in of_task["rows"].items():
         legend, colour, marker = _family(label)
         accuracy = row["mean"]["test_accuracy"]
@@ -637,8 +639,14 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
             entry = legend if axis is axes[0] and legend not in drawn else None
             axis.scatter(value, accuracy, color=colour, marker=marker, label=entry)
         drawn.add(legend)
+        if legend in curves:
+            curves[legend].append((*values, accuracy))
         if marker != ".":
             named.append((values[0], accuracy, label))
+    for curve in filter(None, curves.values()):
+        *leakages, accuracies = zip(*sorted(curve))
+        for axis, leakage in zip(axes, leakages):
+            axis.plot(leakage, accuracies, color="black", linewidth=0.5, zorder=0)
     # Of points that lie on top of each other the one that leaks least is named.
     for auc, accuracy, label in sorted(named):
         if all(abs(auc - x) > 0.3 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled):
@@ -646,7 +654,15 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
             text = (
                 re.sub(", cross-distilled( by [0-9a-z.]+)?|answers of ", "", label) if "answers of" in label else label
             )
-            axes[0].annotate(text, (auc, accuracy), fontsize=6, xytext=(4, 4), textcoords="offset points")
+            left = auc > min(aucs) + 0.8 * width
+            axes[0].annotate(
+                text,
+                (auc, accuracy),
+                fontsize=6,
+                xytext=(-4 if left else 4, 4),
+                textcoords="offset points",
+                horizontalalignment="right" if left else "left",
+            )
             labelled.append((auc, accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")
     axes[1].set_xlabel("accuracy of a threshold on confidence")
