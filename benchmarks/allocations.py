@@ -119,11 +119,15 @@ class Results:
         return next((r for r in self.values["rows"] if (r["allocation"], r["seed"]) == (name, seed)), None)
 
     def search(self, name: str, seed: int, found: Any, seconds: Optional[int]) -> None:
-        """Keeps what a search said, unless it is kept; `seconds` from the shared model's training on, if known."""
+        """Keeps what a search said, unless it is kept; `seconds` from the shared model's training on, if known.
+
+        The first trials are ALLOCATIONS, uniform policies and integer programmes, the rest is the sampler's."""
         if any((s["search"], s["seed"]) == (name, seed) for s in self.values["searches"]):
             return
         kept = {"search": name, "seed": seed, "processor_seconds": seconds}
         kept |= {"accuracy": found.best.accuracy, "leakage": found.best.leakage}
+        trials = [candidate.policy for candidate in found.candidates]
+        kept |= {"trial": trials.index(found.best.policy) if found.best.policy in trials else None}
         kept |= {"finalists": [[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.finalists]}
         self.values["searches"].append({**kept, "best": json.loads(found.best.policy.to_json())})
         self.write()

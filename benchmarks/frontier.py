@@ -123,7 +123,8 @@ TASKS_KNOWN = {
     "resnet8, augmented": Task(networks.resnet8, **_LONG),
     "resnet20": Task(networks.resnet20, **_FEW),
     "resnet20, augmented": Task(networks.resnet20, **_LONG),
-    "small VGG": Task(networks.small_vgg, **_FEW),
+    # At 0.1 four of four float models of it learnt next to nothing.
+    "small VGG": Task(networks.small_vgg, learning_rate=0.02, **_FEW),
     "small MobileNet": Task(networks.small_mobilenet, **_FEW),
 }
 
