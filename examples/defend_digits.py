@@ -8,6 +8,7 @@ Prints one table and writes models, policy, reports and their comparison to --ou
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -39,6 +40,13 @@ REFERENCES = flags.DEFINE_integer(
 )
 JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
 POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; the default policy if not given.")
+ANSWER_BITS = flags.DEFINE_integer(
+    "answer_bits",
+    None,
+    "Bits of the quantized model's answers: each logit's distance to the largest, up to 0.2. Not rounded if not given.",
+    1,
+    8,
+)
 TARGET = flags.DEFINE_enum("target", "edgetpu", ["mobile", "edgetpu"], "What the .tflite is for.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the split, of initial weights and of the audit.")
 OUT = flags.DEFINE_string("out", "out", "Folder for all that is written.")
@@ -60,6 +68,8 @@ def main(argv: list[str]) -> None:
     policy = tfmiaq.BitwidthPolicy.mia_default()
     if POLICY.value:
         policy = tfmiaq.BitwidthPolicy.from_json(pathlib.Path(POLICY.value).read_text(encoding="utf-8"))
+    if ANSWER_BITS.value:
+        policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(ANSWER_BITS.value, 0.2))
     data = datasets.load(DATASET.value, SEED.value)
     available = min(len(data.x_train), len(data.x_test))
     if available < MEMBERS.value:
@@ -107,6 +117,8 @@ def main(argv: list[str]) -> None:
             n_reference=REFERENCES.value,
             cache=out / "reference_models",
             n_jobs=JOBS.value,
+            # Coarse answers tell little by themselves, and those on changed copies of a record may tell more.
+            queries=name != "float" and policy.output is not None,
             seed=SEED.value,
         )
         report.save(out / "reports" / name.lstrip("."))

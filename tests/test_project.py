@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+import tfmiaq
+
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_files  # noqa: E402
@@ -52,7 +54,7 @@ def _demo(*arguments, script="defend_digits.py", **kwargs):
 
 @pytest.mark.slow
 def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
-    sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2")
+    sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2", "--answer_bits=2")
     result = _demo(*sizes, "--attacks=confidence,RMIA", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = result.stdout.split("TPR at 1 % FPR")[1]
@@ -60,6 +62,8 @@ def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"float.h5", "quantized.h5", "policy.json", "model.tflite", "comparison.html", "table.txt"} <= written
     assert "reports/tflite/report.html" in written
+    policy = tfmiaq.BitwidthPolicy.from_json((tmp_path / "out" / "policy.json").read_text())
+    assert policy.output == tfmiaq.OutputBits(2, 0.2)
     assert {f"reports/{name}/report.json" for name in ("float", "quantized", "tflite")} <= written
 
 
