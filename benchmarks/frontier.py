@@ -60,12 +60,13 @@ records; *shadow* that of an attack classifier trained on the reference models (
 the largest mean among confidence, shadow models, LiRA and RMIA, and, of rows whose models were asked for changed
 copies of each record (all rows of coarse answers), label-only, and LiRA and RMIA on the answers and on the labels of
 copies, with the standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model
-on its way, "n epochs" a float model with a schedule of that length. Quantized rows have 8 bits at both ends and are
-trained from scratch if they are not called fine-tuned. "By five": one teacher of each record, of five folds, 24
-epochs and mixup of 0.4; other teachers are as the task has them, or with mixup three folds drawn twice, of 16 epochs.
-"On records outside": a student of the members' float model that sees only records of neither half; "stopped on
-leakage": by LeakageEarlyStopping, with such records as its non-members. Minutes are wall time of one model on two
-cores, while other rows were trained beside it; its teachers are counted where they were not there from another row."""
+on its way, never asked for changed copies, "n epochs" one with a schedule of that length. Quantized rows have 8 bits
+at both ends and are trained from scratch if they are not called fine-tuned. "By five": one teacher of each record, of
+five folds, 24 epochs and mixup of 0.4; other teachers are as the task has them, or with mixup three folds drawn
+twice, of 16 epochs. "On records outside": a student of the members' float model that sees only records of neither
+half; "stopped on leakage": by LeakageEarlyStopping, with such records as its non-members. Minutes are wall time of
+one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there
+from another row."""
 
 
 @dataclasses.dataclass(frozen=True)
