@@ -62,11 +62,11 @@ copies of each record (all rows of coarse answers), label-only, and LiRA and RMI
 copies, with the standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model
 on its way, never asked for changed copies, "n epochs" one with a schedule of that length. Quantized rows have 8 bits
 at both ends and are trained from scratch if they are not called fine-tuned. "By five": one teacher of each record, of
-five folds, 24 epochs and mixup of 0.4; other teachers are as the task has them, or with mixup three folds drawn
-twice, of 16 epochs. "On records outside": a student of the members' float model that sees only records of neither
-half; "stopped on leakage": by LeakageEarlyStopping, with such records as its non-members. Minutes are wall time of
-one model on two cores, while other rows were trained beside it; its teachers are counted where they were not there
-from another row."""
+five folds and 24 epochs, with mixup of 0.4 if the row has mixup; other teachers are as the task has them, or with
+mixup three folds drawn twice, of 16 epochs. "On records outside": a student of the members' float model that sees
+only records of neither half; "stopped on leakage": by LeakageEarlyStopping, with such records as its non-members.
+Minutes are wall time of one model on two cores, while other rows were trained beside it; its teachers are counted
+where they were not there from another row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,17 +215,18 @@ def rows(task: Task) -> dict[str, Row]:
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
-    found["w4 a4, cross-distilled by five"] = Row((4, 4), share=1.0, teachers=_BETTER_TEACHERS)
-    found["w4 a4, cross-distilled by five, answers of 1 bit, 0.2"] = Row(
-        (4, 4), share=1.0, teachers=_BETTER_TEACHERS, output=(1, 0.2)
-    )
     found["float, mixup 0.4"] = Row(mixup=0.4)
-    for name, bits in (("float", None), ("w4 a4", (4, 4)), ("w2 a4", (2, 4))):
-        by_five = Row(bits, mixup=0.4, share=1.0, teachers=_BETTER_TEACHERS)
-        found[f"{name}, mixup 0.4, cross-distilled by five"] = by_five
+    for name, bits, mixup in (
+        ("float, mixup 0.4", None, 0.4),
+        ("w4 a4, mixup 0.4", (4, 4), 0.4),
+        ("w2 a4, mixup 0.4", (2, 4), 0.4),
+        ("w4 a4", (4, 4), 0.0),
+    ):
+        by_five = Row(bits, mixup=mixup, share=1.0, teachers=_BETTER_TEACHERS)
+        found[f"{name}, cross-distilled by five"] = by_five
         if bits is not None:
             coarse = dataclasses.replace(by_five, output=(1, 0.2))
-            found[f"{name}, mixup 0.4, cross-distilled by five, answers of 1 bit, 0.2"] = coarse
+            found[f"{name}, cross-distilled by five, answers of 1 bit, 0.2"] = coarse
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
@@ -632,7 +633,7 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
     points = [(strongest(row, "auc")[1], row["mean"]["test_accuracy"]) for row in of_task["rows"].values()]
     curves: dict[str, list[tuple[float, float, float]]] = {"float on its way": [], "float, own schedule": []}
     width, height = np.ptp(points, axis=0)
-    aucs = [auc for auc, _ in points]
+    right = np.min(points, axis=0)[0] + 0.8 * width
     for label, row in of_task["rows"].items():
         legend, colour, marker = _family(label)
         accuracy = row["mean"]["test_accuracy"]
@@ -656,14 +657,13 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
             text = (
                 re.sub(", cross-distilled( by [0-9a-z.]+)?|answers of ", "", label) if "answers of" in label else label
             )
-            left = auc > min(aucs) + 0.8 * width
             axes[0].annotate(
                 text,
                 (auc, accuracy),
                 fontsize=6,
-                xytext=(-4 if left else 4, 4),
+                xytext=(-4 if auc > right else 4, 4),
                 textcoords="offset points",
-                horizontalalignment="right" if left else "left",
+                horizontalalignment="right" if auc > right else "left",
             )
             labelled.append((auc, accuracy))
     axes[0].set_xlabel("AUC of the strongest attack, reference models alike")

@@ -518,7 +518,9 @@ def _next_finalist(
     return min(kept, key=lambda candidate: (candidate.leakage, -candidate.accuracy, candidate.packed_bytes))
 
 
-def _train_finalists(result: SearchResult, count: int, train: Callable[[Candidate], Candidate], quiet: Any) -> Any:
+def _train_finalists(
+    result: SearchResult, count: int, train: Callable[[Candidate], Candidate], quiet: Any
+) -> tuple[Candidate, ...]:
     """8 bits and then up to a number of candidates, each chosen by what has come out of those before."""
     from tqdm import tqdm
 
