@@ -40,8 +40,8 @@ REFERENCES = flags.DEFINE_integer(
 )
 JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
 POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; the default policy if not given.")
-ANSWER_BITS = flags.DEFINE_integer(
-    "answer_bits",
+OUTPUT_BITS = flags.DEFINE_integer(
+    "output_bits",
     None,
     "Bits of the quantized model's answers: each logit's distance to the largest, up to 0.2. Not rounded if not given.",
     1,
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> None:
     policy = tfmiaq.BitwidthPolicy.mia_default()
     if POLICY.value:
         policy = tfmiaq.BitwidthPolicy.from_json(pathlib.Path(POLICY.value).read_text(encoding="utf-8"))
-    if ANSWER_BITS.value:
-        policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(ANSWER_BITS.value, 0.2))
+    if OUTPUT_BITS.value:
+        policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(OUTPUT_BITS.value, 0.2))
     data = datasets.load(DATASET.value, SEED.value)
     available = min(len(data.x_train), len(data.x_test))
     if available < MEMBERS.value:

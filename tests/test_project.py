@@ -54,7 +54,7 @@ def _demo(*arguments, script="defend_digits.py", **kwargs):
 
 @pytest.mark.slow
 def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
-    sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2", "--answer_bits=2")
+    sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2", "--output_bits=2")
     result = _demo(*sizes, "--attacks=confidence,RMIA", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = result.stdout.split("TPR at 1 % FPR")[1]
