@@ -1,18 +1,20 @@
-"""Does it matter where few bits go? A ResNet-8 trained from scratch with bits placed by hand, uniformly, and by search.
+"""Does it matter where few bits go? Networks trained from scratch with bits placed by hand, uniformly, and by search.
 
     python benchmarks/allocations.py --dataset=cifar10.npz
+    python benchmarks/allocations.py --dataset=cifar10.npz --network=small_mobilenet --seed=0 --seed=1 --seed=2
 
-For each seed: 4,000 training images are the members; one half of the test images is what the search may see, the other
-gives test accuracy and the confidence attack's AUC. Each allocation is trained from scratch alike. The search trains
-its shared model from scratch too, once, and first takes it at its word (no finalists), then trains a few; every
-allocation that was trained is scored on that model as well, which tells how much its word is worth. Rows are written as
-they come, and finished ones are not done again.
+For each seed: some training images (4,000 for ResNet-8, 2,000 for the small MobileNet) are the members; one half of the
+test images is what the search may see, the other gives test accuracy and the confidence attack's AUC. Each allocation
+is trained from scratch alike. The search trains its shared model from scratch too, once, and first takes it at its word
+(no finalists), then trains a few; every allocation that was trained is scored on that model as well, which tells how
+much its word is worth. Rows are written as they come, and finished ones are not done again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import pathlib
 import time
@@ -20,7 +22,7 @@ from typing import Any, Optional
 
 import numpy as np
 from absl import app, flags
-from networks import resnet8
+from networks import NETWORKS
 from scipy import stats
 from seeds import grouped, mean
 
@@ -30,38 +32,58 @@ from tfmiaq._backend import keras
 from tfmiaq.auditing import metrics, signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
-SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, from 0.", 1)
+NETWORK = flags.DEFINE_multi_enum("network", ["resnet8"], [*NETWORKS], "Networks.")
+SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seeds.")
 EPOCHS = flags.DEFINE_integer("epochs", 24, "Epochs of every training.", 1)
 FOLDER = flags.DEFINE_string("folder", "out/allocations", "Folder of the searches.")
 ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over the allocations to train.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/allocations.json", "Result file.")
-_MEMBERS = 4_000
+_MEMBERS = {"resnet8": 4_000, "small_mobilenet": 2_000}
 _TRIALS, _SAMPLE = 60, 1_000
 _SEARCHES = {"searched": 0, "searched, 3 finalists": 3}
 _FULL = tfmiaq.LayerBits(8, 8)
 
 
 def placed(weights: tuple[int, int, int], activations: tuple[int, int, int]) -> tfmiaq.BitwidthPolicy:
-    """Bits for each of the three stages, in between ends of 8 bits."""
+    """Bits for each of the three stages of ResNet-8, in between ends of 8 bits."""
     stages = {
         f"stage{stage}_*": tfmiaq.LayerBits(*bits) for stage, bits in enumerate(zip(weights, activations), start=1)
     }
     return tfmiaq.BitwidthPolicy(_FULL, stages)
 
 
+def by_kind(depthwise: tuple[int, int], pointwise: tuple[int, int]) -> tfmiaq.BitwidthPolicy:
+    """Bits for the two kinds of convolution of the small MobileNet, in between ends of 8 bits."""
+    kinds = {"block*": tfmiaq.LayerBits(*pointwise), "block*_depthwise*": tfmiaq.LayerBits(*depthwise)}
+    return tfmiaq.BitwidthPolicy(_FULL, kinds)
+
+
 _uniform = tfmiaq.BitwidthPolicy.uniform
 ALLOCATIONS = {
-    "w8 a8": _uniform(8, 8),
-    "w2 a4": _uniform(2, 4),
-    "w1 a4": _uniform(1, 4),
-    "w1 a3": _uniform(1, 3),
-    "w1 a2": _uniform(1, 2),
-    "w1, activations 4, 3, 2": placed((1, 1, 1), (4, 3, 2)),
-    "w1, activations 2, 3, 4": placed((1, 1, 1), (2, 3, 4)),
-    "w1, activations 8, 8, 2": placed((1, 1, 1), (8, 8, 2)),
-    "weights 8, 8, 1, activations 8, 8, 2": placed((8, 8, 1), (8, 8, 2)),
-    "w8 a2": _uniform(8, 2),
-    "w1 a4, ends too": _uniform(1, 4, None, None),
+    "resnet8": {
+        "w8 a8": _uniform(8, 8),
+        "w2 a4": _uniform(2, 4),
+        "w1 a4": _uniform(1, 4),
+        "w1 a3": _uniform(1, 3),
+        "w1 a2": _uniform(1, 2),
+        "w1, activations 4, 3, 2": placed((1, 1, 1), (4, 3, 2)),
+        "w1, activations 2, 3, 4": placed((1, 1, 1), (2, 3, 4)),
+        "w1, activations 8, 8, 2": placed((1, 1, 1), (8, 8, 2)),
+        "weights 8, 8, 1, activations 8, 8, 2": placed((8, 8, 1), (8, 8, 2)),
+        "w8 a2": _uniform(8, 2),
+        "w1 a4, ends too": _uniform(1, 4, None, None),
+    },
+    "small_mobilenet": {
+        "w8 a8": _uniform(8, 8),
+        "w2 a4": _uniform(2, 4),
+        "w1 a4": _uniform(1, 4),
+        "w1 a3": _uniform(1, 3),
+        "w1 a2": _uniform(1, 2),
+        "depthwise w8 a8, pointwise w1 a4": by_kind((8, 8), (1, 4)),
+        "depthwise w8 a8, pointwise w1 a2": by_kind((8, 8), (1, 2)),
+        "depthwise w4 a4, pointwise w1 a4": by_kind((4, 4), (1, 4)),
+        "depthwise w1 a4, pointwise w8 a8": by_kind((1, 4), (8, 8)),
+    },
 }
 
 
@@ -92,12 +114,12 @@ def measured(model: Any, members: signals.Records, others: signals.Records) -> d
 def table(rows: list[dict[str, Any]]) -> str:
     """Means over seeds as Markdown."""
     lines = [
-        "| allocation | train | test | AUC of confidence | packed | on the shared model: accuracy | AUC | seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | allocation | train | test | AUC of confidence | packed | shared model: accuracy | AUC | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (name,), found in grouped(rows, "allocation").items():
+    for (network, name), found in grouped(rows, "network", "allocation").items():
         lines.append(
-            f"| {name} | {mean(found, 'train_accuracy'):.3f} | {mean(found, 'test_accuracy'):.3f} | "
+            f"| {network} | {name} | {mean(found, 'train_accuracy'):.3f} | {mean(found, 'test_accuracy'):.3f} | "
             f"{mean(found, 'confidence_auc'):.3f} | {mean(found, 'packed_bytes'):,.0f} B | "
             f"{mean(found, 'shared_accuracy'):.3f} | {mean(found, 'shared_auc'):.3f} | {len(found)} |"
         )
@@ -105,103 +127,163 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 class Results:
-    """Rows on disk."""
+    """Rows and searches on disk, to which several runs may add, one after the other."""
 
-    def __init__(self) -> None:
-        self.path = pathlib.Path(RESULTS.value)
-        self.values: dict[str, Any] = {"rows": [], "searches": []}
-        if self.path.is_file():
-            self.values = json.loads(self.path.read_text(encoding="utf-8"))
-        self.values["command"] = f"python benchmarks/allocations.py --dataset=cifar10.npz --seeds={SEEDS.value}"
+    def read(self) -> dict[str, Any]:
+        """All that is there."""
+        path = pathlib.Path(RESULTS.value)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "searches": []}
 
-    def row(self, name: str, seed: int) -> Any:
-        """A finished row, or None."""
-        return next((r for r in self.values["rows"] if (r["allocation"], r["seed"]) == (name, seed)), None)
+    def has(self, kind: str, **columns: Any) -> bool:
+        """Whether there is one like this."""
+        return any(columns.items() <= found.items() for found in self.read()[kind])
 
-    def search(self, name: str, seed: int, found: Any, seconds: Optional[int]) -> None:
-        """Keeps what a search said, unless it is kept; `seconds` from the shared model's training on, if known.
+    def add(self, kind: str, **columns: Any) -> None:
+        """Adds one."""
+        values = self.read()
+        values[kind].append(columns)
+        self._write(values)
 
-        The first trials are ALLOCATIONS, uniform policies and integer programmes, the rest is the sampler's."""
-        if any((s["search"], s["seed"]) == (name, seed) for s in self.values["searches"]):
-            return
-        kept = {"search": name, "seed": seed, "processor_seconds": seconds}
-        kept |= {"accuracy": found.best.accuracy, "leakage": found.best.leakage}
-        trials = [candidate.policy for candidate in found.candidates]
-        kept |= {"trial": trials.index(found.best.policy) if found.best.policy in trials else None}
-        kept |= {"finalists": [[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.finalists]}
-        self.values["searches"].append({**kept, "best": json.loads(found.best.policy.to_json())})
-        self.write()
+    def rate(self, network: str, seed: int, candidates: dict[str, Any]) -> None:
+        """Adds what the shared model says of rows."""
+        values = self.read()
+        for row in values["rows"]:
+            if (row["network"], row["seed"]) == (network, seed) and row["allocation"] in candidates:
+                of_shared = candidates[row["allocation"]]
+                row.update(shared_auc=round(of_shared.leakage, 5), shared_accuracy=round(of_shared.accuracy, 5))
+        self._write(values)
 
-    def write(self) -> None:
-        """Writes all that is there."""
-        rows = self.values["rows"]
-        trained = [row for row in rows if "shared_auc" in row]
-        if len(trained) > 2:
-            self.values["rank_correlations"] = {
-                key: round(float(stats.spearmanr([r[key] for r in trained], [r[shared] for r in trained])[0]), 4)
-                for key, shared in (("confidence_auc", "shared_auc"), ("test_accuracy", "shared_accuracy"))
+    def _write(self, values: dict[str, Any]) -> None:
+        rated = [row for row in values["rows"] if "shared_auc" in row]
+        values["rank_correlations"] = [
+            {
+                "network": of_network,
+                "seed": of_seed,
+                "allocations": len(found),
+                "leakage": _ranks_agree(found, "confidence_auc", "shared_auc"),
+                "accuracy": _ranks_agree(found, "test_accuracy", "shared_accuracy"),
             }
-        self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+            for (of_network, of_seed), found in grouped(rated, "network", "seed").items()
+            if len(found) > 2
+        ]
+        values["command"] = "python benchmarks/allocations.py --dataset=cifar10.npz"
+        path = pathlib.Path(RESULTS.value)
+        scratch = path.with_suffix(".part")
+        scratch.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(path)
+
+
+def _ranks_agree(rows: list[dict[str, Any]], trained: str, shared: str) -> float:
+    return round(float(stats.spearmanr([r[trained] for r in rows], [r[shared] for r in rows])[0]), 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What a network is trained, searched and measured on."""
+
+    network: str
+    seed: int
+    classes: int
+    members: signals.Records
+    seen: signals.Records
+    others: signals.Records
+
+    @classmethod
+    def of(cls, data: Any, network: str, seed: int) -> Ground:
+        """Of a data set."""
+        chosen = np.random.default_rng(seed).permutation(len(data.y_train))[: _MEMBERS[network]]
+        half = len(data.y_test) // 2
+        return cls(
+            network,
+            seed,
+            data.classes,
+            members=(data.x_train[chosen], data.y_train[chosen]),
+            seen=(data.x_test[:half], data.y_test[:half]),
+            others=(data.x_test[half:], data.y_test[half:]),
+        )
+
+    def fresh(self) -> Any:
+        """An untrained float model."""
+        keras.utils.set_random_seed(self.seed)
+        return NETWORKS[self.network](self.members[0].shape[1:], self.classes)
+
+    def train(self, name: str, policy: Optional[tfmiaq.BitwidthPolicy], results: Results) -> None:
+        """Trains and measures an allocation, None for float."""
+        if results.has("rows", network=self.network, allocation=name, seed=self.seed):
+            return
+        model = self.fresh()
+        packed = 4 * model.count_params()
+        if policy is not None:
+            model = tfmiaq.quantize_model(model, policy)
+            packed = tfmiaq.summary(model).packed_bytes
+        started = time.process_time()
+        Training(*self.members, EPOCHS.value)(model)
+        seconds = round(time.process_time() - started)
+        figures = {**measured(model, self.members, self.others), "packed_bytes": packed, "processor_seconds": seconds}
+        results.add("rows", network=self.network, allocation=name, seed=self.seed, **figures)
+        keras.backend.clear_session()
+
+    def search(self, name: str, results: Results) -> tfmiaq.SearchResult:
+        """Searches, trains what it found, and keeps what it said.
+
+        The first trials are ALLOCATIONS, uniform policies and integer programmes, the rest is the sampler's. Seconds
+        are those from the shared model's training on, and are kept if nothing of the search was there before."""
+        folder = pathlib.Path(FOLDER.value) / f"{self.network}-{self.seed}"
+        goes_on, started = folder.exists(), time.process_time()
+        found = tfmiaq.search_policy(
+            self.fresh(),
+            self.members,
+            self.seen,
+            n_trials=_TRIALS,
+            sample=_SAMPLE,
+            fit=Training(*self.members, EPOCHS.value),
+            finalists=_SEARCHES[name],
+            policies=list(ALLOCATIONS[self.network].values()),
+            folder=folder,
+            seed=self.seed,
+        )
+        seconds = None if goes_on else round(time.process_time() - started)
+        self.train(name, found.best.policy, results)
+        trials = [candidate.policy for candidate in found.candidates]
+        results.add(
+            "searches",
+            network=self.network,
+            search=name,
+            seed=self.seed,
+            processor_seconds=seconds,
+            accuracy=found.best.accuracy,
+            leakage=found.best.leakage,
+            trial=trials.index(found.best.policy) if found.best.policy in trials else None,
+            finalists=[[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.finalists],
+            best=json.loads(found.best.policy.to_json()),
+        )
+        return found
 
 
 def main(argv: list[str]) -> None:
     del argv
     data = datasets.load(DATASET.value)
-    half = len(data.y_test) // 2
-    seen, others = (data.x_test[:half], data.y_test[:half]), (data.x_test[half:], data.y_test[half:])
     results = Results()
-    for seed in range(SEEDS.value):
-        chosen = np.random.default_rng(seed).permutation(len(data.y_train))[:_MEMBERS]
-        members = data.x_train[chosen], data.y_train[chosen]
 
-        def add(name: str, policy: Any, seed: int = seed, members: Any = members) -> None:
-            wanted = any(fnmatch.fnmatch(name, glob) for glob in ROWS.value)
-            if not wanted or results.row(name, seed) is not None:
-                return
-            keras.utils.set_random_seed(seed)
-            model = resnet8(members[0].shape[1:], data.classes)
-            packed = 4 * model.count_params()
-            if policy is not None:
-                model = tfmiaq.quantize_model(model, policy)
-                packed = tfmiaq.summary(model).packed_bytes
-            started = time.process_time()
-            Training(*members, EPOCHS.value)(model)
-            row = {"allocation": name, "seed": seed, "processor_seconds": round(time.process_time() - started)}
-            results.values["rows"].append({**row, **measured(model, members, others), "packed_bytes": packed})
-            results.write()
-            keras.backend.clear_session()
+    def wanted(name: str) -> bool:
+        return any(fnmatch.fnmatch(name, glob) for glob in ROWS.value)
 
-        folder = pathlib.Path(FOLDER.value) / str(seed)
-        goes_on = folder.exists()
-        started, searched = time.process_time(), {}
-        for name, finalists in _SEARCHES.items():
-            keras.utils.set_random_seed(seed)
-            found = tfmiaq.search_policy(
-                resnet8(members[0].shape[1:], data.classes),
-                members,
-                seen,
-                n_trials=_TRIALS,
-                sample=_SAMPLE,
-                fit=Training(*members, EPOCHS.value),
-                finalists=finalists,
-                policies=list(ALLOCATIONS.values()),
-                folder=folder,
-                seed=seed,
-            )
-            searched[name] = found.best
-            results.search(name, seed, found, None if goes_on else round(time.process_time() - started))
-        add("float", None)
-        for name, policy in {**{name: best.policy for name, best in searched.items()}, **ALLOCATIONS}.items():
-            add(name, policy)
-        seen_by_shared = {c.policy: c for c in (found.baseline, *found.candidates)}
-        candidates = dict(zip(ALLOCATIONS, found.candidates))
-        candidates |= {name: seen_by_shared[best.policy] for name, best in searched.items()}
-        for name, candidate in candidates.items():
-            row = results.row(name, seed)
-            if row is not None:
-                row.update(shared_auc=round(candidate.leakage, 5), shared_accuracy=round(candidate.accuracy, 5))
-        results.write()
-    print(table(results.values["rows"]))
+    for network, seed in itertools.product(NETWORK.value, SEEDS.value):
+        ground = Ground.of(data, network, seed)
+        by_hand = ALLOCATIONS[network]
+        for name, policy in {"float": None, **by_hand}.items():
+            if wanted(name):
+                ground.train(name, policy, results)
+        candidates: dict[str, Any] = {}
+        for name in filter(wanted, _SEARCHES):
+            if results.has("searches", network=network, search=name, seed=seed):
+                continue
+            found = ground.search(name, results)
+            of_shared = {candidate.policy: candidate for candidate in (found.baseline, *found.candidates)}
+            candidates |= {**dict(zip(by_hand, found.candidates)), name: of_shared[found.best.policy]}
+        if candidates:
+            results.rate(network, seed, candidates)
+    print(table(results.read()["rows"]))
 
 
 if __name__ == "__main__":
