@@ -206,12 +206,10 @@ def rows(task: Task) -> dict[str, Row]:
     found["w8 a8, mixup 1.0, half as long"] = Row((8, 8), mixup=1.0, length=0.5)
     found["w8 a8, mixup 1.0, half as long, answers of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
     found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
-    found["w4 a4, mixup 0.2"] = Row((4, 4), mixup=0.2)
-    found["w4 a4, mixup 0.2, answers of 1 bit, 0.2"] = Row((4, 4), mixup=0.2, output=(1, 0.2))
-    found["w4 a4, mixup 0.2, twice as long"] = Row((4, 4), mixup=0.2, length=2.0)
-    found["w4 a4, mixup 0.2, twice as long, answers of 1 bit, 0.2"] = Row(
-        (4, 4), mixup=0.2, length=2.0, output=(1, 0.2)
-    )
+    for name, length in (("", 1.0), (", half as long again", 1.5), (", twice as long", 2.0)):
+        mixed = Row((4, 4), mixup=0.2, length=length)
+        found[f"w4 a4, mixup 0.2{name}"] = mixed
+        found[f"w4 a4, mixup 0.2{name}, answers of 1 bit, 0.2"] = dataclasses.replace(mixed, output=(1, 0.2))
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )

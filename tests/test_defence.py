@@ -47,7 +47,8 @@ def test_all_of_it_is_made(made):
     assert made.verification.exact
     assert set(made.reports) == {"float", "quantized", ".tflite"}
     assert all(report.references == 2 for report in made.reports.values())
-    assert "two versions" in [attack.name for attack in made.reports[".tflite"].attacks]
+    attacks = [attack.name for attack in made.reports[".tflite"].attacks]
+    assert "two versions" in attacks and "label-only" not in attacks
     names = {"float.keras", "quantized.keras", "policy.json", "model.tflite", "verification.txt", "comparison.html"}
     assert names <= {path.name for path in made.folder.iterdir()}
     assert (made.folder / "reports" / "tflite" / "report.html").is_file()
@@ -80,6 +81,8 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
     assert (tmp_path / "search" / "best.json").is_file()
     assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "search" / "best.json").read_text()) == made.policy
     assert made.reports["quantized"].references == 0
+    # Who trains on changed records is asked for them.
+    assert all("label-only" in {attack.name for attack in report.attacks} for report in made.reports.values())
 
 
 @pytest.mark.slow

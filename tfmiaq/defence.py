@@ -153,7 +153,8 @@ def defend(
     A float model that has learnt its records by heart is not trained on: there the quantized model starts afresh and
     learns its records from teachers that were not trained on them (`folds`).
     The test records are split: one half chooses the policy, if one is searched for, and the other is audited, so that
-    no audited record had a part in a choice. A call that was stopped goes on where it was, as long as its arguments are
+    no audited record had a part in a choice. Where the recipe augments, or the policy has `output`, the audits ask for
+    changed copies of each record too. A call that was stopped goes on where it was, as long as its arguments are
     the same: models, search and reference models stay in the folder.
 
     Example:
@@ -268,6 +269,8 @@ def defend(
 
     def report(name: str, audited: Any, pipeline: list[Any]) -> AuditReport:
         adaptive = is_function and n_reference > 0
+        # docs/defence.md: who asks for changed copies finds more in augmented models, and in coarse answers.
+        asked = recipe.augment is not None or (name != "float" and bits.output is not None)
         reports[name] = audit(
             audited,
             members,
@@ -277,7 +280,7 @@ def defend(
             cache=folder / "reference_models",
             n_jobs=n_jobs,
             other=None if name == "float" else float_model,
-            queries=name != "float" and bits.output is not None,
+            queries=asked,
             seed=seed,
             verbose=verbose,
         )
