@@ -35,7 +35,7 @@ import tfmiaq
 from tfmiaq import auditing, datasets
 from tfmiaq.auditing import references, signals
 from tfmiaq.auditing.store import Store
-from tfmiaq.recipe import cosine_sgd
+from tfmiaq.recipe import cosine_sgd, flips_and_shifts
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -245,7 +245,7 @@ def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None, mi
         learning_rate=rate,
         batch_size=task.batch_size,
         loss=loss,
-        augment=_augmentation() if task.augment else None,
+        augment=flips_and_shifts() if task.augment else None,
         weight_decay=5e-4,
         mixup=mixup,
     )
@@ -293,14 +293,6 @@ class Job:
         if self.row.output is not None:
             policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(*self.row.output))
         return tfmiaq.quantize_model(model, policy)
-
-
-def _augmentation() -> Any:
-    from tfmiaq._backend import keras
-
-    layers = keras.layers
-    shift = layers.RandomTranslation(0.125, 0.125, fill_mode="constant", interpolation="nearest")
-    return keras.Sequential([layers.RandomFlip("horizontal"), shift])
 
 
 def train(job: Job, score: Callable[[Any, int], None]) -> Any:

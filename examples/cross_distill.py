@@ -68,7 +68,7 @@ flags.register_validator("folds", lambda count: count != 1, message="expected 0,
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    from tfmiaq._backend import keras
+    from tfmiaq.recipe import flips_and_shifts
 
     data = datasets.load(DATASET.value, SEED.value)
     if len(data.x_train) < MEMBERS.value:
@@ -78,8 +78,7 @@ def main(argv: list[str]) -> None:
     if AUGMENT.value:
         if len(shape) != 3:
             raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
-        shift = keras.layers.RandomTranslation(0.125, 0.125, fill_mode="constant", interpolation="nearest")
-        augment = keras.Sequential([keras.layers.RandomFlip("horizontal"), shift])
+        augment = flips_and_shifts()
     whole = tfmiaq.Recipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
     tuning = dataclasses.replace(whole, epochs=max(1, EPOCHS.value // 3), learning_rate=0.02)
 

@@ -18,7 +18,8 @@ class Dataset:
 
     Attributes:
         name: Its name, or the file's.
-        x_train: float32, shape (n, ...); images have a channel axis and values from 0 to 1.
+        x_train: float32, shape (n, ...); images have a channel axis, and those of bytes values from 0
+            to 1.
         y_train: int64, shape (n,).
         x_test: float32, shape (m, ...).
         y_test: int64, shape (m,).
@@ -41,13 +42,14 @@ def check_name(name: str) -> bool:
     return name in NAMES or (name.endswith(".npz") and pathlib.Path(name).is_file())
 
 
-def load(name: str, seed: int = 0) -> Dataset:
+def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
     """Loads a data set.
 
     Args:
         name: "digits" (scikit-learn's, no download), "cifar10", "mnist" or "fashion_mnist" (Keras's own download), or
             the path of an .npz with x_train, y_train, x_test and y_test.
         seed: Shuffles "digits", which comes without a split; the first half becomes x_train.
+        rescale: Whether images of bytes are divided by 255.
 
     Returns:
         The data set.
@@ -73,7 +75,7 @@ def load(name: str, seed: int = 0) -> Dataset:
     else:
         raise ValueError(f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.")
     x_train, y_train, x_test, y_test = arrays
-    return Dataset(name, _records(x_train), _labels(y_train), _records(x_test), _labels(y_test))
+    return Dataset(name, _records(x_train, rescale), _labels(y_train), _records(x_test, rescale), _labels(y_test))
 
 
 def _load_npz(path: pathlib.Path) -> tuple[Any, ...]:
@@ -89,8 +91,8 @@ def _load_npz(path: pathlib.Path) -> tuple[Any, ...]:
         return tuple(data[key] for key in _KEYS)
 
 
-def _records(x: np.ndarray) -> np.ndarray:
-    scaled = x.astype(np.float32) / (255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+def _records(x: np.ndarray, rescale: bool) -> np.ndarray:
+    scaled = x.astype(np.float32) / (255.0 if rescale and x.dtype == np.uint8 and x.max() > 1 else 1.0)
     return scaled[..., np.newaxis] if scaled.ndim == 3 else scaled
 
 

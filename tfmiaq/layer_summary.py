@@ -251,5 +251,7 @@ def output_bits(model: Any) -> Optional[OutputBits]:
     """The bits that a quantized model's answers have, or None where they are what the last layer gives."""
     for layer in coarse_answers(model):
         ((_, variables),) = activation_quantizers(layer)
-        return OutputBits(round(number(variables["bits"])), number(variables["clip"]))
+        # The shortest decimal that is this float32: what was asked for.
+        clip = float(str(np.float32(number(variables["clip"]))))
+        return OutputBits(round(number(variables["bits"])), clip)
     return None

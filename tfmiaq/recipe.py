@@ -21,6 +21,12 @@ def cosine_sgd(
     return keras.optimizers.SGD(schedule, 0.9, True, weight_decay=weight_decay)
 
 
+def flips_and_shifts(share: float = 0.125) -> Any:
+    """Preprocessing layers that mirror images at random and shift them by up to a share of their height and width."""
+    shift = keras.layers.RandomTranslation(share, share, fill_mode="constant", interpolation="nearest")
+    return keras.Sequential([keras.layers.RandomFlip("horizontal"), shift])
+
+
 def _description(layer: Any) -> Any:
     """A preprocessing layer, or several, without names and shapes."""
     if hasattr(layer, "layers"):
