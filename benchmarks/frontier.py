@@ -124,8 +124,8 @@ TASKS_KNOWN = {
     "resnet8, augmented": Task(networks.resnet8, **_LONG),
     "resnet20": Task(networks.resnet20, **_FEW),
     "resnet20, augmented": Task(networks.resnet20, **_LONG),
-    # At 0.1 four of four float models of it learnt next to nothing.
-    "small VGG": Task(networks.small_vgg, learning_rate=0.02, **_FEW),
+    # At 0.1 and 0.05 float models of it learnt next to nothing, at 0.02 they had a test accuracy of 0.46, at this 0.5.
+    "small VGG": Task(networks.small_vgg, learning_rate=0.005, **_FEW),
     "small MobileNet": Task(networks.small_mobilenet, **_FEW),
 }
 
@@ -206,10 +206,14 @@ def rows(task: Task) -> dict[str, Row]:
     found["w8 a8, mixup 1.0, half as long"] = Row((8, 8), mixup=1.0, length=0.5)
     found["w8 a8, mixup 1.0, half as long, answers of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
     found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
-    for name, length in (("", 1.0), (", half as long again", 1.5), (", twice as long", 2.0)):
-        mixed = Row((4, 4), mixup=0.2, length=length)
-        found[f"w4 a4, mixup 0.2{name}"] = mixed
-        found[f"w4 a4, mixup 0.2{name}, answers of 1 bit, 0.2"] = dataclasses.replace(mixed, output=(1, 0.2))
+    for name, mixup, length in (
+        ("w4 a4, twice as long", 0.0, 2.0),
+        ("w4 a4, mixup 0.2", 0.2, 1.0),
+        ("w4 a4, mixup 0.2, half as long again", 0.2, 1.5),
+        ("w4 a4, mixup 0.2, twice as long", 0.2, 2.0),
+    ):
+        found[name] = Row((4, 4), mixup=mixup, length=length)
+        found[f"{name}, answers of 1 bit, 0.2"] = dataclasses.replace(found[name], output=(1, 0.2))
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
