@@ -269,3 +269,10 @@ def test_a_file_of_fixed_batch_is_run_in_batches_of_its_own(batch):
         np.testing.assert_array_equal(found, records[:, ::-1])
     else:
         np.testing.assert_array_equal(found[:3], records[:3].ravel()[::-1].reshape(3, 4))
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 16, 16, 1), (4, 8, 8, 3), (4, 64)])
+def test_records_of_another_shape_are_refused(shipped, shape):
+    """The interpreter by itself resizes its input, and answers something."""
+    with pytest.raises(ValueError, match=r"takes records of shape \(8, 8, 1\). Received records of shape"):
+        tfmiaq.tflite.Interpreter(shipped[2]).predict(np.zeros(shape, np.float32))

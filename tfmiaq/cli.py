@@ -73,15 +73,22 @@ def _records(given: Arguments) -> tuple[Any, Any]:
     return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test)
 
 
+def _load(path: str) -> Any:
+    try:
+        return tfmiaq.load_model(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path!r} is no Keras model that can be loaded ({_MODEL}): {error}") from error
+
+
 def _target(text: str) -> Any:
     """What `audit` takes: a .tflite, a pair of saved outputs, or a model that is loaded."""
     if "," in text:
         return tuple(text.split(","))
-    return text if text.endswith(".tflite") else tfmiaq.load_model(text)
+    return text if text.endswith(".tflite") else _load(text)
 
 
 def _summary(given: Arguments) -> int:
-    print(tfmiaq.summary(tfmiaq.load_model(given.model), policy_of(given.policy) if given.policy else None))
+    print(tfmiaq.summary(_load(given.model), policy_of(given.policy) if given.policy else None))
     return 0
 
 
@@ -126,7 +133,7 @@ def _audit(given: Arguments) -> int:
 def _search(given: Arguments) -> int:
     train, validation = _records(given)
     found = tfmiaq.search_policy(
-        tfmiaq.load_model(given.model),
+        _load(given.model),
         train,
         validation,
         max_accuracy_drop=given.max_accuracy_drop,
@@ -165,7 +172,7 @@ def _defend(given: Arguments) -> int:
             policy = dataclasses.replace(policy, output=OutputBits(given.output_bits, given.output_clip))
     train, test = _records(given)
     defence = tfmiaq.defend(
-        function_of(given.model) if _FUNCTION.fullmatch(given.model) else tfmiaq.load_model(given.model),
+        function_of(given.model) if _FUNCTION.fullmatch(given.model) else _load(given.model),
         train,
         test,
         policy=policy,
@@ -191,7 +198,8 @@ def _labels(given: Arguments) -> Optional[list[str]]:
 
 
 def _convert(given: Arguments) -> int:
-    buffer = tfmiaq.convert(tfmiaq.load_model(given.model), given.target, io_type=given.io_type, labels=_labels(given))
+    given.file.parent.mkdir(parents=True, exist_ok=True)
+    buffer = tfmiaq.convert(_load(given.model), given.target, io_type=given.io_type, labels=_labels(given))
     given.file.write_bytes(buffer)
     print(f"{given.file}: {len(buffer):,} bytes")
     return 0
@@ -199,7 +207,7 @@ def _convert(given: Arguments) -> int:
 
 def _verify(given: Arguments) -> int:
     x = datasets.load(given.records, rescale=not given.raw).x_test[: given.count]
-    verification = tfmiaq.verify(tfmiaq.load_model(given.model), str(given.file), x)
+    verification = tfmiaq.verify(_load(given.model), str(given.file), x)
     print(verification)
     return 0 if verification.exact else _FAILED
 
@@ -349,7 +357,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     except (OSError, TypeError, ValueError) as error:
         if given.traceback:
             raise
-        print(f"tfmiaq {given.command}: {error}", file=sys.stderr)
+        print(f"tfmiaq: {error}", file=sys.stderr)
         sys.exit(_BAD_INPUT)
 
 

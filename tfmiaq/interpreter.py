@@ -109,6 +109,9 @@ class Interpreter:
 
         Returns:
             Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
+
+        Raises:
+            ValueError: Arrays that are not one for each input, or records of another shape than the input's.
         """
         arrays = self._arrays(x)
         runs = [
@@ -134,6 +137,15 @@ class Interpreter:
         arrays = list(x) if isinstance(x, (list, tuple)) else [x]
         if len(arrays) != len(self._inputs):
             raise ValueError(f"The model has {len(self._inputs)} inputs. Received {len(arrays)} arrays.")
+        # The interpreter would resize its inputs, and answer something.
+        for (name, details), array in zip(self._inputs.items(), arrays):
+            wanted, received = [int(size) for size in details["shape_signature"][1:]], list(np.shape(array)[1:])
+            if len(wanted) != len(received) or any(a not in (-1, b) for a, b in zip(wanted, received)):
+                shape = ", ".join("any" if size == -1 else str(size) for size in wanted)
+                raise ValueError(
+                    f"Input {name!r} of the .tflite takes records of shape ({shape}). Received records of shape "
+                    f"{tuple(received)}."
+                )
         return arrays
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
