@@ -252,8 +252,8 @@ def _add_conversion(parser: argparse.ArgumentParser) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "recipe of the quantized model",
-        "Without any of these, and without --folds, defend chooses: cross-distillation where the float model has "
-        "learnt its records by heart.",
+        "Without any of these defend chooses: cross-distillation where the float model has learnt its records by "
+        "heart. With them the float model is trained on, unless --folds are given.",
     )
     group.add_argument("--epochs", type=int, help="epochs (24 with --folds, else 10)")
     group.add_argument("--learning_rate", type=float, help="peak (0.1 with --folds, else 0.02)")
@@ -302,6 +302,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max_auc", type=float, help="exit with status 1 if the AUC is above this")
 
     made = command("search", _search, "bits that tell least at an accuracy that is asked for")
+    made.epilog = "Bits are chosen on x_test: audit on records that are not among them."
     made.add_argument("model", help=f"a trained float model: {_MODEL}")
     _add_records(made)
     _add_search(made)
