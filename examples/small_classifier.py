@@ -44,3 +44,10 @@ def fit(
             on_epoch_end=lambda epoch, logs: (bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}"), bar.update())
         )
         model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[tick, *callbacks])
+
+
+def train(x: Any, y: Any) -> Any:
+    """A float model as the demo trains it: what `tfmiaq defend` and `tfmiaq audit --train` take as a pipeline."""
+    model = build_model(x.shape[1:], int(y.max()) + 1, width=8)
+    fit(model, x, y, epochs=60, learning_rate=3e-3)
+    return model

@@ -102,8 +102,16 @@ def test_an_audit_fails_above_the_auc_that_is_allowed(defended, run):
     status, printed = run(audit)
     report = (pathlib.Path("audited") / "report.json").read_text()
     assert status == 0 and '"confidence"' in report and "Written to audited" in printed.out
-    status, printed = run(f"{audit} --max_auc 0.01")
-    assert status == 1 and "above --max_auc=0.01" in printed.err
+    for limit in (0.01, 0.0):
+        status, printed = run(f"{audit} --max_auc {limit}")
+        assert status == 1 and f"above --max_auc={limit}" in printed.err
+
+
+@pytest.mark.slow
+def test_every_target_is_read_before_the_first_is_audited(defended, run, monkeypatch):
+    monkeypatch.setattr(tfmiaq, "audit", lambda *args, **given: pytest.fail("audited"))
+    status, printed = run("audit defended/model.tflite none.tflite --records own.npz")
+    assert status == 2 and "No .tflite file at 'none.tflite'" in printed.err
 
 
 @pytest.mark.slow

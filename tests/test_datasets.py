@@ -20,6 +20,7 @@ def test_an_npz_is_scaled_and_flattened_labels(tmp_path):
     data = datasets.load(path)
     assert data.x_train.shape == (4, 5, 5, 1)
     assert data.x_train.max() == 1
+    assert datasets.load(path, rescale=False).x_test.max() == 255
     np.testing.assert_array_equal(data.y_train, data.y_test)
 
 

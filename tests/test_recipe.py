@@ -17,7 +17,7 @@ def _dense():
 
 
 def _augmentation():
-    return keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(0.1, 0.1)])
+    return recipes.flips_and_shifts(0.1)
 
 
 def test_a_recipe_is_known_again_when_its_layers_are_built(digits):

@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 import tfmiaq
 from tfmiaq import datasets
+from tfmiaq.flatbuffer import read_model
 from tfmiaq.policy import BitwidthPolicy, OutputBits
 
 Arguments = argparse.Namespace
@@ -84,7 +85,7 @@ def _target(text: str) -> Any:
     """What `audit` takes: a .tflite, a pair of saved outputs, or a model that is loaded."""
     if "," in text:
         return tuple(text.split(","))
-    return text if text.endswith(".tflite") else _load(text)
+    return read_model(text) if text.endswith(".tflite") else _load(text)
 
 
 def _summary(given: Arguments) -> int:
@@ -100,11 +101,13 @@ def _audit(given: Arguments) -> int:
         raise ValueError("Reference models go through one target's pipeline (--train): audit the targets one by one.")
     pipeline = [function_of(text) for text in given.train]
     members, non_members = _records(given)
+    # All of them are read before the first is audited.
+    targets = {name: _target(text) for name, text in zip(names, given.targets)}
     other = None if given.other is None else _target(given.other)
     reports = {}
-    for name, target in zip(names, given.targets):
+    for name, target in targets.items():
         reports[name] = report = tfmiaq.audit(
-            _target(target),
+            target,
             members,
             non_members,
             given.attacks.split(",") if given.attacks else None,
@@ -124,9 +127,10 @@ def _audit(given: Arguments) -> int:
     else:
         print(report)
     print(f"\nWritten to {given.out}")
-    above = {name: report.auc for name, report in reports.items() if given.max_auc and report.auc > given.max_auc}
+    limit = 1.0 if given.max_auc is None else given.max_auc
+    above = {name: report.auc for name, report in reports.items() if report.auc > limit}
     for name, auc in above.items():
-        print(f"{name}: an AUC of {auc:.3f}, above --max_auc={given.max_auc}.", file=sys.stderr)
+        print(f"{name}: an AUC of {auc:.3f}, above --max_auc={limit}.", file=sys.stderr)
     return _FAILED if above else 0
 
 
