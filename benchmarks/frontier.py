@@ -50,6 +50,7 @@ FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every mod
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
 FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+# docs/frontier.md has a section "Read this first" after this head, written by hand: keep it when the file is rewritten.
 _HEAD = """Written by `python benchmarks/frontier.py`; results in `benchmarks/frontier.json`. Seeds are 1,000 plus the
 number of the target, and 0 for the order of the pool and its halves. Tasks and rows that are not here were not run.
 

@@ -8,6 +8,10 @@
 
 The quantized model starts afresh and learns its own training records from teachers that were not trained on them. What
 was stopped goes on in the same --out.
+
+The audits here have few reference models. Stronger attackers find far more in cross-distilled models; a second record
+of the same person voids the defence; and --output_bits hides nothing from who holds the .tflite: see "Read this first"
+in docs/defence.md.
 """
 
 from __future__ import annotations

@@ -117,7 +117,8 @@ def main(argv: list[str]) -> None:
             n_reference=REFERENCES.value,
             cache=out / "reference_models",
             n_jobs=JOBS.value,
-            # Coarse answers tell little by themselves, and those on changed copies of a record may tell more.
+            # Quantized outputs tell little by themselves, and augmented queries may tell more. Who holds the file reads
+            # the logits in front of the rounding, which these audits do not.
             queries=name != "float" and policy.output is not None,
             seed=SEED.value,
         )

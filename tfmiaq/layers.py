@@ -23,6 +23,8 @@ class ActivationRange(QuantizeLayer):
 class CoarseAnswers(ActivationRange):
     """Rounds a classifier's logits to a few levels below the largest, except in training.
 
+    Its input stays a tensor of the .tflite: it hides nothing from an attacker who holds the file (`OutputBits`).
+
     Args:
         quantizer: A `quantizers.OutputQuantizer`.
     """
