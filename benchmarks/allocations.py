@@ -27,9 +27,9 @@ from scipy import stats
 from seeds import grouped, mean
 
 import tfmiaq
-from tfmiaq import datasets
+from tfmiaq import datasets, metrics
 from tfmiaq._backend import keras
-from tfmiaq.auditing import metrics, signals
+from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 NETWORK = flags.DEFINE_multi_enum("network", ["resnet8"], [*NETWORKS], "Networks.")
@@ -40,7 +40,7 @@ ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over the allocations to t
 RESULTS = flags.DEFINE_string("results", "benchmarks/allocations.json", "Result file.")
 _MEMBERS = {"resnet8": 4_000, "small_mobilenet": 2_000}
 _TRIALS, _SAMPLE = 60, 1_000
-_SEARCHES = {"searched": 0, "searched, 3 finalists": 3}
+_SEARCHES = {"searched": 0, "searched, 3 retrained candidates": 3}
 _FULL = tfmiaq.LayerBits(8, 8)
 
 
@@ -96,7 +96,7 @@ class Training:
     epochs: int
 
     def __call__(self, model: Any, callbacks: Any = ()) -> Any:
-        recipe = tfmiaq.Recipe(epochs=self.epochs, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
+        recipe = tfmiaq.TrainingRecipe(epochs=self.epochs, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
         return recipe.fit(model, self.x, self.y, callbacks)
 
 

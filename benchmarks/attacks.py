@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import auditing, datasets
-from tfmiaq.auditing import references, signals
+from tfmiaq.attacks import Evidence
+from tfmiaq.signals import reference_models as references
+from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 5_000, "Members, and as many non-members.", 100)
@@ -100,8 +102,11 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     for step in pipeline[1:]:
         model = step(model, *members)
     found = signals.Signals.concatenate(signals.extract(model, members, non_members))
-    votes = [signals.ask_copies(model, part, signals.changed_copies)["votes"] for part in (members, non_members)]
-    found = dataclasses.replace(found, votes=np.concatenate(votes))
+    label_agreement = [
+        signals.query_augmented(model, part, signals.augmented_queries)["label_agreement"]
+        for part in (members, non_members)
+    ]
+    found = dataclasses.replace(found, label_agreement=np.concatenate(label_agreement))
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(path, **found.to_arrays())
     return found
@@ -111,7 +116,7 @@ def _rows(
     name: str, found: Any, seed: int, refs: Optional[Any], adaptive: Optional[bool], records: np.ndarray, other: Any
 ) -> list[dict[str, Any]]:
     half = len(found.labels) // 2
-    evidence = auditing.Evidence(
+    evidence = Evidence(
         target=found,
         is_member=np.arange(2 * half) < half,
         seed=seed,
@@ -123,7 +128,7 @@ def _rows(
     chosen = [
         attack
         for attack in tfmiaq.attacks.ATTACKS.values()
-        if (tfmiaq.attacks.REFERENCES in attack.needs) == with_references
+        if (tfmiaq.attacks.REFERENCE_MODELS in attack.needs) == with_references
         and attack.needs <= evidence.available
         and attack.name not in _SLOW
     ]

@@ -21,7 +21,8 @@ from networks import resnet8
 
 import tfmiaq
 from tfmiaq import auditing, datasets
-from tfmiaq.auditing import signals
+from tfmiaq.attacks import Evidence
+from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 10_000, "Members, and as many non-members.", 100)
@@ -71,7 +72,7 @@ def _monitored_epochs(model: Any, members: Any, non_members: Any) -> list[tuple[
 
 def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], None]) -> None:
     half = len(found.labels) // 2
-    evidence = auditing.Evidence(found, np.arange(2 * half) < half)
+    evidence = Evidence(found, np.arange(2 * half) < half)
     ours = [attack for attack in tfmiaq.attacks.choose(None) if attack.needs <= evidence.available]
     for name, attacks in (("ours", ours), ("tensorflow-privacy", tfmiaq.attacks.choose(_PEERS))):
         total, rows = 0.0, {}

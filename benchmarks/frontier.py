@@ -33,9 +33,11 @@ from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import auditing, datasets
-from tfmiaq.auditing import references, signals
-from tfmiaq.auditing.store import Store
-from tfmiaq.recipe import cosine_sgd, flips_and_shifts
+from tfmiaq.attacks import Evidence
+from tfmiaq.caching.store import Store
+from tfmiaq.signals import reference_models as references
+from tfmiaq.signals import signals
+from tfmiaq.training.recipe import cosine_sgd, flips_and_shifts
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -195,18 +197,18 @@ def rows(task: Task) -> dict[str, Row]:
         share=1.0, teachers=(task.teachers[0], 1, task.teachers[2])
     )
     found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
-    found["w4 a4, answers of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
-    found["w1 a4, answers of 1 bit, 0.2"] = Row((1, 4), output=(1, 0.2))
+    found["w4 a4, outputs of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
+    found["w1 a4, outputs of 1 bit, 0.2"] = Row((1, 4), output=(1, 0.2))
     for clip in (0.2, 1.0):
-        found[f"w2 a4, answers of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
-        found[f"w2 a4, cross-distilled, answers of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
+        found[f"w2 a4, outputs of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
+        found[f"w2 a4, cross-distilled, outputs of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
     for name, bits in (("float", None), ("w1 a4", (1, 4))):
         found[f"{name}, mixup 1.0"] = Row(bits, mixup=1.0)
         found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(bits, mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS)
     found["float, mixup 1.0, half as long"] = Row(mixup=1.0, length=0.5)
     found["w8 a8, mixup 1.0, half as long"] = Row((8, 8), mixup=1.0, length=0.5)
-    found["w8 a8, mixup 1.0, half as long, answers of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
-    found["w1 a4, mixup 1.0, answers of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
+    found["w8 a8, mixup 1.0, half as long, outputs of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
+    found["w1 a4, mixup 1.0, outputs of 1 bit, 0.2"] = Row((1, 4), mixup=1.0, output=(1, 0.2))
     for name, mixup, length in (
         ("w4 a4, twice as long", 0.0, 2.0),
         ("w4 a4, mixup 0.2", 0.2, 1.0),
@@ -214,8 +216,8 @@ def rows(task: Task) -> dict[str, Row]:
         ("w4 a4, mixup 0.2, twice as long", 0.2, 2.0),
     ):
         found[name] = Row((4, 4), mixup=mixup, length=length)
-        found[f"{name}, answers of 1 bit, 0.2"] = dataclasses.replace(found[name], output=(1, 0.2))
-    found["w1 a4, mixup 1.0, cross-distilled by 0.5, answers of 1 bit, 0.2"] = Row(
+        found[f"{name}, outputs of 1 bit, 0.2"] = dataclasses.replace(found[name], output=(1, 0.2))
+    found["w1 a4, mixup 1.0, cross-distilled by 0.5, outputs of 1 bit, 0.2"] = Row(
         (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
     found["float, mixup 0.4"] = Row(mixup=0.4)
@@ -229,7 +231,7 @@ def rows(task: Task) -> dict[str, Row]:
         found[f"{name}, cross-distilled by five"] = by_five
         if bits is not None:
             coarse = dataclasses.replace(by_five, output=(1, 0.2))
-            found[f"{name}, cross-distilled by five, answers of 1 bit, 0.2"] = coarse
+            found[f"{name}, cross-distilled by five, outputs of 1 bit, 0.2"] = coarse
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
@@ -238,14 +240,16 @@ def rows(task: Task) -> dict[str, Row]:
         found[f"{name}, distilled on records outside"] = Row(bits, outside="distilled")
         found[f"{name}, stopped on leakage"] = Row(bits, outside="stopped")
     coarse = Row((2, 4), outside="distilled", output=(1, 0.2))
-    found["w2 a4, distilled on records outside, answers of 1 bit, 0.2"] = coarse
+    found["w2 a4, distilled on records outside, outputs of 1 bit, 0.2"] = coarse
     found["w2 a4, bits falling"] = Row((2, 4), falling=True)
     found |= {f"float, DP-SGD {noise}": Row(noise=noise) for noise in (0.3, 1.0)}
     return found
 
 
-def _recipe(task: Task, epochs: int, rate: float, loss: Optional[Any] = None, mixup: float = 0.0) -> tfmiaq.Recipe:
-    return tfmiaq.Recipe(
+def _recipe(
+    task: Task, epochs: int, rate: float, loss: Optional[Any] = None, mixup: float = 0.0
+) -> tfmiaq.TrainingRecipe:
+    return tfmiaq.TrainingRecipe(
         epochs=epochs,
         learning_rate=rate,
         batch_size=task.batch_size,
@@ -262,7 +266,7 @@ class Teacher:
 
     network: Callable[..., Any]
     classes: int
-    recipe: tfmiaq.Recipe
+    recipe: tfmiaq.TrainingRecipe
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
         return self.recipe.fit(self.network(x.shape[1:], self.classes), x, y)
@@ -281,7 +285,7 @@ class Job:
     folder: pathlib.Path
     index: int
 
-    def recipe(self, epochs: int, rate: float) -> tfmiaq.Recipe:
+    def recipe(self, epochs: int, rate: float) -> tfmiaq.TrainingRecipe:
         return _recipe(self.task, epochs, rate, self.row.loss() if self.row.loss else None, self.row.mixup)
 
     def fresh(self) -> Any:
@@ -390,7 +394,7 @@ def _answers(model: Any, pool: signals.Records, ask: bool = False) -> dict[str, 
     parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), 500)
     found = signals.Signals.concatenate(parts).to_arrays()
     if ask:
-        found.update(signals.ask_copies(model, pool, signals.changed_copies, batch_size=500))
+        found.update(signals.query_augmented(model, pool, signals.augmented_queries, batch_size=500))
     return found
 
 
@@ -463,7 +467,7 @@ def _make(
             model = train(job, on_the_way)
             took = [time.perf_counter() - started[0], time.process_time() - started[1]]
             asked: Any = model
-            plain = name.partition(", answers of")[0]
+            plain = name.partition(", outputs of")[0]
             if row.output is not None and plain in rows(task) and store.arrays(f"{plain}-{index}") is None:
                 # Training does not see the rounding: what the network answers before it is the row without.
                 once = _AskedOnce(model)
@@ -483,17 +487,17 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
     models = [signals.Signals(**arrays) for arrays in found if arrays is not None]
     halves = references.half_splits(count, MODELS.value, 0)
     features = np.stack([model.features for model in models])
-    copies = [model.of_copies for model in models]
+    copies = [model.augmented for model in models]
     asked = None if any(of_model is None for of_model in copies) else np.stack([*copies])
     values: dict[str, list[float]] = {}
     for index, (model, chosen) in enumerate(zip(models, halves)):
         order = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
         others = [other for other in range(len(models)) if other != index]
-        evidence = auditing.Evidence(
+        evidence = Evidence(
             target=model[order],
             is_member=np.arange(count) < chosen.sum(),
             seed=index,
-            references=references.References(
+            references=references.ReferenceSignals(
                 features[others][:, order],
                 halves[others][:, order],
                 None if asked is None else asked[others][:, order],
@@ -538,10 +542,10 @@ _SIGNALS = (
     "LiRA",
     "RMIA",
     "label-only",
-    "LiRA of copies",
-    "RMIA of copies",
-    "LiRA of votes",
-    "RMIA of votes",
+    "LiRA on augmented queries",
+    "RMIA on augmented queries",
+    "LiRA on label agreement",
+    "RMIA on label agreement",
 )
 
 
@@ -597,7 +601,7 @@ def papers_table(of_task: dict[str, Any]) -> str:
 def _family(label: str) -> tuple[str, str, str]:
     """Legend, colour and marker of a row."""
     kind = "float" if label.startswith("float") else "quantized"
-    if "answers of" in label:
+    if "outputs of" in label:
         if "cross-distilled" in label:
             return "cross-distilled, quantized, coarse answers", "tab:green", "P"
         return "quantized, coarse answers", "tab:olive", "X"
@@ -650,7 +654,7 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
         if all(abs(auc - x) > 0.3 * width or abs(accuracy - y) > 0.05 * height for x, y in labelled):
             # The legend tells the rest of it.
             text = (
-                re.sub(", cross-distilled( by [0-9a-z.]+)?|answers of ", "", label) if "answers of" in label else label
+                re.sub(", cross-distilled( by [0-9a-z.]+)?|outputs of ", "", label) if "outputs of" in label else label
             )
             axes[0].annotate(
                 text,
@@ -675,7 +679,7 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
 def agreement(of_task: dict[str, Any]) -> tuple[int, float]:
     """Rows without coarse answers, and Spearman's rank correlation over them of the confidence attack's AUC, which
     costs no reference models, and the strongest one."""
-    plain = [row for label, row in of_task["rows"].items() if "answers of" not in label]
+    plain = [row for label, row in of_task["rows"].items() if "outputs of" not in label]
     pairs = [(row["mean"]["confidence: auc"], strongest(row, "auc")[1]) for row in plain]
     return len(pairs), float(stats.spearmanr(pairs)[0]) if len(pairs) > 2 else float("nan")
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from tfmiaq.auditing import signals
+from tfmiaq.signals import signals
 
 RECORDS = flags.DEFINE_integer("records", 1_000_000, "Records, half of them members.", 1_000)
 CLASSES = flags.DEFINE_integer("classes", 1_000, "Classes.", 2)
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     kept = sum(part.nbytes for found in (inside, outside) for part in found.to_arrays().values())
     result = {
         "command": f"python benchmarks/memory.py --records={RECORDS.value} --classes={classes}",
-        "all_answers_as_float32_mb": round(4 * RECORDS.value * classes / 2**20),
+        "all_outputs_as_float32_mb": round(4 * RECORDS.value * classes / 2**20),
         "peak_of_the_process_mb": round(after / 1024),
         "of_it_before_the_first_record_mb": round(before / 1024),
         "kept_signals_mb": round(kept / 2**20),

@@ -19,7 +19,8 @@ from networks import NETWORKS
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import biases, datasets
+from tfmiaq import datasets
+from tfmiaq.tflite import bias_alignment as biases
 
 NETWORK = flags.DEFINE_enum("network", "small_mobilenet", list(NETWORKS), "Network.")
 WEIGHT = flags.DEFINE_integer("weight", 1, "Bits of weights.", 1, 8)

@@ -21,8 +21,9 @@ from networks import resnet8
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import datasets, quantizers
+from tfmiaq import datasets
 from tfmiaq._backend import keras, tf
+from tfmiaq.quantization import quantizers
 
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", 1)
 EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of quantization-aware training.", 1)

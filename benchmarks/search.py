@@ -25,7 +25,7 @@ from small_classifier import build_model, fit
 
 import tfmiaq
 from tfmiaq import datasets
-from tfmiaq.search import SAMPLERS
+from tfmiaq.search.search import SAMPLERS
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds, from 0.", 1)
 TRIALS = flags.DEFINE_integer("trials", 60, "Trials of each search.", 1)

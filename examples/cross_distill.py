@@ -50,7 +50,7 @@ CLIP = flags.DEFINE_float(
 )
 AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
 MIXUP = flags.DEFINE_float("mixup", 0.0, "alpha of mixup in every training; 0 for none.", 0.0)
-REFERENCES = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
+REFERENCE_MODELS = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
 OUT = flags.DEFINE_string("out", "out/cross_distilled", "Folder for all that is made.")
 
@@ -72,7 +72,7 @@ flags.register_validator("folds", lambda count: count != 1, message="expected 0,
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    from tfmiaq.recipe import flips_and_shifts
+    from tfmiaq.training.recipe import flips_and_shifts
 
     data = datasets.load(DATASET.value, SEED.value)
     if len(data.x_train) < MEMBERS.value:
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
         if len(shape) != 3:
             raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
         augment = flips_and_shifts()
-    whole = tfmiaq.Recipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
+    whole = tfmiaq.TrainingRecipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
     tuning = dataclasses.replace(whole, epochs=max(1, EPOCHS.value // 3), learning_rate=0.02)
 
     def train_float(x: Any, y: Any) -> Any:
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
         folds=FOLDS.value,
         share=SHARE.value,
         repeats=REPEATS.value,
-        n_reference=REFERENCES.value,
+        n_reference=REFERENCE_MODELS.value,
         seed=SEED.value,
         folder=pathlib.Path(OUT.value),
     )

@@ -35,7 +35,7 @@ ATTACKS = flags.DEFINE_list(
     f"Attacks of the audit by name, those that are strongest for their cost if not given, or '{_ALL}', which adds "
     "tensorflow-privacy's grid searches: a minute and more for each model.",
 )
-REFERENCES = flags.DEFINE_integer(
+REFERENCE_MODELS = flags.DEFINE_integer(
     "reference_models", 0, "Reference models that the attacker trains through each model's own pipeline; 0 for none.", 0
 )
 JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
@@ -78,16 +78,16 @@ def main(argv: list[str]) -> None:
     non_members = data.x_test[: MEMBERS.value], data.y_test[: MEMBERS.value]
     attacks = ATTACKS.value
     if attacks == [_ALL]:
-        there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.QUERIES}
-        if REFERENCES.value:
-            there.add(tfmiaq.attacks.REFERENCES)
+        there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.AUGMENTED_QUERIES}
+        if REFERENCE_MODELS.value:
+            there.add(tfmiaq.attacks.REFERENCE_MODELS)
         attacks = [name for name, attack in tfmiaq.attacks.ATTACKS.items() if attack.needs <= there]
     out = pathlib.Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
 
     from tfmiaq._backend import keras
-    from tfmiaq.auditing.report import format_rate
-    from tfmiaq.layer_summary import format_table
+    from tfmiaq.auditing.reporting.report import format_rate
+    from tfmiaq.quantization.summary import format_table
     from tfmiaq.tflite import Interpreter
 
     rows, reports = [], {}
@@ -113,8 +113,8 @@ def main(argv: list[str]) -> None:
             members,
             non_members,
             attacks,
-            train_fn=pipeline if REFERENCES.value else None,
-            n_reference=REFERENCES.value,
+            train_fn=pipeline if REFERENCE_MODELS.value else None,
+            n_reference=REFERENCE_MODELS.value,
             cache=out / "reference_models",
             n_jobs=JOBS.value,
             # Quantized outputs tell little by themselves, and augmented queries may tell more. Who holds the file reads

@@ -25,11 +25,11 @@ def train(x, y):
     convolution, hidden = keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Dense(16, activation="relu")
     layers = [convolution, keras.layers.Flatten(), hidden, keras.layers.Dense(10)]
     model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
-    return tfmiaq.Recipe(epochs=5, learning_rate=0.1, batch_size=16).fit(model, x, y)
+    return tfmiaq.TrainingRecipe(epochs=5, learning_rate=0.1, batch_size=16).fit(model, x, y)
 
 
 def quantize(model, x, y):
-    return tfmiaq.Recipe(epochs=1).fit(tfmiaq.quantize_model(model), x, y)
+    return tfmiaq.TrainingRecipe(epochs=1).fit(tfmiaq.quantize_model(model), x, y)
 """
 
 
@@ -83,7 +83,7 @@ def test_a_model_is_defended_with_what_the_flags_say(defended):
     assert tfmiaq.LayerBits(1, 3) in dict(policy.rules).values()
     assert tfmiaq.tflite.read_metadata((defended / "model.tflite").read_bytes())["labels"] == [*"abcdefghij"]
     # An attacker who adapts, and asks for changed copies.
-    assert "RMIA of copies" in (defended / "reports" / "tflite" / "report.json").read_text()
+    assert "RMIA on augmented queries" in (defended / "reports" / "tflite" / "report.json").read_text()
 
 
 @pytest.mark.slow

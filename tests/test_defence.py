@@ -11,7 +11,7 @@ import tfmiaq
 import tfmiaq.defence
 from tfmiaq._backend import keras
 
-RECIPE = tfmiaq.Recipe(epochs=2, batch_size=16)
+RECIPE = tfmiaq.TrainingRecipe(epochs=2, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def _untrained():
 
 
 def _train(x, y):
-    return tfmiaq.Recipe(epochs=5, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
+    return tfmiaq.TrainingRecipe(epochs=5, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_all_of_it_is_made(made):
 
 @pytest.mark.slow
 def test_a_second_call_trains_nothing(made, sets, monkeypatch):
-    monkeypatch.setattr(tfmiaq.Recipe, "fit", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))
     again = tfmiaq.defend(
         _train, *sets, recipe=RECIPE, folds=0, n_reference=2, target="edgetpu", folder=made.folder, verbose=False
     )
@@ -76,7 +76,9 @@ def test_a_second_call_trains_nothing(made, sets, monkeypatch):
 @pytest.mark.slow
 def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
     float_model = _train(*sets[0])
-    recipe = tfmiaq.Recipe(1, augment=keras.layers.RandomTranslation(0.1, 0.1), loss=tfmiaq.losses.RelaxLoss(0.2, True))
+    recipe = tfmiaq.TrainingRecipe(
+        1, augment=keras.layers.RandomTranslation(0.1, 0.1), loss=tfmiaq.losses.RelaxLoss(0.2, True)
+    )
     made = tfmiaq.defend(float_model, *sets, policy="search", recipe=recipe, n_trials=3, folder=tmp_path, verbose=False)
     assert (tmp_path / "search" / "best.json").is_file()
     assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "search" / "best.json").read_text()) == made.policy
@@ -102,7 +104,9 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
     assert made.reports["quantized"].references == 2
     assert made.policy.output == policy.output
     # Coarse answers, and those of the reference models, are asked for on changed copies too.
-    assert {"label-only", "RMIA of copies", "LiRA of votes"} <= {a.name for a in made.reports[".tflite"].attacks}
+    assert {"label-only", "RMIA on augmented queries", "LiRA on label agreement"} <= {
+        a.name for a in made.reports[".tflite"].attacks
+    }
 
 
 @pytest.mark.slow
@@ -113,7 +117,7 @@ def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monk
     monkeypatch.setattr(tfmiaq.defence, "FROM_SCRATCH", RECIPE)
 
     def train(x, y):
-        return tfmiaq.Recipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
+        return tfmiaq.TrainingRecipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
 
     tfmiaq.defend(train, *(chance if by_heart else sets), n_reference=0, folder=tmp_path, verbose=False)
     teachers = list((tmp_path / "teachers").glob("*.npz")) if (tmp_path / "teachers").exists() else []

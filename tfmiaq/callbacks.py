@@ -7,10 +7,11 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq import metrics
 from tfmiaq._backend import keras, tf
-from tfmiaq.auditing import metrics, signals
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantize import set_policy
+from tfmiaq.quantization.quantize import set_policy
+from tfmiaq.signals import signals
 
 
 class BitwidthSchedule(keras.callbacks.Callback):

@@ -14,8 +14,8 @@ from typing import Any, Optional
 
 import tfmiaq
 from tfmiaq import datasets
-from tfmiaq.flatbuffer import read_model
 from tfmiaq.policy import BitwidthPolicy, OutputBits
+from tfmiaq.tflite.flatbuffer import read_model
 
 Arguments = argparse.Namespace
 _FAILED, _BAD_INPUT = 1, 2
@@ -155,13 +155,17 @@ def _search(given: Arguments) -> int:
 
 def _recipe(given: Arguments) -> Optional[Any]:
     """The recipe of the flags, on the ground of a whole training or of fine-tuning; None without any."""
-    from tfmiaq import recipe
+    from tfmiaq.training import recipe
 
     names = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup")
     fields = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.augment:
         fields["augment"] = recipe.flips_and_shifts()
-    return dataclasses.replace(recipe.FROM_SCRATCH if given.folds else recipe.Recipe(), **fields) if fields else None
+    return (
+        dataclasses.replace(recipe.FROM_SCRATCH if given.folds else recipe.TrainingRecipe(), **fields)
+        if fields
+        else None
+    )
 
 
 def _defend(given: Arguments) -> int:

@@ -11,17 +11,18 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from tfmiaq._backend import keras
-from tfmiaq.auditing import AuditReport, Comparison, audit, compare, signals
-from tfmiaq.auditing.fingerprints import fingerprint
-from tfmiaq.auditing.references import half_splits
-from tfmiaq.distillation import check_folds, check_share, cross_distill, out_of_fold_answers
-from tfmiaq.layer_summary import get_policy
+from tfmiaq.auditing import AuditReport, Comparison, audit, compare
+from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantize import load_model, quantize_model
-from tfmiaq.recipe import FROM_SCRATCH, Recipe
-from tfmiaq.search import search_policy
+from tfmiaq.quantization.quantize import load_model, quantize_model
+from tfmiaq.quantization.summary import get_policy
+from tfmiaq.search.search import search_policy
+from tfmiaq.signals import signals
+from tfmiaq.signals.reference_models import half_splits
 from tfmiaq.tflite import convert
-from tfmiaq.verification import Verification, verify
+from tfmiaq.tflite.verification import Verification, verify
+from tfmiaq.training.distillation import check_folds, check_share, cross_distill, out_of_fold_predictions
+from tfmiaq.training.recipe import FROM_SCRATCH, TrainingRecipe
 
 TrainFloat = Callable[[Any, Any], Any]
 _SEARCH = "search"
@@ -29,7 +30,7 @@ _SEARCH = "search"
 # accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
 # re-examination.
 _FOLDS = 5
-_BY_HEART = 0.2
+_MEMORIZED_GAP = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Defence:
 class _Quantize:
     """The later stage of a reference model's pipeline: trains the quantized model on from the float model."""
 
-    def __init__(self, policy: BitwidthPolicy, recipe: Recipe) -> None:
+    def __init__(self, policy: BitwidthPolicy, recipe: TrainingRecipe) -> None:
         self.policy = policy
         self.recipe = recipe
 
@@ -78,7 +79,7 @@ class _CrossDistill:
     def __init__(
         self,
         policy: BitwidthPolicy,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         train_fn: TrainFloat,
         share: float,
         folds: int,
@@ -99,7 +100,7 @@ class _CrossDistill:
 
     def teach(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
         """Trains the teachers, which a call then finds in the folder."""
-        out_of_fold_answers(
+        out_of_fold_predictions(
             self.train_fn, x, y, folds=self.folds, repeats=self.repeats, folder=self.folder, verbose=verbose
         )
 
@@ -136,7 +137,7 @@ def defend(
     test: Any,
     *,
     policy: Union[BitwidthPolicy, str, None] = None,
-    recipe: Optional[Recipe] = None,
+    recipe: Optional[TrainingRecipe] = None,
     folds: Optional[int] = None,
     share: float = 1.0,
     repeats: int = 1,
@@ -236,9 +237,9 @@ def defend(
         lambda: load_model(str(float_path)),
     )
     if folds is None:
-        right = [float(np.mean(signals.answers(float_model, x).argmax(1) == y)) for x, y in (members, choosing)]
-        folds = _FOLDS if right[0] - right[1] >= _BY_HEART else 0
-    recipe = recipe or (FROM_SCRATCH if folds else Recipe())
+        right = [float(np.mean(signals.predict_logits(float_model, x).argmax(1) == y)) for x, y in (members, choosing)]
+        folds = _FOLDS if right[0] - right[1] >= _MEMORIZED_GAP else 0
+    recipe = recipe or (FROM_SCRATCH if folds else TrainingRecipe())
     bits = policy if isinstance(policy, BitwidthPolicy) else BitwidthPolicy.mia_default()
     if policy == _SEARCH:
         found = search_policy(

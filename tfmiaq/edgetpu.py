@@ -17,8 +17,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq.flatbuffer import TFLiteModel, read_model, unpack
-from tfmiaq.layer_summary import format_table
+from tfmiaq._tables import format_table
+from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model, unpack
 
 COMPILER = "edgetpu_compiler"
 # On-chip memory for parameters, in bytes: about 8 MB (coral.ai, "Edge TPU Compiler", parameter data caching).

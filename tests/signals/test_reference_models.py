@@ -1,0 +1,242 @@
+"""What a killed run, a killed worker, a full disk and a broken file leave behind: the same numbers in the end."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import joblib
+import pipelines
+import pytest
+from conftest import train
+from joblib.externals import loky
+
+import tfmiaq
+from tfmiaq._backend import keras
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return pipelines.audit(None).to_json()
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    monkeypatch.setenv("TFMIAQ_TEST_LOG", str(path))
+    # Processes that an earlier test left behind have its environment.
+    loky.get_reusable_executor().shutdown()
+    return lambda: collections.Counter(path.read_text().split()) if path.exists() else collections.Counter()
+
+
+def _finished(folder):
+    return sorted(path.name for path in folder.glob("*.npz"))
+
+
+def _wait(condition, seconds=150.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def _in_tests(*command, **environment):
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_a_second_audit_trains_nothing(tmp_path, log, undisturbed):
+    first = pipelines.audit(tmp_path / "cache")
+    trained = log()["finished"]
+    again = pipelines.audit(tmp_path / "cache")
+    assert first.to_json() == again.to_json() == undisturbed
+    # The target itself is trained by each call.
+    assert (trained, log()["finished"]) == (7, 8)
+
+
+def test_processes_give_the_numbers_of_one_process(tmp_path, undisturbed):
+    assert pipelines.audit(tmp_path / "cache", n_jobs=2).to_json() == undisturbed
+
+
+@pytest.mark.slow
+def test_an_audit_that_was_killed_goes_on(tmp_path, log, undisturbed):
+    folder = tmp_path / "cache"
+    process = _in_tests("-c", f"import pipelines; pipelines.audit({str(folder)!r})", TFMIAQ_TEST_SECONDS="1")
+    _wait(lambda: len(_finished(folder)) >= 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = _finished(folder)
+    before = log()["finished"]
+    assert pipelines.audit(folder).to_json() == undisturbed
+    assert set(kept) < set(_finished(folder))
+    assert len(_finished(folder)) == 6
+    # No model that was finished is trained again; the target is.
+    assert log()["finished"] - before == 6 - len(kept) + 1
+
+
+def test_a_worker_that_dies_is_told_and_what_is_finished_is_kept(tmp_path, log, undisturbed):
+    folder, trap = tmp_path / "cache", tmp_path / "trap"
+    train = functools.partial(pipelines.die_once, str(trap))
+    trap.touch()
+    with pytest.raises(RuntimeError, match=r"died.*run the same audit again"):
+        pipelines.audit(folder, n_jobs=2, train=train)
+    assert not trap.exists()
+    kept = len(_finished(folder))
+    before = log()["finished"]
+    again = pipelines.audit(folder, n_jobs=2, train=train)
+    assert again.to_json() == undisturbed
+    assert log()["finished"] - before == 6 - kept + 1
+
+
+@pytest.mark.parametrize("size", [0, 100, -50])
+def test_a_broken_file_is_made_again(tmp_path, log, undisturbed, size):
+    folder = tmp_path / "cache"
+    pipelines.audit(folder)
+    victim = sorted(folder.glob("*.npz"))[2]
+    victim.write_bytes(victim.read_bytes()[:size])
+    before = log()["finished"]
+    with pytest.warns(UserWarning, match="is broken"):
+        again = pipelines.audit(folder)
+    assert again.to_json() == undisturbed
+    assert log()["finished"] - before == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_no_model(small_disk, undisturbed):
+    folder = small_disk / "cache"
+    with pytest.warns(UserWarning, match=r"could not be written.*No space left"):
+        assert pipelines.audit(folder).to_json() == undisturbed
+    # What did not fit is no half file: the next run reads what there is.
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert pipelines.audit(folder).to_json() == undisturbed
+    assert not list(folder.glob(".unfinished*"))
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def dask_cluster(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    port = _free_port()
+    processes = [
+        _in_tests("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    ]
+    address = f"tcp://127.0.0.1:{port}"
+    for name in ("one", "two"):
+        processes.append(
+            _in_tests(
+                "-m",
+                "distributed.cli.dask_worker",
+                address,
+                "--nthreads",
+                "1",
+                "--name",
+                name,
+                "--no-dashboard",
+                "--local-directory",
+                str(tmp_path / name),
+                TFMIAQ_TEST_SECONDS="0.5",
+            )
+        )
+    client = distributed.Client(address, timeout=150)
+    client.wait_for_workers(2, timeout=150)
+    yield client
+    client.close()
+    for process in processes:
+        os.killpg(process.pid, signal.SIGTERM)
+    for process in processes:
+        process.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_worker_that_is_killed_costs_nothing_but_time(tmp_path, log, dask_cluster, undisturbed):
+    folder, victims = tmp_path / "cache", []
+
+    def kill_one():
+        _wait(lambda: len(_finished(folder)) >= 1)
+        victims.append(next(iter(dask_cluster.run(os.getpid).values())))
+        os.kill(victims[0], signal.SIGKILL)
+
+    watcher = threading.Thread(target=kill_one)
+    watcher.start()
+    with joblib.parallel_config(backend="dask"):
+        report = pipelines.audit(folder)
+    watcher.join()
+    assert len(victims) == 1
+    assert report.to_json() == undisturbed
+    assert len(_finished(folder)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_numbers(tmp_path, undisturbed, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        register_ray()
+        with joblib.parallel_config(backend="ray", n_jobs=2):
+            assert pipelines.audit(tmp_path / "cache").to_json() == undisturbed
+    finally:
+        ray.shutdown()
+
+
+def _small_model(x, y):
+    pipelines.note("float")
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    return train(model, x, y)
+
+
+def _quantized(bits, model, x, y):
+    pipelines.note(f"w{bits}")
+    return train(tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(bits, 4)), x, y)
+
+
+def test_two_pipelines_share_what_they_begin_with(tmp_path, log):
+    members, non_members = pipelines.sets(20)
+    target = pipelines.train_slowly(*members)
+    for bits in (2, 1, 2):
+        tfmiaq.audit(
+            target,
+            members,
+            non_members,
+            ["LiRA"],
+            train_fn=[_small_model, functools.partial(_quantized, bits)],
+            n_reference=2,
+            cache=tmp_path / "cache",
+            verbose=False,
+        )
+    assert {name: log()[name] for name in ("float", "w2", "w1")} == {"float": 2, "w2": 2, "w1": 2}

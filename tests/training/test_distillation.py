@@ -1,0 +1,198 @@
+"""Distillation, and stopping where leakage outgrows accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import tiny_model
+
+import tfmiaq
+from tfmiaq import losses
+from tfmiaq._backend import keras
+from tfmiaq.quantization.layer_graph import ends_in_softmax
+
+
+def _dense(softmax=False):
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    return keras.Sequential([*layers, keras.layers.Softmax()] if softmax else layers)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_student_learns_its_teachers_answers(trained, digits, softmax, quantized):
+    keras.utils.set_random_seed(0)
+    student = _dense(softmax)
+    student = tfmiaq.quantize_model(student, tfmiaq.BitwidthPolicy.uniform(4, 8)) if quantized else student
+    reference = digits.x_test[:400]
+    history = tfmiaq.distill(trained, student, reference, temperature=2.0, epochs=15)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    agreed = student.predict(reference, verbose=0).argmax(1) == trained.predict(reference, verbose=0).argmax(1)
+    assert agreed.mean() > 0.9
+
+
+def test_the_surest_records_are_kept(trained, digits):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(batch)
+
+    tfmiaq.distill(trained, _dense(), digits.x_test[:200], keep=0.32, epochs=1, batch_size=16, callbacks=[Watch()])
+    assert len(seen) == 4
+
+
+def test_a_loss_of_soft_labels_is_least_at_the_teachers_answer():
+    loss = losses.Distillation(temperature=3.0, from_logits=True)
+    logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    soft = np.exp(logits / 3) / np.exp(logits / 3).sum(1, keepdims=True)
+    other = logits + np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+    assert float(loss(soft, logits)) < float(loss(soft, other))
+    assert float(loss(soft, logits)) == pytest.approx(float(loss(soft, logits + 7)), rel=1e-5)
+
+
+@pytest.mark.parametrize("ending", [{"activation": "softmax"}, {}])
+def test_a_softmax_is_seen_through_a_quantized_end(ending):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, **ending)])
+    assert ends_in_softmax(model) == bool(ending)
+    assert ends_in_softmax(tfmiaq.quantize_model(model)) == bool(ending)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "arguments", "error", "message"),
+    [
+        (None, {"student": 3}, TypeError, "Expected a keras.Model as student. Received int"),
+        (None, {"keep": 0}, ValueError, "Expected keep above 0 and up to 1. Received 0"),
+        (None, {"temperature": 0}, ValueError, "Expected temperature from"),
+        (lambda x: np.zeros((len(x), 3)), {}, ValueError, "The teacher has 3 classes, the student 10"),
+        (lambda x: np.zeros(len(x), int), {}, ValueError, "Received one that answers labels"),
+        (None, {"x": np.full((5, 8, 8, 1), np.nan)}, ValueError, "distill: records has NaN or infinity in 5 records"),
+        (None, {"x": np.zeros((0, 8, 8, 1))}, ValueError, "holds no records"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused(teacher, arguments, error, message, digits):
+    given = {"student": _dense(), "x": digits.x_test[:20], **arguments}
+    with pytest.raises(error, match=message):
+        tfmiaq.distill(teacher or (lambda x: np.zeros((len(x), 10))), **given)
+
+
+class _Remembers:
+    """A model that is sure of the labels of records that it has seen, and knows nothing else."""
+
+    made = 0
+
+    def __call__(self, x, y):
+        type(self).made += 1
+        seen = {record.tobytes(): label for record, label in zip(x, y)}
+
+        def answer(records):
+            found = np.full((len(records), 10), 0.1)
+            for row, record in zip(found, records):
+                if record.tobytes() in seen:
+                    row[:] = np.eye(10)[seen[record.tobytes()]]
+            return found
+
+        return answer
+
+
+@pytest.mark.parametrize(("folds", "repeats"), [(2, 1), (5, 3)])
+def test_no_teacher_was_trained_on_what_it_is_asked(digits, folds, repeats):
+    answers = tfmiaq.out_of_fold_predictions(
+        _Remembers(), digits.x_train[:83], digits.y_train[:83], folds=folds, repeats=repeats
+    )
+    assert answers.shape == (83, 10)
+    np.testing.assert_allclose(answers, 0.1, atol=1e-6)
+
+
+def test_answers_belong_to_their_records_and_finished_teachers_are_kept(digits, tmp_path):
+    x, y = digits.x_train[:60], digits.y_train[:60]
+    table = {record.tobytes(): row for record, row in zip(x, np.random.default_rng(0).dirichlet(np.ones(10), 60))}
+
+    class Knows:
+        def __call__(self, x, y):
+            if (tmp_path / "stop").exists() and len(list(tmp_path.glob("*.npz"))) >= 2:
+                raise KeyboardInterrupt
+            assert not (tmp_path / "done").exists(), "trained again"
+            return lambda records: np.array([table[record.tobytes()] for record in records])
+
+    (tmp_path / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    (tmp_path / "stop").unlink()
+    for _ in range(2):
+        answers = tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, folder=tmp_path)
+        np.testing.assert_allclose(answers, [table[record.tobytes()] for record in x], atol=1e-6)
+        (tmp_path / "done").touch()
+
+
+def _fit(x, y):
+    return tfmiaq.TrainingRecipe(epochs=15, learning_rate=0.1, batch_size=16).fit(tiny_model(), x, y)
+
+
+def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
+    members, non_members = (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
+    keras.utils.set_random_seed(0)
+    plain = _fit(*members)
+    recipe = tfmiaq.TrainingRecipe(epochs=40, learning_rate=0.1, batch_size=16)
+    student = tfmiaq.cross_distill(
+        _fit, tfmiaq.quantize_model(tiny_model()), *members, folds=4, repeats=2, recipe=recipe
+    )
+    reports = [
+        tfmiaq.audit(model, members, non_members, ["confidence", "gap"], verbose=False) for model in (plain, student)
+    ]
+    assert reports[1].member_accuracy - reports[1].non_member_accuracy < 0.06
+    assert reports[1]["confidence"].auc < reports[0]["confidence"].auc + 0.02
+    assert reports[1].non_member_accuracy > reports[0].non_member_accuracy - 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"student": 3}, TypeError, "Expected a keras.Model as student. Received int"),
+        ({"share": 1.5}, ValueError, "Expected share from 0 to 1. Received 1.5"),
+        ({"folds": 1}, ValueError, "Expected folds from 2 to 20. Received 1"),
+        ({"folds": 21}, ValueError, "Expected folds from 2 to 20. Received 21"),
+        ({"repeats": 0}, ValueError, "Expected repeats from 1 to 1000. Received 0"),
+        ({"train_fn": 3}, TypeError, "Expected a function from .x, y. to a model. Received 3"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 4))}, ValueError, "each of 10 classes. Received 4"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 12))}, ValueError, "have 12 classes, the student 10"),
+        ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "Received one that answers labels"),
+        ({"y": np.zeros(5, int)}, ValueError, "cross_distill: train has 20 records and 5 labels"),
+        ({"y": np.arange(20)}, ValueError, "labels go up to 19, and the student has 10 classes"),
+    ],
+)
+def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, digits):
+    given = {"train_fn": _Remembers(), "student": _dense(), "x": digits.x_train[:20], "y": np.arange(20) % 10}
+    given |= arguments
+    with pytest.raises(error, match=message):
+        tfmiaq.cross_distill(**given)
+
+
+def test_training_stops_where_leakage_outgrows_accuracy(digits):
+    """On labels of chance every gain is leakage: the best epoch is the first, or near it."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    sets = [
+        (digits.x_train[:150], generator.integers(0, 10, 150)),
+        (digits.x_test[:150], generator.integers(0, 10, 150)),
+    ]
+    stopping = tfmiaq.callbacks.LeakageEarlyStopping(*sets, weight=2.0, patience=4)
+    model = tiny_model()
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(*sets[0], epochs=60, verbose=0, callbacks=[stopping]).history
+    scores = history["leakage_score"]
+    assert len(scores) < 60
+    assert stopping.best_epoch == int(np.argmax(scores))
+    assert len(scores) == stopping.best_epoch + 5
+    accuracy = (model.predict(sets[1][0], verbose=0).argmax(1) == sets[1][1]).mean()
+    assert accuracy == pytest.approx(history["leakage_accuracy"][stopping.best_epoch], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"weight": -1}, "weight of at least 0. Received -1"), ({"patience": 0}, "patience of at least 1. Received 0")],
+)
+def test_stopping_refuses_bad_arguments(arguments, message, digits):
+    records = digits.x_train[:20], digits.y_train[:20]
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.callbacks.LeakageEarlyStopping(records, records, **arguments)

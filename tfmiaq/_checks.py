@@ -1,0 +1,148 @@
+"""Validation of arguments: what a number may be, said once, and every fault of a call told together.
+
+The model is scikit-learn's `_param_validation`: an argument has an `Interval`, and a value outside it raises one error
+that is both a ValueError and a TypeError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from typing import Any, Optional
+
+import numpy as np
+
+
+class InvalidArgumentError(ValueError, TypeError):
+    """One or more arguments are of another type, or out of their range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """The numbers that an argument may be.
+
+    Attributes:
+        kind: `numbers.Integral` or `numbers.Real`. Booleans are neither; NumPy scalars are both.
+        low: Lower end, or None for no lower end.
+        high: Upper end, or None for no upper end.
+        closed: Which ends belong to the interval: "both", "left", "right" or "neither". Infinity and NaN never do.
+        or_none: Whether None is allowed too.
+        none_means: What None stands for, as in "float"; for the message.
+        also: Single values that are allowed beside the interval, as 0 is beside folds of at least 2.
+    """
+
+    kind: type
+    low: Optional[float] = None
+    high: Optional[float] = None
+    closed: str = "both"
+    or_none: bool = False
+    none_means: str = ""
+    also: tuple[float, ...] = ()
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.or_none
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, self.kind):
+            return False
+        number = float(value)
+        if number in self.also:
+            return True
+        if not math.isfinite(number):
+            return False
+        above = self.low is None or number > self.low or (number == self.low and self.closed in ("both", "left"))
+        below = self.high is None or number < self.high or (number == self.high and self.closed in ("both", "right"))
+        return above and below
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained value as a plain Python number, or None."""
+        if value is None:
+            return None
+        return int(value) if self.kind is numbers.Integral else float(value)
+
+    def __str__(self) -> str:
+        noun = "an integer" if self.kind is numbers.Integral else "a finite number"
+        low = None if self.low is None else f"{self.low:g}"
+        high = None if self.high is None else f"{self.high:g}"
+        if low is not None and high is not None:
+            opening = f"from {low}" if self.closed in ("both", "left") else f"above {low} and"
+            closing = f"to {high}" if self.closed in ("both", "right") else f"below {high}"
+            text = f"{noun} {opening} {closing}"
+        elif low is not None:
+            text = f"{noun} of at least {low}" if self.closed in ("both", "left") else f"{noun} above {low}"
+        elif high is not None:
+            text = f"{noun} of at most {high}" if self.closed in ("both", "right") else f"{noun} below {high}"
+        else:
+            text = noun
+        for value in self.also:
+            text += f", or {value:g}"
+        if self.or_none:
+            text += f", or None{f' for {self.none_means}' if self.none_means else ''}"
+        return text
+
+
+def integer(low: Optional[int] = None, high: Optional[int] = None, **more: Any) -> Interval:
+    """Returns an interval of integers; `more` are fields of `Interval`."""
+    return Interval(numbers.Integral, low, high, **more)
+
+
+def real(low: Optional[float] = None, high: Optional[float] = None, **more: Any) -> Interval:
+    """Returns an interval of real numbers; `more` are fields of `Interval`."""
+    return Interval(numbers.Real, low, high, **more)
+
+
+SEED = integer(0, 2**32 - 1)
+AT_LEAST_ONE = integer(1)
+N_JOBS = integer(-1, None, or_none=True, none_means="what joblib's context says")
+
+
+def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
+    """Returns the values of arguments as plain Python numbers.
+
+    Example:
+        >>> check("audit", batch_size=(np.int64(256), integer(1)))
+        {'batch_size': 256}
+
+    Args:
+        owner: The function or class that was given them, with which messages begin.
+        **arguments: For each name, the value and the interval that it must lie in.
+
+    Raises:
+        InvalidArgumentError: Values outside their intervals; all of them are listed.
+    """
+    faults = [
+        f"Expected {name} to be {interval}. Received {value!r:.200}."
+        for name, (value, interval) in arguments.items()
+        if value not in interval
+    ]
+    if faults:
+        raise InvalidArgumentError(f"{owner}: {' '.join(faults)}")
+    return {name: interval.plain(value) for name, (value, interval) in arguments.items()}
+
+
+def check_fields(instance: Any, **intervals: Interval) -> None:
+    """Checks fields of a frozen dataclass, and sets them to plain Python numbers.
+
+    Raises:
+        InvalidArgumentError: As `check`.
+    """
+    given = {name: (getattr(instance, name), interval) for name, interval in intervals.items()}
+    for name, value in check(type(instance).__name__, **given).items():
+        object.__setattr__(instance, name, value)
+
+
+def check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Checks that a value is one of some names.
+
+    Raises:
+        InvalidArgumentError: It is none of them; the nearest is offered.
+    """
+    if value in choices:
+        return
+    import difflib
+
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise InvalidArgumentError(
+        f"{owner}: Unknown {name} {value!r:.200}. Expected one of {', '.join(map(repr, choices))}.{hint}"
+    )

@@ -1,0 +1,136 @@
+"""What every attack is, and what it may look at."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Optional
+
+import numpy as np
+from sklearn import model_selection
+
+from tfmiaq.signals.reference_models import ReferenceSignals
+from tfmiaq.signals.signals import Signals
+
+# What an attack may need beyond the labels that the target gives.
+SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
+    "scores",
+    "records",
+    "reference models",
+    "queries",
+    "another version",
+)
+AUGMENTED_REFERENCES = "changed copies asked of reference models"
+# What attacks that compare a target with reference models may look at.
+OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "answers", "answers on copies", "label_agreement"
+_HALF_A_VOTE = 0.05
+
+
+def needs_of(of: str) -> frozenset[str]:
+    """What an attack needs that compares these values of a target with those of reference models."""
+    return frozenset(
+        {
+            REFERENCE_MODELS,
+            *([] if of == LABEL_AGREEMENT else [SCORES]),
+            *([] if of == OUTPUTS else [AUGMENTED_REFERENCES]),
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What an attacker has on n records: members first, then non-members.
+
+    Attributes:
+        target: The target's signals on all n records.
+        is_member: Shape (n,), bool. A trained attack may learn from other records' values, never from the record's own.
+        seed: Seed of folds and attack models.
+        references: Signals of reference models, or None.
+        other: Signals of another version of the target, or None.
+        records: Function that gives the records themselves, shape (n, ...), or None.
+    """
+
+    target: Signals
+    is_member: np.ndarray
+    seed: int = 0
+    references: Optional[ReferenceSignals] = None
+    other: Optional[Signals] = None
+    records: Optional[Callable[[], np.ndarray]] = None
+
+    @property
+    def available(self) -> set[str]:
+        """What there is to attack with."""
+        there = {
+            SCORES: self.target.losses is not None,
+            RECORDS: self.records is not None,
+            REFERENCE_MODELS: self.references is not None,
+            AUGMENTED_QUERIES: self.target.label_agreement is not None,
+            OTHER_VERSION: self.other is not None,
+            AUGMENTED_REFERENCES: self.references is not None
+            and self.references.augmented is not None
+            and self.target.label_agreement is not None,
+        }
+        return {name for name, is_there in there.items() if is_there}
+
+    def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Two ways (known, scored) to split the records in half, members and non-members alike."""
+        folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
+        return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
+
+    def confidences(self, of: str = OUTPUTS) -> tuple[np.ndarray, np.ndarray]:
+        """Logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
+
+        Args:
+            of: OUTPUTS on the records; AUGMENTED_OUTPUTS, their means over changed copies of each record; or LABEL_AGREEMENT, the
+                share of those copies whose label is right in the place of a probability, shrunk by half a vote of ten.
+        """
+        assert self.references is not None
+        if of == OUTPUTS:
+            return np.asarray(self.target.confidences, np.float64), self.references.confidences
+        assert self.references.augmented is not None
+        label_agreement, confidences = np.moveaxis(self.references.augmented.astype(np.float64), -1, 0)
+        if of == AUGMENTED_OUTPUTS:
+            return np.asarray(self.target.augmented_confidences, np.float64), confidences
+        return _logit(np.asarray(self.target.label_agreement, np.float64)), _logit(label_agreement)
+
+    def cross_fit(self, features: np.ndarray, make: Callable[[], Any]) -> np.ndarray:
+        """Membership probabilities of an attack model, each record scored by one that did not train on it.
+
+        Args:
+            features: Shape (n, d).
+            make: Makes a scikit-learn classifier.
+
+        Returns:
+            Shape (n,).
+        """
+        scores = np.zeros(len(features))
+        for known, scored in self.halves():
+            model = make().fit(features[known], self.is_member[known])
+            scores[scored] = model.predict_proba(features[scored])[:, 1]
+        return scores
+
+
+def _logit(label_agreement: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log((label_agreement + _HALF_A_VOTE) / (1 + _HALF_A_VOTE - label_agreement)))
+
+
+class Attack(abc.ABC):
+    """A membership inference attack: a score for each record, higher for members.
+
+    Attributes:
+        name: How it is asked for, and how the report calls it.
+        needs: What it needs, of the constants of this module. Attacks whose needs are not met are left out.
+        threshold: The score at or above which the attack itself calls a record a member, or None: then the audit
+            chooses one on other records.
+        note: What an attacker needs for it, in half a sentence.
+    """
+
+    name: str
+    needs: frozenset[str] = frozenset({SCORES})
+    threshold: Optional[float] = None
+    note: str = ""
+
+    @abc.abstractmethod
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        """Scores of all records, shape (n,), finite."""

@@ -1,0 +1,56 @@
+"""The robust membership inference attack."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, needs_of
+
+
+class Rmia(Attack):
+    """RMIA (Zarifzadeh et al. 2024): how often a record's likelihood ratio beats that of a record of the population.
+
+    The score of x is the share of population records z with (p(x|t) / p(x)) / (p(z|t) / p(z)) >= gamma (equations 2
+    and 3), where p(x|t) is the target's probability of the true class and p(x) its mean over reference models. Where
+    every model left x out, p(x) is ((1 + a) mean + 1 - a) / 2 (section 3.2). The population is the non-members.
+
+    Args:
+        gamma: The ratio to be beaten, at least 1.
+        offline_a: a, between 0 and 1.
+        name: Name in the report.
+        of: What is compared: OUTPUTS, AUGMENTED_OUTPUTS (the probability of their mean confidence), or LABEL_AGREEMENT, of labels
+            alone.
+    """
+
+    def __init__(self, gamma: float = 1.0, offline_a: float = 0.3, name: str = "RMIA", of: str = OUTPUTS) -> None:
+        self.gamma = gamma
+        self.offline_a = offline_a
+        self.name = name
+        self.of = of
+        self.needs = needs_of(of)
+        copies = "" if of == OUTPUTS else ", changed copies"
+        self.note = f"few reference models through the same pipeline{copies}, and records of the population"
+
+    def ratios(self, evidence: Evidence) -> np.ndarray:
+        """p(x|t) / p(x) of all records, shape (n,)."""
+        references = evidence.references
+        assert references is not None
+        of_target, of_references = map(special.expit, evidence.confidences(self.of))
+        inside = _mean_where(of_references, references.trained_on)
+        outside = _mean_where(of_references, ~references.trained_on)
+        offline = ((1 + self.offline_a) * outside + 1 - self.offline_a) / 2
+        prior = np.where(np.isnan(inside), offline, np.where(np.isnan(outside), inside, (inside + outside) / 2))
+        prior = np.maximum(prior, 1e-12)
+        return of_target / prior
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        ratios = self.ratios(evidence)
+        population = np.sort(ratios[~evidence.is_member] * self.gamma)
+        beaten: np.ndarray = np.searchsorted(population, ratios, side="right")  # type: ignore[assignment]
+        return beaten / len(population)
+
+
+def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    counts = mask.sum(0)
+    return np.where(counts > 0, (values * mask).sum(0) / np.maximum(counts, 1), np.nan)

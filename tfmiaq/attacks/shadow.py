@@ -1,0 +1,36 @@
+"""The shadow model attack: an attack classifier trained on models of the attacker's own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfmiaq.attacks.base import REFERENCE_MODELS, SCORES, Attack, Evidence
+from tfmiaq.attacks.boosting import make_classifier
+
+_MOST_ROWS = 100_000
+
+
+class ShadowModels(Attack):
+    """A classifier that learns members from non-members on shadow models' signals (Shokri et al. 2017, section IV).
+
+    It is applied to the target as it is, at its own threshold: no record's membership in the target's training set is
+    known to it. Shadow models are those that `train_fn` makes; with more than 100,000 rows of them a sample is learnt.
+    """
+
+    name = "shadow models"
+    needs = frozenset({SCORES, REFERENCE_MODELS})
+    threshold = 0.5
+    note = "shadow models through the same pipeline; no known members"
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        references = evidence.references
+        assert references is not None
+        models, count, width = references.features.shape
+        rows = np.arange(models * count)
+        if len(rows) > _MOST_ROWS:
+            rows = np.random.default_rng(evidence.seed).choice(rows, _MOST_ROWS, replace=False)
+        labels = evidence.target.labels
+        features = references.features.reshape(-1, width)[rows]
+        known = references.trained_on.reshape(-1)[rows]
+        classifier = make_classifier(evidence.seed).fit(np.column_stack([features, labels[rows % count]]), known)
+        return classifier.predict_proba(np.column_stack([evidence.target.features, labels]))[:, 1]

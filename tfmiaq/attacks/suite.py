@@ -1,0 +1,80 @@
+"""The attacks of tensorflow-privacy's membership inference suite."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfmiaq._privacy_suite import import_suite
+from tfmiaq.attacks.base import Attack, Evidence
+
+# The suite's grid searches split each of two folds in three.
+SMALLEST_SET = 12
+
+
+@contextlib.contextmanager
+def _seeded_and_quiet(seed: int) -> Iterator[None]:
+    """The suite draws from NumPy's global generator and logs each step: seed it, hush it, put both back."""
+    state, level = np.random.get_state(), logging.root.manager.disable
+    np.random.seed(seed)
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Grid candidates that do not converge.
+            yield
+    finally:
+        logging.disable(level)
+        np.random.set_state(state)
+
+
+class SuiteAttack(Attack):
+    """One attack type of tensorflow-privacy, on logits, labels and losses.
+
+    A trained attack scores each record by a model that did not train on it (two folds).
+
+    Args:
+        name: Name in the report.
+        attack_type: Name of the suite's AttackType.
+    """
+
+    note = "known members and non-members (tensorflow-privacy)"
+
+    def __init__(self, name: str, attack_type: str) -> None:
+        self.name = name
+        self.attack_type = attack_type
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        structures, suite = import_suite(
+            "membership_inference_attack.data_structures", "membership_inference_attack.membership_inference_attack"
+        )
+        inside, outside = evidence.target[evidence.is_member], evidence.target[~evidence.is_member]
+        assert inside.logits is not None and outside.logits is not None
+        data = structures.AttackInputData(
+            logits_train=inside.logits,
+            logits_test=outside.logits,
+            # Of many classes the logits are the largest ones, in order, so that a label is no index into them.
+            labels_train=np.minimum(inside.labels, inside.logits.shape[1] - 1),
+            labels_test=np.minimum(outside.labels, outside.logits.shape[1] - 1),
+            loss_train=inside.losses,
+            loss_test=outside.losses,
+        )
+        with _seeded_and_quiet(evidence.seed):
+            result = suite.run_attacks(data, attack_types=[structures.AttackType[self.attack_type]])
+        single = result.single_attack_results[0]
+        scores = np.zeros(len(evidence.is_member))
+        scores[evidence.is_member] = single.membership_scores_train
+        scores[~evidence.is_member] = single.membership_scores_test
+        return scores
+
+
+SUITE = (
+    SuiteAttack("threshold", "THRESHOLD_ATTACK"),
+    SuiteAttack("logistic regression", "LOGISTIC_REGRESSION"),
+    SuiteAttack("multi-layer perceptron", "MULTI_LAYERED_PERCEPTRON"),
+    SuiteAttack("random forest", "RANDOM_FOREST"),
+    SuiteAttack("k nearest neighbours", "K_NEAREST_NEIGHBORS"),
+)

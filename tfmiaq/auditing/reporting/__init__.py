@@ -1,0 +1,1 @@
+"""Reports of audits: their data, and how they are shown."""

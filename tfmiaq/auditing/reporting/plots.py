@@ -1,0 +1,120 @@
+"""Figures of an audit."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    from tfmiaq.auditing.reporting.report import AttackResult
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+_POINTS = 300
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _roc(curves: Curves, counts: Mapping[str, int]) -> Any:
+    figure, axes = _figure(5, 5)
+    floor = min([1e-3, *(float(fpr[fpr > 0].min()) for fpr, _ in curves.values() if (fpr > 0).any())])
+    grid = np.geomspace(floor, 1, _POINTS)
+    for name, (fpr, tpr) in curves.items():
+        # The last point at or below each rate: a curve of 20,000 points would make a page of megabytes.
+        thin = tpr[np.searchsorted(fpr, grid, side="right") - 1]
+        (line,) = axes.plot(grid, np.maximum(thin, floor), label=name, drawstyle="steps-post")
+        if name in counts:
+            hits = np.round(thin * counts[name])
+            low = stats.beta.ppf(0.025, hits, counts[name] - hits + 1)
+            high = stats.beta.ppf(0.975, hits + 1, counts[name] - hits)
+            low, high = np.nan_to_num(low, nan=floor), np.nan_to_num(high, nan=1.0)
+            axes.fill_between(grid, np.maximum(low, floor), high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.plot([floor, 1], [floor, 1], color="grey", linestyle=":", label="coin")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(floor, 1),
+        ylim=(floor, 1),
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+    )
+    axes.legend(fontsize="small")
+    return figure
+
+
+def save_roc(curves: Curves, path: pathlib.Path) -> None:
+    """ROC curves on two logarithmic axes, where low false positive rates can be read.
+
+    Args:
+        curves: For each name, false and true positive rates.
+        path: PNG file to write.
+    """
+    _roc(curves, {}).savefig(path, dpi=150)
+
+
+def roc_svg(curves: Curves, counts: Mapping[str, int]) -> str:
+    """The same as SVG, with a band of the exact 95 % interval of each true positive rate.
+
+    Args:
+        curves: For each name, false and true positive rates.
+        counts: Number of members behind the curves that get a band.
+
+    Returns:
+        An svg element.
+    """
+    return _svg(_roc(curves, counts))
+
+
+def save_points(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, path: pathlib.Path) -> None:
+    """Groups of points.
+
+    Args:
+        points: For each name, pairs of coordinates.
+        x: Name of the first.
+        y: Name of the second.
+        path: PNG file to write.
+    """
+    figure, axes = _figure(6, 4)
+    for name, pairs in points.items():
+        axes.scatter(*np.array(pairs).reshape(-1, 2).T, label=name, s=14)
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def histogram_svg(attack: AttackResult) -> str:
+    """Scores of members and of non-members of one attack, as an svg element."""
+    figure, axes = _figure(5, 3)
+    both = np.concatenate([attack.member_scores, attack.non_member_scores])
+    low, high = float(np.quantile(both, 0.001)), float(np.quantile(both, 0.999))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, 41)
+    for name, scores in (("members", attack.member_scores), ("non-members", attack.non_member_scores)):
+        inside = np.clip(scores, edges[0], edges[-1])
+        axes.hist(inside, edges, weights=np.full(len(scores), 1 / len(scores)), alpha=0.55, label=name)
+    axes.set(xlabel=f"score of {attack.name}", ylabel="share of records")
+    axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    # Without a date, and with text as text, so that the same report is the same page.
+    with matplotlib.rc_context({"svg.hashsalt": "tfmiaq", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,49 @@
+"""Trainings side by side, each with random generators of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
+
+import joblib
+import numpy as np
+
+
+@contextlib.contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Seeds all generators for a training, and puts Python's and NumPy's back behind it."""
+    from tfmiaq._backend import keras
+
+    states = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def in_parallel(calls: Sequence[Any], n_jobs: Optional[int], died: str) -> Iterator[Any]:
+    """Results of joblib's delayed calls as they come, in whatever order, on whatever backend joblib's context names.
+
+    Args:
+        calls: What `joblib.delayed` gave.
+        n_jobs: Number of processes; None for what joblib's context says, else one call after the other.
+        died: What to say if a process dies.
+
+    Raises:
+        RuntimeError: A worker process died.
+    """
+    if not calls:
+        return
+    try:
+        try:
+            parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        except ValueError:
+            # A backend that returns all at once; each worker has stored its result by then.
+            parallel = joblib.Parallel(n_jobs=n_jobs)
+        yield from parallel(calls)
+    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
+        raise RuntimeError(died) from error

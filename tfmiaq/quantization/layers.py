@@ -1,0 +1,61 @@
+"""The two layers that quantized models are made of: tfmot's, completed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, weight_quantizers
+
+
+class ActivationRange(QuantizeLayer):
+    """Gives the tensor that passes through it an int8 range: a network's input, or what a float layer hands on.
+
+    Args:
+        quantizer: The quantizer that keeps the range.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the quantizer's variables, once: a loaded model is built before it is called."""
+        super().build(input_shape)
+        self.built = True
+
+
+class QuantizedOutput(ActivationRange):
+    """Rounds a classifier's logits to a few levels below the largest, except in training.
+
+    Its input stays a tensor of the .tflite: it hides nothing from an attacker who holds the file (`OutputBits`).
+
+    Args:
+        quantizer: A `quantizers.OutputQuantizer`.
+    """
+
+
+class QuantizedLayer(QuantizeWrapperV2):
+    """A layer whose weights and outputs are quantized.
+
+    tfmot's wrapper lists the variables of the layer inside once or twice, depending on what was built first. In the
+    .keras format variables go by their place in that list, so that what was saved did not load.
+
+    Args:
+        layer: The layer.
+        quantize_config: What of it is quantized, and how.
+    """
+
+    def _own_variables(self) -> list[Any]:
+        return [*(weight for weight, _, _ in weight_quantizers(self)), *self._non_trainable_weights]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Stores the quantized weights, then bits and ranges; the layer inside stores the rest."""
+        for index, variable in enumerate(self._own_variables()):
+            store[str(index)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what `save_own_variables` stored."""
+        variables = self._own_variables()
+        if len(store.keys()) != len(variables):
+            raise ValueError(
+                f"Layer {self.name!r} has {len(variables)} variables of its own, and the file {len(store.keys())}: it "
+                "is of another model, or of another version of tfmiaq."
+            )
+        for index, variable in enumerate(variables):
+            variable.assign(store[str(index)])

@@ -1,0 +1,205 @@
+"""quantize_model: a Keras model in, the same model with a bit-width for each layer out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Optional
+
+from tfmiaq._backend import (
+    activation_quantizers,
+    keras,
+    tfmot,
+    weight_quantizers,
+)
+from tfmiaq.policy import BitwidthPolicy
+from tfmiaq.quantization import layers, quantize_configs, quantizers
+from tfmiaq.quantization.layer_graph import LayerGraph, is_softmax
+from tfmiaq.quantization.plan import Plan, decide, plan_model
+from tfmiaq.quantization.summary import quantized_layers, quantized_outputs
+from tfmiaq.quantization.transformations import functional as graph
+
+_WAY_OUT = (
+    "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
+    "or rebuild the model without it."
+)
+
+
+def _objects() -> dict[str, Any]:
+    names = {}
+    for module in (layers, quantizers, quantize_configs):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                names[name] = value
+    return names
+
+
+def quantize_scope() -> Any:
+    """A scope in which Keras can load a quantized model.
+
+    Example:
+        with tfmiaq.quantize_scope():
+            model = keras.models.load_model("quantized.h5")
+
+    Returns:
+        A context manager.
+    """
+    return tfmot.quantization.keras.quantize_scope(_objects())
+
+
+def load_model(path: str) -> Any:
+    """Loads a quantized model that `model.save` wrote.
+
+    Args:
+        path: What was passed to `save`.
+
+    Returns:
+        The keras.Model.
+    """
+    with quantize_scope():
+        return keras.models.load_model(path)
+
+
+def _refuse_floats(floats: dict[str, str], model: Any) -> None:
+    kinds = {layer.name: type(layer).__name__ for layer in model.layers}
+    faults = [f"  {name} ({kinds[name]}): {reason}" for name, reason in floats.items()]
+    if faults:
+        raise ValueError("\n".join(["quantize_model cannot quantize these layers:", *faults, _WAY_OUT]))
+
+
+def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: bool = False) -> Any:
+    """A copy of a Keras model, each layer quantized to the bits that a policy gives it.
+
+    The copy carries the model's weights and is ready for `compile` and `fit` (quantization-aware training). Ranges of
+    activations are taken from the first training batch on: train for at least one step before the outputs mean
+    anything. The model that was passed stays as it is.
+
+    Layers of mixed precision compute in float32: an int8 kernel adds up more digits than a float16 has.
+
+    Nested models are inlined; a policy names their layers by their own names, or by path ("backbone/conv1"). Layers
+    that TFLite has no single int8 kernel for are replaced by those it has (a SeparableConv2D by "name_depthwise" and
+    "name_pointwise"). What cannot be quantized stays float, with a warning; `tfmiaq.summary(model)` tells before.
+
+    Example:
+        >>> quantized = tfmiaq.quantize_model(model)
+        >>> quantized.compile("adam", "sparse_categorical_crossentropy")
+        >>> quantized.fit(x_train, y_train, epochs=5)
+
+    Args:
+        model: A built Sequential or Functional model. One of Keras 3 is rebuilt in Keras 2 (tf_keras) first.
+        policy: Bit-widths by layer. None stands for `BitwidthPolicy.mia_default()`: weights of 2 bits and activations
+            of 4, and 8 at both ends.
+        strict: Refuse a model with layers that cannot be quantized, unless the policy leaves them float.
+
+    Returns:
+        A functional keras.Model. Its layers are named `quant_` plus the name of the layer they wrap.
+
+    Raises:
+        TypeError: No Keras model; a policy of another type.
+        ValueError: A model that is not built, subclassed or quantized already; layers of Keras 3 that Keras 2 does not
+            have; with `strict`, layers that cannot be quantized, all of them listed; a policy that names layers the
+            model does not have, or asks for what cannot be done.
+    """
+    plan = plan_model(model, policy)
+    surprises = {
+        name: reason
+        for name, reason in plan.floats.items()
+        if not plan.bits[name].is_float and not reason.startswith("preprocessing")
+    }
+    if strict:
+        _refuse_floats(surprises, plan.flat.model)
+    elif surprises:
+        warnings.warn(
+            f"{len(surprises)} layers stay float: {', '.join(f'{n} ({r})' for n, r in list(surprises.items())[:5])}"
+            f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
+            stacklevel=2,
+        )
+    with graph.float32():
+        return _apply(plan)
+
+
+def _apply(plan: Plan) -> Any:
+    copies: dict[str, Any] = {}
+
+    def copied(layer: Any, args: tuple) -> Any:
+        if layer.name not in copies:
+            copy = graph.copy_layer(layer, graph.shapes_of(args[0]) if args else None)
+            config = plan.configs.get(layer.name)
+            copies[layer.name] = copy if config is None else layers.QuantizedLayer(copy, config)
+        return copies[layer.name]
+
+    def ranged(name: str, tensor: Any) -> Any:
+        if name not in plan.ranges or not tensor.dtype.is_floating:
+            return tensor
+        key = f"{name}_range"
+        if key not in copies:
+            copies[key] = layers.ActivationRange(quantizers.LinearQuantizer(widen=name in inputs), name=key)
+        return copies[key](tensor)
+
+    def coarse(name: str, tensor: Any) -> Any:
+        assert plan.output is not None
+        quantizer = quantizers.OutputQuantizer(plan.output.bits, float(plan.output.clip))
+        return layers.QuantizedOutput(quantizer, name=f"{name}_output")(tensor)
+
+    def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        answers = plan.output is not None and layer.name in outputs_of_model
+        if answers and is_softmax(layer):
+            args = (coarse(layer.name, args[0]), *args[1:])
+        outputs = graph.call_copy(copied(layer, args), args, kwargs)
+        if answers and not is_softmax(layer):
+            return coarse(layer.name, outputs)
+        return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
+
+    inputs = {tensor._keras_history.layer.name for tensor in plan.flat.model.inputs}
+    outputs_of_model = {tensor._keras_history.layer.name for tensor in plan.flat.model.outputs}
+    return graph.rebuild(plan.flat.model, call, read=lambda tensor: ranged(tensor._keras_history.layer.name, tensor))
+
+
+def set_policy(model: Any, policy: BitwidthPolicy) -> None:
+    """Changes the bits of a quantized model, in place; nothing is rebuilt or traced again.
+
+    Bits are variables of the model. A policy can be changed between two epochs of `fit`, or between two calls of
+    `predict`: the ranges of activations follow the bits by themselves.
+
+    Example:
+        >>> tfmiaq.set_policy(quantized, tfmiaq.BitwidthPolicy.uniform(weight=1, activation=2))
+
+    Args:
+        model: A model from `quantize_model`.
+        policy: Bit-widths by layer.
+
+    Raises:
+        TypeError: No policy.
+        ValueError: A model that is not quantized; a policy that names layers it does not have, asks for what cannot be
+            done, or would quantize what is float or make float what is quantized: that takes `quantize_model`.
+    """
+    if not isinstance(policy, BitwidthPolicy):
+        raise TypeError(f"set_policy: Expected a BitwidthPolicy. Received {policy!r:.200}.")
+    wrappers = list(quantized_layers(model))
+    configs, *_ = decide(LayerGraph.of_quantized(model), policy)
+    faults, settings = [], []
+    for wrapper in wrappers:
+        config = configs.get(wrapper.layer.name)
+        wanted = [] if config is None else config.quantizers(wrapper.layer)
+        owned = [(q, v) for _, q, v in weight_quantizers(wrapper)] + activation_quantizers(wrapper)
+        if [type(quantizer) for quantizer in wanted] != [type(quantizer) for quantizer, _ in owned]:
+            faults.append(f"  {wrapper.layer.name}")
+        settings += [(v["bits"], q.bits) for q, (_, v) in zip(wanted, owned) if "bits" in v]
+    answers = list(quantized_outputs(model))
+    if bool(answers) != (policy.output is not None):
+        faults.append(f"  the model's answers, which {'have' if answers else 'do not have'} bits of their own")
+    if faults:
+        raise ValueError(
+            "\n".join(
+                [
+                    "set_policy changes bits, not what is quantized. These layers would become float or stop being so:",
+                    *faults,
+                    "Pass the policy to tfmiaq.quantize_model with the float model.",
+                ]
+            )
+        )
+    for variable, bits in settings:
+        variable.assign(float(bits))
+    if policy.output is not None:
+        for _, variables in (pair for layer in answers for pair in activation_quantizers(layer)):
+            variables["bits"].assign(float(policy.output.bits))
+            variables["clip"].assign(float(policy.output.clip))

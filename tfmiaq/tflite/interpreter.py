@@ -1,0 +1,201 @@
+"""Running a .tflite on float arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+
+from tfmiaq._backend import tf
+from tfmiaq.tflite.flatbuffer import TFLiteModel, read_metadata, read_model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notes of converter and interpreter on what they always do."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _interpreter_type(runtime: str) -> Any:
+    if runtime == "tensorflow":
+        return tf.lite.Interpreter
+    if runtime != "litert":
+        raise ValueError(f"Interpreter: Unknown runtime {runtime!r}. Expected 'tensorflow' or 'litert'.")
+    try:
+        from ai_edge_litert.interpreter import Interpreter as LiteRt
+    except ImportError as error:
+        raise ImportError("Interpreter: runtime='litert' takes the package ai-edge-litert: pip install it.") from error
+    return LiteRt
+
+
+class Interpreter:
+    """A .tflite that takes and gives float arrays, whatever its own types, normalized as its metadata says.
+
+    Args:
+        model: Bytes or path of a .tflite.
+        keep_tensors: Keep every intermediate tensor for `tensor`.
+        runtime: "tensorflow", or "litert" for the runtime that Android ships (package ai-edge-litert).
+        threads: Threads of the interpreter; None for its default.
+
+    Raises:
+        ValueError: No TFLite model, one that the interpreter refuses, or an unknown runtime.
+        ImportError: The runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        model: TFLiteModel,
+        keep_tensors: bool = False,
+        runtime: str = "tensorflow",
+        threads: Optional[int] = None,
+    ) -> None:
+        data = read_model(model)
+        kind = _interpreter_type(runtime)
+        try:
+            with quiet():
+                self._interpreter = kind(
+                    model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
+                )
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error
+        self._own_batch: Optional[int] = None
+        self._normalization = (read_metadata(data) or {}).get("normalization", {})
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._inputs = {details["name"]: details for details in inputs}
+        self._outputs = {details["name"]: details for details in outputs}
+        if self._interpreter.get_signature_list():
+            # Only the signature keeps the names of the Keras model.
+            runner = self._interpreter.get_signature_runner()
+            by_index = {details["index"]: details for details in (*inputs, *outputs)}
+            self._inputs = {name: by_index[d["index"]] for name, d in runner.get_input_details().items()}
+            self._outputs = {name: by_index[d["index"]] for name, d in runner.get_output_details().items()}
+
+    def _normalized(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The records as the file wants them: without a float layer that would scale them, it is done here."""
+        if name not in self._normalization:
+            return array
+        known = self._normalization[name]
+        return array * np.asarray(known["scale"], np.float32) + np.asarray(known["offset"], np.float32)
+
+    def tensor_details(self) -> list[dict[str, Any]]:
+        """Name, shape, type and quantization of every tensor."""
+        return list(self._interpreter.get_tensor_details())
+
+    def tensor(self, index: int) -> np.ndarray:
+        """The value of one tensor, as stored."""
+        return self._interpreter.get_tensor(index)
+
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
+        """The outputs for records.
+
+        Args:
+            x: Array of shape (n, ...); for a model of several inputs a list of them in the order of `input_names`, or
+                a dictionary by those names.
+            batch_size: Records in one run.
+
+        Returns:
+            Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
+
+        Raises:
+            ValueError: Arrays that are not one for each input, or records of another shape than the input's.
+        """
+        arrays = self._arrays(x)
+        runs = [
+            self._run([array[start : start + batch_size] for array in arrays])
+            for start in range(0, len(arrays[0]), batch_size)
+        ]
+        outputs = [np.concatenate(parts) for parts in zip(*runs)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs of the Keras model."""
+        return list(self._inputs)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs of the Keras model."""
+        return list(self._outputs)
+
+    def _arrays(self, x: Any) -> list[np.ndarray]:
+        if isinstance(x, dict):
+            x = [x[name] for name in self._inputs]
+        arrays = list(x) if isinstance(x, (list, tuple)) else [x]
+        if len(arrays) != len(self._inputs):
+            raise ValueError(f"The model has {len(self._inputs)} inputs. Received {len(arrays)} arrays.")
+        # The interpreter would resize its inputs, and answer something.
+        for (name, details), array in zip(self._inputs.items(), arrays):
+            wanted, received = [int(size) for size in details["shape_signature"][1:]], list(np.shape(array)[1:])
+            if len(wanted) != len(received) or any(a not in (-1, b) for a, b in zip(wanted, received)):
+                shape = ", ".join("any" if size == -1 else str(size) for size in wanted)
+                raise ValueError(
+                    f"Input {name!r} of the .tflite takes records of shape ({shape}). Received records of shape "
+                    f"{tuple(received)}."
+                )
+        return arrays
+
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """One run, or several of the file's own batch where its graph does not take another."""
+        own = self._own_batch
+        if own and len(arrays[0]) != own:
+            parts = []
+            for start in range(0, len(arrays[0]), own):
+                pieces = [array[start : start + own] for array in arrays]
+                missing = own - len(pieces[0])
+                padded = [np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) for piece in pieces]
+                parts.append([output[: own - missing] for output in self._invoke(padded)])
+            return [np.concatenate(outputs) for outputs in zip(*parts)]
+        shape = self._interpreter.get_input_details()[0]["shape"]
+        try:
+            outputs = self._invoke(arrays)
+            if all(len(output) == len(arrays[0]) for output in outputs):
+                return outputs
+        except RuntimeError:
+            if len(arrays[0]) == shape[0]:
+                raise
+        if len(arrays[0]) == shape[0]:
+            return outputs
+        self._own_batch = int(shape[0])
+        return self._run(arrays)
+
+    def _invoke(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        stale = False
+        shapes = {details["index"]: list(details["shape"]) for details in self._interpreter.get_input_details()}
+        for details, array in zip(self._inputs.values(), arrays):
+            if shapes[details["index"]] != list(array.shape):
+                self._interpreter.resize_tensor_input(details["index"], list(array.shape))
+                stale = True
+        if stale:
+            self._interpreter.allocate_tensors()
+        for (name, details), array in zip(self._inputs.items(), arrays):
+            self._interpreter.set_tensor(details["index"], _quantize(self._normalized(name, array), details))
+        self._interpreter.invoke()
+        return [_dequantize(self._interpreter.get_tensor(d["index"]), d) for d in self._outputs.values()]
+
+
+def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    dtype = details["dtype"]
+    if not np.issubdtype(dtype, np.integer) or not details["quantization"][0]:
+        return x.astype(dtype)
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(x / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def _dequantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    return ((x.astype(np.float32) - zero_point) * scale if scale else x).astype(np.float32)
