@@ -5,9 +5,10 @@
 
 For each seed: some training images (4,000 for ResNet-8, 2,000 for the small MobileNet) are the members; one half of the
 test images is what the search may see, the other gives test accuracy and the confidence attack's AUC. Each allocation
-is trained from scratch alike. The search trains its shared model from scratch too, once, and first takes it at its word
-(no finalists), then trains a few; every allocation that was trained is scored on that model as well, which tells how
-much its word is worth. Rows are written as they come, and finished ones are not done again.
+is trained from scratch alike. The search trains its shared model from scratch too, once. It first takes the best
+allocation by the shared model (no retrained candidates), then retrains a few. Every allocation that was trained is
+scored on the shared model as well, which shows how good its ranking is. Rows are written as they come, and finished
+ones are not done again.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/audit_cost.py
     python benchmarks/audit_cost.py --dataset=cifar10.npz
 
-All on a ResNet-8 that was trained on --members images. Processor time counts, of all threads and child processes. The
-attacks, of which tensorflow-privacy's take a quarter of an hour, are not run again if the result file has them.
+All on a ResNet-8 that was trained on --members images. Times are processor time of all threads and child processes.
+The attacks, of which tensorflow-privacy's take a quarter of an hour, are not run again if the result file has them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the default policy does on scikit-learn's digits: test accuracy and attack accuracy, mean over seeds.
 
-    python benchmarks/digits.py --seeds=5 --out=benchmarks/digits.json
+    python benchmarks/digits.py --seeds=5
 
 Rows are written as they come. All models have the same 300 members; the architecture is the demo's, in two widths.
 """

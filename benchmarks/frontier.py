@@ -1,14 +1,14 @@
-"""The frontier of test accuracy and leakage: floats, peers' defences and ours, on several tasks, in both regimes.
+"""The frontier of test accuracy and membership leakage: float models, peers' defences and ours, on several tasks.
 
     python benchmarks/frontier.py --dataset=cifar10.npz --location=location30.npz
     python benchmarks/frontier.py --tasks=digits --rows='float*' --rows='w2 a4*'
 
 Of each row, `--models` models are trained, each on a random half of a pool of records. Each in turn is the target, its
-half the members and the other half the non-members; the others are the attacker's reference models, which so went
-through the same defence. What every model answers on the pool stays in `--folder`, so that a run that was stopped goes
-on, and all rows that are there are scored and written as each is finished. The whole of it takes days on two cores;
-what is in the result file was made task by task, with --models=4 for CIFAR-10 (10,000 training images and the test set
-in one .npz). DP-SGD takes tensorflow-privacy's optimizers, which import more than the attack suite does:
+half the members and the other half the non-members; the others are the attacker's reference models, so that they went
+through the same defence. The outputs of every model on the pool stay in `--folder`, so that a run that was stopped goes
+on. Whenever a row is finished, all finished rows are scored and written. The whole of it takes days on two cores; what
+is in the result file was made task by task, with --models=4 for CIFAR-10 (10,000 training images and the test set in
+one .npz). DP-SGD takes tensorflow-privacy's optimizers, which import more than the attack suite does:
 
     pip install --no-deps dp-accounting==0.6.0 mpmath==1.4.1 tensorflow-probability==0.23.0 decorator==5.3.1
 """
@@ -58,18 +58,23 @@ number of the target, and 0 for the order of the pool and its halves. Tasks and 
 
 Each row is the mean over its targets: models trained alike on random halves of one pool of records, each attacked
 with the others as reference models, which so went through the same defence. Members and non-members are the two
-halves. *confidence* is the accuracy of a threshold on the logit-scaled confidence, chosen on the other half of the
-records; *shadow* that of an attack classifier trained on the reference models (the paper's attack); *strongest AUC*
-the largest mean among confidence, shadow models, LiRA and RMIA, and, of rows whose models were asked for changed
-copies of each record (all rows of coarse answers), label-only, and LiRA and RMIA on the answers and on the labels of
-copies, with the standard deviation over targets; *TPR* its like at 1 % false positives. "epoch n" is the float model
-on its way, never asked for changed copies, "n epochs" one with a schedule of that length. Quantized rows have 8 bits
-at both ends and are trained from scratch if they are not called fine-tuned. "By five": one teacher of each record, of
-five folds and 24 epochs, with mixup of 0.4 if the row has mixup; other teachers are as the task has them, or with
-mixup three folds drawn twice, of 16 epochs. "On records outside": a student of the members' float model that sees
-only records of neither half; "stopped on leakage": by LeakageEarlyStopping, with such records as its non-members.
-Minutes are wall time of one model on two cores, while other rows were trained beside it; its teachers are counted
-where they were not there from another row."""
+halves. In the first table of a task look for rows whose strongest AUC is below that of the float models of the same
+test accuracy; the second has the paper's figures. *confidence* is the accuracy of a threshold on the logit-scaled
+confidence, chosen on the other half of the records; *shadow* that of an attack classifier trained on the reference
+models (the paper's attack). *strongest AUC* is the largest mean, with the standard deviation over targets, among
+confidence, shadow models, LiRA and RMIA. For rows whose models got augmented queries (all rows of quantized outputs)
+it is also among label-only, and LiRA and RMIA on augmented queries and on label agreement. *TPR* is the same at 1 %
+false positives.
+
+"epoch n" is the float model during its training, without augmented queries; "n epochs" is one with a schedule of that
+length. Quantized rows have 8 bits at both ends and are trained from scratch if they are not called fine-tuned.
+"Cross-distilled" is knowledge cross-distillation (Chourasia et al. 2022; SELENA, Tang et al. 2022, is alike), with a
+teacher weight of 1, or of the number behind "by". "By five": one teacher of each record, of five folds and 24 epochs,
+with mixup of 0.4 if the row has mixup; other teachers are as the task has them, or with mixup three folds drawn twice,
+of 16 epochs. "On records outside": a student of the members' float model that sees only records of neither half;
+"stopped on leakage": by LeakageEarlyStopping, with such records as its non-members. Minutes are wall time of one model
+on two cores, while other rows were trained beside it; its teachers are counted where another row had not trained them
+already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -603,8 +608,8 @@ def _family(label: str) -> tuple[str, str, str]:
     kind = "float" if label.startswith("float") else "quantized"
     if "outputs of" in label:
         if "cross-distilled" in label:
-            return "cross-distilled, quantized, coarse answers", "tab:green", "P"
-        return "quantized, coarse answers", "tab:olive", "X"
+            return "cross-distilled, quantized outputs", "tab:green", "P"
+        return "quantized outputs", "tab:olive", "X"
     if "cross-distilled" in label:
         return f"cross-distilled, {kind}", *(("tab:purple", "D") if kind == "float" else ("tab:red", "*"))
     if label.startswith("float, epoch"):
@@ -703,7 +708,7 @@ def write_report(results: pathlib.Path) -> None:
         parts.append(
             f"## {name}: {tasks[name]['members']:,} members\n\n{table(tasks[name])}\n\n![{name}]({link})\n\n"
             "The AUC of the confidence attack, which takes no reference models, and that of the strongest one have a "
-            f"rank correlation of {correlation:.3f} over the {count} rows without coarse answers (Spearman).\n\n"
+            f"rank correlation of {correlation:.3f} over the {count} rows without quantized outputs (Spearman).\n\n"
             f"The paper's figures, and how they change against float:\n\n{papers_table(tasks[name])}\n"
         )
     pathlib.Path(TABLE.value).write_text("\n".join(parts), encoding="utf-8")

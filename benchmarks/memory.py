@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py
 
-The target is a function that makes up its answers batch by batch, so that what grows is ours: the peak of the whole
-process (resident memory) before and after.
+The target is a function that makes up its outputs batch by batch, so that the memory of the signals is what grows.
+Measured is the peak of the whole process (resident memory) before and after.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a .tflite and its model part: for each ReLU output of a network, the share of codes that differ.
+"""Where a .tflite and its model differ: for each ReLU output of a network, the fraction of codes that differ.
 
     python benchmarks/mismatches.py --network=small_mobilenet --weight=1 --activation=4
 

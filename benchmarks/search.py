@@ -3,8 +3,8 @@
     python benchmarks/search.py
 
 For each seed: 300 members, 300 records that the search may see, 300 others for the audit, the rest for test accuracy.
-Each policy is fine-tuned alike from one float model: uniform ones; those that the shared model says are best, for three
-samplers at the same number of trials; and the best of the finalists. Rows are written as they come.
+Each policy is fine-tuned alike from one float model: uniform ones; those that the shared model ranks best, for three
+samplers at the same number of trials; and the best of the retrained candidates. Rows are written as they come.
 """
 
 from __future__ import annotations
