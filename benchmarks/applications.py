@@ -181,9 +181,9 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(TABLE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = (
-        "Written by `python benchmarks/applications.py`: default policy, random weights, one epoch on 16 records. See in "
-        "the table that every mobile file is exact. The outputs are probabilities in steps of 1/256; where all classes "
-        "are about as likely, a step decides the label, so that labels may differ though the file is exact."
+        "Written by `python benchmarks/applications.py`: default policy, random weights, one epoch on 16 records. See "
+        "in the table that every mobile file is exact. The outputs are probabilities in steps of 1/256; where all "
+        "classes are about as likely, a step decides the label, so that labels may differ though the file is exact."
     )
     path.write_text(f"# keras.applications\n\n{head}\n\n{table(rows)}", encoding="utf-8")
     print(table(rows))
