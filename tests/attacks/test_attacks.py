@@ -354,7 +354,7 @@ def test_an_attack_of_ones_own():
     names = {"model": pipelines.train_slowly(*members), "members": members, "non_members": non_members}
     try:
         exec(example, names)
-        assert names["report"]["entropy"].note == "the answer without the label"
+        assert names["report"]["entropy"].note == "the output without the label"
         with pytest.raises(ValueError, match=r"no attack has yet. Received 'entropy'"):
             tfmiaq.attacks.register(names["Entropy"]())
     finally:
