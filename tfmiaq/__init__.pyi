@@ -28,6 +28,7 @@ from .quantization import summary as summary
 from .search import Candidate as Candidate
 from .search import SearchResult as SearchResult
 from .search import search_policy as search_policy
+from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify
