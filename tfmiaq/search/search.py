@@ -223,7 +223,7 @@ def _measure(model: Any, predict: Callable[[np.ndarray], np.ndarray], data: _Dat
         correct = predict(data.validation[0]).argmax(-1) == data.validation[1]
     return Candidate(
         policy=get_policy(model),
-        leakage=metrics.auc_interval(inside.confidences, outside.confidences)[0],
+        leakage=metrics.auc_estimate(inside.confidences, outside.confidences).value,
         accuracy=float(np.mean(correct)),
         packed_bytes=packed_bytes,
     )
