@@ -35,9 +35,9 @@ def _evidence(models, count=1500, shift=1.0, seed=0):
         logits = np.column_stack([values, np.zeros_like(values)])
         return signals.from_scores(logits, np.zeros(2 * count, int), False)
 
-    answers = np.stack([features(confidences(row)).features for row in trained_on])
+    outputs = np.stack([features(confidences(row)).features for row in trained_on])
     return attacks.Evidence(
-        features(confidences(is_member)), is_member, reference_signals=references.ReferenceSignals(answers, trained_on)
+        features(confidences(is_member)), is_member, reference_signals=references.ReferenceSignals(outputs, trained_on)
     )
 
 
@@ -140,7 +140,7 @@ def test_quantile_regression_knows_which_records_are_easy():
 
 
 def test_the_label_only_attack_finds_no_less_than_the_gap():
-    """Votes that are worth nothing do no harm, and label_agreement that tell more are used."""
+    """A label agreement that says nothing does no harm, and one that says more is used."""
     generator = np.random.default_rng(0)
     is_member = np.arange(2000) < 1000
     correct = generator.random(2000) < np.where(is_member, 0.95, 0.65)
@@ -151,8 +151,8 @@ def test_the_label_only_attack_finds_no_less_than_the_gap():
         assert report["label-only"].auc > report["gap"].auc + gain
 
 
-def test_reference_models_tell_what_labels_of_copies_hide():
-    """Labels alone: how often a record's copies are right differs by its own difficulty far more than by membership."""
+def test_reference_models_find_what_label_agreement_alone_hides():
+    """Labels alone: a record's label agreement differs by its own difficulty far more than by membership."""
     generator, count = np.random.default_rng(0), 3000
     halves = references.half_splits(count, 9, 0)
     halves = halves[:, np.argsort(~halves[0], kind="stable")]
@@ -171,9 +171,9 @@ def test_reference_models_tell_what_labels_of_copies_hide():
             for half in halves[1:]
         ]
     )
-    share = label_agreement(is_member)
+    of_target = label_agreement(is_member)
     evidence = attacks.Evidence(
-        signals.Signals(np.zeros(count, int), share > 0.5, label_agreement=share),
+        signals.Signals(np.zeros(count, int), of_target > 0.5, label_agreement=of_target),
         is_member,
         reference_signals=references.ReferenceSignals(
             np.zeros((8, count, len(signals.FEATURES)), np.float32), halves[1:], models
@@ -190,8 +190,8 @@ def test_reference_models_tell_what_labels_of_copies_hide():
     }
 
 
-def test_copies_tell_what_answers_on_the_record_do_not():
-    """Where only the copies' answers depend on membership, the attacks on copies find it and the others do not."""
+def test_augmented_queries_find_what_outputs_on_the_record_do_not():
+    """Where only outputs on augmented queries depend on membership, the attacks on those find it and no others do."""
     generator, count = np.random.default_rng(0), 3000
     halves = references.half_splits(count, 9, 0)
     halves = halves[:, np.argsort(~halves[0], kind="stable")]
@@ -200,16 +200,16 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     def confidences():
         return difficulty + generator.normal(size=count)
 
-    def answers():
+    def outputs():
         logits = np.column_stack([confidences(), np.zeros(count)])
         return signals.from_scores(logits, np.zeros(count, int), False)
 
-    features = np.stack([answers().features for _ in halves[1:]])
-    copies = np.stack([np.column_stack([np.full(count, 0.5), confidences() + half]) for half in halves])
+    features = np.stack([outputs().features for _ in halves[1:]])
+    queried = np.stack([np.column_stack([np.full(count, 0.5), confidences() + half]) for half in halves])
     evidence = attacks.Evidence(
-        dataclasses.replace(answers(), label_agreement=copies[0, :, 0], augmented_confidences=copies[0, :, 1]),
+        dataclasses.replace(outputs(), label_agreement=queried[0, :, 0], augmented_confidences=queried[0, :, 1]),
         halves[0],
-        reference_signals=references.ReferenceSignals(features, halves[1:], copies[1:]),
+        reference_signals=references.ReferenceSignals(features, halves[1:], queried[1:]),
     )
     names = ("LiRA", "RMIA", "LiRA on augmented queries", "RMIA on augmented queries")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
@@ -221,7 +221,7 @@ def test_copies_tell_what_answers_on_the_record_do_not():
         assert auc.low <= 0.5 <= auc.high
 
 
-def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
+def test_augmented_signals_are_means_of_the_targets_outputs():
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(30, 2)), generator.integers(0, 2, 30)
     copy = lambda records, number: records + number  # noqa: E731
@@ -234,7 +234,7 @@ def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
     assert set(signals.query_augmented(lambda records: target(records).argmax(1), (x, y), copy)) == {"label_agreement"}
 
 
-def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
+def test_an_audit_with_augmented_queries_queries_reference_models_too(tmp_path):
     members, non_members = pipelines.sets(60)
     np.random.seed(5)
     target = pipelines.train_slowly(*members)
@@ -254,16 +254,16 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
     without, trained = audit(target, False)
     assert trained == 4
     assert "pass reference_models and augmented_queries=True" in without.skipped["LiRA on augmented queries"]
-    asked, trained = audit(target, True)
+    queried, trained = audit(target, True)
     assert trained == 4
     assert {"LiRA on augmented queries", "RMIA on augmented queries", "LiRA on label agreement"} <= {
-        attack.name for attack in asked.attacks
+        attack.name for attack in queried.attacks
     }
     again, trained = audit(target, True)
     assert trained == 0
-    assert again.to_json() == asked.to_json()
+    assert again.to_json() == queried.to_json()
     assert audit(target, False)[0].to_json() == without.to_json()
-    # A target that answers labels is compared with models whose scores the attacker has.
+    # A target that gives labels is compared with models whose scores the attacker has.
     labels, trained = audit(lambda x: target(x).argmax(1), False)
     assert trained == 0
     assert {attack.name for attack in labels.attacks} == {
@@ -276,8 +276,8 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
         tfmiaq.audit(target, members, non_members, ["LiRA on label agreement"])
 
 
-def test_two_versions_tell_more_than_either():
-    """The versions share a record's difficulty; only their difference tells."""
+def test_two_versions_say_more_than_either():
+    """The versions share a record's difficulty; only their difference depends on membership."""
     generator = np.random.default_rng(0)
     is_member = np.arange(3000) < 1500
     difficulty = generator.normal(0, 3, 3000)
@@ -468,20 +468,20 @@ def test_fingerprints_follow_what_a_pipeline_is(monkeypatch):
 
 @pytest.mark.parametrize(("models", "is_fair"), [(3, False), (4, True), (5, True)])
 def test_models_that_attack_each_other_must_be_four(models, is_fair):
-    """A target that saw no record is no model's victim, unless the halves of the others tell whose turn it is."""
+    """A target that saw no record is no model's victim, unless the halves of the others reveal whose turn it is."""
     generator, count = np.random.default_rng(0), 4000
     halves = references.half_splits(count, models, 0)
     hardness = generator.normal(size=count)
     labels = np.zeros(count, int)
 
-    def answers(gain):
+    def outputs(gain):
         margins = hardness + gain + generator.normal(scale=0.3, size=count)
         return signals.from_scores(np.column_stack([margins, np.zeros(count)]), labels, False)
 
-    features = np.stack([answers(2.0 * half).features for half in halves])
+    features = np.stack([outputs(2.0 * half).features for half in halves])
     order = np.concatenate([np.flatnonzero(halves[0]), np.flatnonzero(~halves[0])])
     evidence = attacks.Evidence(
-        target=answers(0.0)[order],
+        target=outputs(0.0)[order],
         is_member=np.arange(count) < count // 2,
         reference_signals=references.ReferenceSignals(features[1:, order], halves[1:, order]),
     )

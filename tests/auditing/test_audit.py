@@ -279,10 +279,10 @@ def test_attacks_of_the_suite_run_on_many_classes():
 def test_augmented_queries_of_each_kind():
     generator = np.random.default_rng(0)
     images = generator.random((4, 6, 6, 1)).astype(np.float32)
-    copies = [signals.augmented_queries(images, number) for number in range(10)]
-    assert len({copy.tobytes() for copy in copies}) == 10
-    np.testing.assert_array_equal(copies[0], images)
-    np.testing.assert_array_equal(copies[5], images[:, :, ::-1])
+    queries = [signals.augmented_queries(images, number) for number in range(10)]
+    assert len({query.tobytes() for query in queries}) == 10
+    np.testing.assert_array_equal(queries[0], images)
+    np.testing.assert_array_equal(queries[5], images[:, :, ::-1])
     bits = (generator.random((50, 30)) < 0.5).astype(np.uint8)
     copy = signals.augmented_queries(bits, 1)
     assert copy.dtype == np.uint8

@@ -89,17 +89,17 @@ class AuditReport:
 
     @property
     def tpr(self) -> float:
-        """Share of members called members."""
+        """Fraction of members called members."""
         return self.confusion.tpr
 
     @property
     def fpr(self) -> float:
-        """Share of non-members called members."""
+        """Fraction of non-members called members."""
         return self.confusion.fpr
 
     @property
     def precision(self) -> float:
-        """Share of members among those called members, at equal prior."""
+        """Fraction of members among those called members, at equal prior."""
         return self.confusion.precision
 
     @property
@@ -337,6 +337,8 @@ class AuditReport:
         path, content = saved.read(path)
         try:
             report = cls._from_saved(content)
+            for name in report.chosen:
+                report[name]
             is_whole = saved.same_figures(report._to_saved(), content)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error
