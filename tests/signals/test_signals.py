@@ -142,3 +142,72 @@ def test_memory_grows_with_records_alone(look_like_probabilities_at_first):
 def test_slices_cover_all_records_once():
     parts = list(targets.slices_of(1000, 60))
     np.testing.assert_array_equal(np.concatenate([np.arange(1000)[part] for part in parts]), np.arange(1000))
+
+
+def signals_of(logits):
+    logits = np.asarray(logits, float)
+    return signals.from_scores(logits, np.zeros(len(logits), int), are_probabilities=False)
+
+
+def test_logits_that_look_like_probabilities_at_first_are_taken_for_logits():
+    scores = np.concatenate([np.tile([0.25, 0.75], (3000, 1)), np.tile([3.0, -1.0], (10, 1))])
+    labels = np.zeros(len(scores), int)
+    inside = signals.extract(signals.SavedOutputs(scores), (None, labels))
+    np.testing.assert_allclose(inside.confidences[0], -0.5)
+
+
+def test_signals_are_what_their_formulas_say():
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(0, 3, (50, 5)), generator.integers(0, 5, 50)
+    found = signals.from_scores(logits, labels, are_probabilities=False)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    own = p[np.arange(50), labels]
+    np.testing.assert_allclose(found.losses, -np.log(own), rtol=1e-9)
+    np.testing.assert_allclose(found.confidences, np.log(own / (1 - own)), rtol=1e-6)
+    np.testing.assert_allclose(found.entropies, -(p * np.log(p)).sum(1), rtol=1e-9)
+    others = p.copy()
+    others[np.arange(50), labels] = 0
+    expected = -(1 - own) * np.log(own) - (others * np.log(1 - others)).sum(1)
+    np.testing.assert_allclose(found.modified_entropies, expected, rtol=1e-6)
+    of_probabilities = signals.from_scores(p, labels, are_probabilities=True)
+    np.testing.assert_allclose(of_probabilities.losses, found.losses, rtol=1e-6)
+
+
+def test_a_sure_confidence_does_not_saturate():
+    found = signals_of([[800.0, 0.0], [60.0, 0.0]])
+    np.testing.assert_allclose(found.confidences, [800.0, 60.0])
+    assert np.isfinite(found.modified_entropies).all()
+
+
+def test_signals_of_many_classes_keep_the_largest_logits():
+    logits = np.random.default_rng(0).normal(size=(30, 1000))
+    found = signals_of(logits)
+    np.testing.assert_allclose(found.logits, np.sort(logits, 1)[:, ::-1][:, : signals.KEPT_CLASSES], rtol=1e-6)
+
+
+def test_augmented_queries_of_each_kind():
+    generator = np.random.default_rng(0)
+    images = generator.random((4, 6, 6, 1)).astype(np.float32)
+    queries = [signals.augmented_queries(images, number) for number in range(10)]
+    assert len({query.tobytes() for query in queries}) == 10
+    np.testing.assert_array_equal(queries[0], images)
+    np.testing.assert_array_equal(queries[5], images[:, :, ::-1])
+    bits = (generator.random((50, 30)) < 0.5).astype(np.uint8)
+    copy = signals.augmented_queries(bits, 1)
+    assert copy.dtype == np.uint8
+    assert 0 < (copy != bits).mean() < 0.05
+    values = generator.normal(size=(50, 30)).astype(np.float32)
+    assert signals.augmented_queries(values, 1).dtype == np.float32
+
+
+def test_augmented_signals_are_means_of_the_targets_outputs():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(30, 2)), generator.integers(0, 2, 30)
+    copy = lambda records, number: records + number  # noqa: E731
+    target = lambda records: np.column_stack([records[:, 0], 1.5 * records[:, 1]])  # noqa: E731
+    found = signals.query_augmented(target, (x, y), copy, count=3, batch_size=2)
+    scores = np.stack([target(x + number) for number in range(3)])
+    np.testing.assert_allclose(found["label_agreement"], (scores.argmax(2) == y).mean(0), rtol=1e-6)
+    margins = np.where(y == 0, 1, -1) * (scores[:, :, 0] - scores[:, :, 1])
+    np.testing.assert_allclose(found["augmented_confidences"], margins.mean(0), rtol=1e-9)
+    assert set(signals.query_augmented(lambda records: target(records).argmax(1), (x, y), copy)) == {"label_agreement"}
