@@ -4,6 +4,7 @@ from . import datasets as datasets
 from . import edgetpu as edgetpu
 from . import losses as losses
 from . import metrics as metrics
+from . import signals as signals
 from . import tflite as tflite
 from ._backend import keras as keras
 from ._version import __version__ as __version__
@@ -28,6 +29,7 @@ from .quantization import summary as summary
 from .search import Candidate as Candidate
 from .search import SearchResult as SearchResult
 from .search import search_policy as search_policy
+from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify

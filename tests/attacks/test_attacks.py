@@ -12,12 +12,11 @@ import pytest
 from scipy import special, stats
 
 import tfmiaq
-from tfmiaq import attacks, auditing
+from tfmiaq import attacks, auditing, signals
 from tfmiaq.attacks.suite import import_suite
 from tfmiaq.caching import fingerprints
 from tfmiaq.search import search
 from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
 
 LIRA = ["LiRA", "LiRA with variance by record", "offline LiRA", "offline LiRA with variance by record"]
 
@@ -36,9 +35,9 @@ def _evidence(models, count=1500, shift=1.0, seed=0):
         logits = np.column_stack([values, np.zeros_like(values)])
         return signals.from_scores(logits, np.zeros(2 * count, int), False)
 
-    answers = np.stack([features(confidences(row)).features for row in trained_on])
+    outputs = np.stack([features(confidences(row)).features for row in trained_on])
     return attacks.Evidence(
-        features(confidences(is_member)), is_member, references=references.ReferenceSignals(answers, trained_on)
+        features(confidences(is_member)), is_member, reference_signals=references.ReferenceSignals(outputs, trained_on)
     )
 
 
@@ -52,19 +51,19 @@ def test_lira_reaches_the_optimal_roc(name):
     evidence = _evidence(64)
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in (name, "confidence")])
     optimum = stats.norm.cdf(1 / np.sqrt(2))
-    low, high = report[name].auc_interval
+    auc = report[name].auc
     # 32 models know a record's mean to within a sixth of its spread.
-    assert low - 0.01 <= optimum <= high + 0.01
+    assert auc.low - 0.01 <= optimum <= auc.high + 0.01
     assert report["confidence"].auc < optimum - 0.1
-    _, low, high = report[name].tpr_at_fpr(0.01)
-    assert low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= high
+    rate = report[name].tpr_at_fpr(0.01)
+    assert rate.low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= rate.high
 
 
 @pytest.mark.parametrize("fix_variance", [True, False])
 def test_lira_is_tensorflow_privacys(fix_variance):
     evidence = _evidence(6, count=40)
     (suite,) = import_suite("membership_inference_attack.advanced_mia")
-    refs = evidence.references
+    refs = evidence.reference_signals
     expected = suite.compute_score_lira(
         [[value] for value in evidence.target.confidences],
         [refs.confidences[refs.trained_on[:, i], i][:, None] for i in range(80)],
@@ -77,7 +76,7 @@ def test_lira_is_tensorflow_privacys(fix_variance):
 
 def _transcribed_rmia(evidence, gamma, a):
     """Zarifzadeh et al. 2024, equations 2 and 3, record by record."""
-    refs = evidence.references
+    refs = evidence.reference_signals
     p_reference = np.exp(-refs.losses)
     p_target = np.exp(-evidence.target.losses)
     count = len(p_target)
@@ -98,9 +97,9 @@ def test_rmia_is_its_formula(gamma, online):
 
     evidence = _evidence(4, count=40)
     if not online:
-        none = np.zeros_like(evidence.references.trained_on)
-        refs = references.ReferenceSignals(evidence.references.features, none)
-        evidence = attacks.Evidence(evidence.target, evidence.is_member, references=refs)
+        none = np.zeros_like(evidence.reference_signals.trained_on)
+        refs = references.ReferenceSignals(evidence.reference_signals.features, none)
+        evidence = attacks.Evidence(evidence.target, evidence.is_member, reference_signals=refs)
     found = Rmia(gamma).scores(evidence)
     np.testing.assert_allclose(found, _transcribed_rmia(evidence, gamma, 0.3), atol=1e-9)
 
@@ -112,14 +111,14 @@ def test_few_reference_models_give_finite_scores_that_find_something(name, model
     scores = _scores(name, evidence)
     assert np.isfinite(scores).all()
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name]])
-    assert report[name].auc_interval[0] > 0.5
+    assert report[name].auc.low > 0.5
 
 
 @pytest.mark.parametrize("name", [*LIRA, "RMIA", "shadow models"])
 def test_without_a_difference_every_attack_is_a_coin(name):
     report = auditing.score(_evidence(8, shift=0.0), [tfmiaq.attacks.ATTACKS[name]])
-    low, high = report[name].auc_interval
-    assert low - 0.01 < 0.5 < high + 0.01
+    auc = report[name].auc
+    assert auc.low - 0.01 < 0.5 < auc.high + 0.01
 
 
 def test_shadow_models_decide_at_their_own_threshold():
@@ -141,7 +140,7 @@ def test_quantile_regression_knows_which_records_are_easy():
 
 
 def test_the_label_only_attack_finds_no_less_than_the_gap():
-    """Votes that are worth nothing do no harm, and label_agreement that tell more are used."""
+    """A label agreement that says nothing does no harm, and one that says more is used."""
     generator = np.random.default_rng(0)
     is_member = np.arange(2000) < 1000
     correct = generator.random(2000) < np.where(is_member, 0.95, 0.65)
@@ -152,8 +151,8 @@ def test_the_label_only_attack_finds_no_less_than_the_gap():
         assert report["label-only"].auc > report["gap"].auc + gain
 
 
-def test_reference_models_tell_what_labels_of_copies_hide():
-    """Labels alone: how often a record's copies are right differs by its own difficulty far more than by membership."""
+def test_reference_models_find_what_label_agreement_alone_hides():
+    """Labels alone: a record's label agreement differs by its own difficulty far more than by membership."""
     generator, count = np.random.default_rng(0), 3000
     halves = references.half_splits(count, 9, 0)
     halves = halves[:, np.argsort(~halves[0], kind="stable")]
@@ -163,22 +162,36 @@ def test_reference_models_tell_what_labels_of_copies_hide():
         return generator.binomial(10, special.expit(difficulty + 1.5 * inside)) / 10
 
     is_member = halves[0]
-    models = np.stack([np.column_stack([label_agreement(half), np.zeros(count)]) for half in halves[1:]])
-    share = label_agreement(is_member)
+    augmented = {"augmented_confidence": np.zeros(count)}
+    models = np.stack(
+        [
+            np.column_stack(
+                [{**augmented, "label_agreement": label_agreement(half)}[name] for name in signals.AUGMENTED]
+            )
+            for half in halves[1:]
+        ]
+    )
+    of_target = label_agreement(is_member)
     evidence = attacks.Evidence(
-        signals.Signals(np.zeros(count, int), share > 0.5, label_agreement=share),
+        signals.Signals(np.zeros(count, int), of_target > 0.5, label_agreement=of_target),
         is_member,
-        references=references.ReferenceSignals(np.zeros((8, count, 7), np.float32), halves[1:], models),
+        reference_signals=references.ReferenceSignals(
+            np.zeros((8, count, len(signals.FEATURES)), np.float32), halves[1:], models
+        ),
     )
     names = ("label-only", "LiRA on label agreement", "RMIA on label agreement")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
     assert report["LiRA on label agreement"].auc > report["label-only"].auc + 0.05
     assert report["RMIA on label agreement"].auc > report["label-only"].auc + 0.03
-    assert evidence.available == {"reference models", "queries", "changed copies asked of reference models"}
+    assert evidence.available == {
+        attacks.REFERENCE_MODELS,
+        attacks.AUGMENTED_QUERIES,
+        attacks.AUGMENTED_REFERENCES,
+    }
 
 
-def test_copies_tell_what_answers_on_the_record_do_not():
-    """Where only the copies' answers depend on membership, the attacks on copies find it and the others do not."""
+def test_augmented_queries_find_what_outputs_on_the_record_do_not():
+    """Where only outputs on augmented queries depend on membership, the attacks on those find it and no others do."""
     generator, count = np.random.default_rng(0), 3000
     halves = references.half_splits(count, 9, 0)
     halves = halves[:, np.argsort(~halves[0], kind="stable")]
@@ -187,16 +200,19 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     def confidences():
         return difficulty + generator.normal(size=count)
 
-    def answers():
+    def outputs():
         logits = np.column_stack([confidences(), np.zeros(count)])
         return signals.from_scores(logits, np.zeros(count, int), False)
 
-    features = np.stack([answers().features for _ in halves[1:]])
-    copies = np.stack([np.column_stack([np.full(count, 0.5), confidences() + half]) for half in halves])
+    features = np.stack([outputs().features for _ in halves[1:]])
+    agreement = np.full(count, 0.5)
+    means = [confidences() + half for half in halves]
+    columns = [{"label_agreement": agreement, "augmented_confidence": mean} for mean in means]
+    queried = np.stack([np.column_stack([model[name] for name in signals.AUGMENTED]) for model in columns])
     evidence = attacks.Evidence(
-        dataclasses.replace(answers(), label_agreement=copies[0, :, 0], augmented_confidences=copies[0, :, 1]),
+        dataclasses.replace(outputs(), label_agreement=agreement, augmented_confidences=means[0]),
         halves[0],
-        references=references.ReferenceSignals(features, halves[1:], copies[1:]),
+        reference_signals=references.ReferenceSignals(features, halves[1:], queried[1:]),
     )
     names = ("LiRA", "RMIA", "LiRA on augmented queries", "RMIA on augmented queries")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
@@ -204,24 +220,11 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     assert stats.norm.cdf(1 / np.sqrt(2)) > report["LiRA on augmented queries"].auc > 0.68
     assert report["RMIA on augmented queries"].auc > 0.65
     for name in ("LiRA", "RMIA"):
-        low, high = report[name].auc_interval
-        assert low <= 0.5 <= high
+        auc = report[name].auc
+        assert auc.low <= 0.5 <= auc.high
 
 
-def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
-    generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(30, 2)), generator.integers(0, 2, 30)
-    copy = lambda records, number: records + number  # noqa: E731
-    target = lambda records: np.column_stack([records[:, 0], 1.5 * records[:, 1]])  # noqa: E731
-    found = signals.query_augmented(target, (x, y), copy, count=3, batch_size=2)
-    scores = np.stack([target(x + number) for number in range(3)])
-    np.testing.assert_allclose(found["label_agreement"], (scores.argmax(2) == y).mean(0), rtol=1e-6)
-    margins = np.where(y == 0, 1, -1) * (scores[:, :, 0] - scores[:, :, 1])
-    np.testing.assert_allclose(found["augmented_confidences"], margins.mean(0), rtol=1e-9)
-    assert set(signals.query_augmented(lambda records: target(records).argmax(1), (x, y), copy)) == {"label_agreement"}
-
-
-def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
+def test_an_audit_with_augmented_queries_queries_reference_models_too(tmp_path):
     members, non_members = pipelines.sets(60)
     np.random.seed(5)
     target = pipelines.train_slowly(*members)
@@ -233,22 +236,24 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
             trained.append(x)
             return pipelines.train_slowly(x, y)
 
-        arguments = {"train_fn": train, "n_reference": 4, "cache": tmp_path, "queries": queries, "verbose": False}
-        return tfmiaq.audit(target, members, non_members, attacks, **arguments), len(trained)
+        arguments = {"augmented_queries": queries, "verbose": False}
+        pipeline = tfmiaq.ReferenceModels(train, 4, cache=tmp_path)
+        report = tfmiaq.audit(target, members, non_members, attacks, reference_models=pipeline, **arguments)
+        return report, len(trained)
 
     without, trained = audit(target, False)
     assert trained == 4
-    assert "pass train_fn and queries=True" in without.skipped["LiRA on augmented queries"]
-    asked, trained = audit(target, True)
+    assert "pass reference_models and augmented_queries=True" in without.skipped["LiRA on augmented queries"]
+    queried, trained = audit(target, True)
     assert trained == 4
     assert {"LiRA on augmented queries", "RMIA on augmented queries", "LiRA on label agreement"} <= {
-        attack.name for attack in asked.attacks
+        attack.name for attack in queried.attacks
     }
     again, trained = audit(target, True)
     assert trained == 0
-    assert again.to_json() == asked.to_json()
+    assert again.to_json() == queried.to_json()
     assert audit(target, False)[0].to_json() == without.to_json()
-    # A target that answers labels is compared with models whose scores the attacker has.
+    # A target that gives labels is compared with models whose scores the attacker has.
     labels, trained = audit(lambda x: target(x).argmax(1), False)
     assert trained == 0
     assert {attack.name for attack in labels.attacks} == {
@@ -257,12 +262,12 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
         "LiRA on label agreement",
         "RMIA on label agreement",
     }
-    with pytest.raises(ValueError, match="'LiRA on label agreement' needs changed copies asked of reference models"):
+    with pytest.raises(ValueError, match="'LiRA on label agreement' needs augmented queries of reference models"):
         tfmiaq.audit(target, members, non_members, ["LiRA on label agreement"])
 
 
-def test_two_versions_tell_more_than_either():
-    """The versions share a record's difficulty; only their difference tells."""
+def test_two_versions_say_more_than_either():
+    """The versions share a record's difficulty; only their difference depends on membership."""
     generator = np.random.default_rng(0)
     is_member = np.arange(3000) < 1500
     difficulty = generator.normal(0, 3, 3000)
@@ -285,62 +290,17 @@ def test_audit_takes_another_version(linear_scores):
         tfmiaq.audit(linear_scores, *sets, ["two versions"])
 
 
-def test_every_record_is_in_half_of_the_reference_models_sets():
-    chosen = references.half_splits(101, 6, 0)
-    assert set(chosen.sum(0)) == {3}
-    assert set(chosen.sum(1)) == {50, 51}
-    assert (chosen != references.half_splits(101, 6, 1)).any()
-
-
-def test_disjoint_splits_never_train_on_an_audited_record():
-    seen = []
-
-    def train(x, y):
-        seen.append(x)
-        return pipelines.train_slowly(x, y)
-
-    (members, non_members), (population, _) = pipelines.sets(60), pipelines.sets(200)
-    population = population[0][60:], population[1][60:]
-    report = tfmiaq.audit(
-        pipelines.train_slowly(*members),
-        members,
-        non_members,
-        ["offline LiRA", "RMIA", "LiRA"],
-        train_fn=train,
-        n_reference=4,
-        splits="disjoint",
-        population=population,
-        verbose=False,
-    )
-    audited = {record.tobytes() for record in np.concatenate([members[0], non_members[0]])}
-    assert len(seen) == 4
-    assert not any(record.tobytes() in audited for x in seen for record in x)
-    assert report["offline LiRA"].auc > 0.55
-    # Without models that trained on a record, online and offline are one.
-    assert report["LiRA"].auc == report["offline LiRA"].auc
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"train_fn": 3}, TypeError, "Expected train_fn as a function"),
-        ({"train_fn": []}, TypeError, "Expected train_fn as a function"),
-        ({"train_fn": pipelines.train_slowly, "n_reference": 1}, ValueError, "n_reference of at least 2. Received 1"),
-        ({"train_fn": pipelines.train_slowly, "splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
-        ({"train_fn": pipelines.train_slowly, "splits": "disjoint"}, ValueError, "population=.* go together"),
-        ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass train_fn"),
-        ({"train_fn": lambda x, y: 3}, TypeError, "What train_fn made cannot be scored.*Received int"),
-        ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "made a model that answers labels"),
-        ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
-        ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
-        ({"train_fn": pipelines.train_slowly, "cache": __file__}, ValueError, "Expected cache as a folder"),
-        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be a number of processes.*Received 0"),
-        ({"batch_size": 0}, ValueError, "Expected batch_size to be at least 1. Received 0"),
-        ({"threads": 0}, ValueError, "Expected threads to be at least 1"),
-        ({"seed": -1}, ValueError, "Expected seed to be from 0"),
+        ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass reference_models"),
+        ({"reference_models": lambda x, y: 3}, TypeError, "Expected reference_models as tfmiaq.ReferenceModels"),
+        ({"batch_size": 0}, ValueError, "Expected batch_size to be an integer of at least 1. Received 0"),
+        ({"threads": 0}, ValueError, "Expected threads to be an integer of at least 1"),
+        ({"seed": -1}, ValueError, "Expected seed to be an integer from 0"),
     ],
 )
-def test_reference_models_that_cannot_be_are_refused(arguments, error, message):
+def test_audits_that_cannot_be_are_refused(arguments, error, message):
     members, non_members = pipelines.sets(20)
     with pytest.raises(error, match=message):
         tfmiaq.audit(pipelines.train_slowly(*members), members, non_members, **arguments)
@@ -419,23 +379,22 @@ def test_fingerprints_follow_what_a_pipeline_is(monkeypatch):
 
 @pytest.mark.parametrize(("models", "is_fair"), [(3, False), (4, True), (5, True)])
 def test_models_that_attack_each_other_must_be_four(models, is_fair):
-    """A target that saw no record is no model's victim, unless the halves of the others tell whose turn it is."""
+    """A target that saw no record is no model's victim, unless the halves of the others reveal whose turn it is."""
     generator, count = np.random.default_rng(0), 4000
     halves = references.half_splits(count, models, 0)
     hardness = generator.normal(size=count)
     labels = np.zeros(count, int)
 
-    def answers(gain):
+    def outputs(gain):
         margins = hardness + gain + generator.normal(scale=0.3, size=count)
         return signals.from_scores(np.column_stack([margins, np.zeros(count)]), labels, False)
 
-    features = np.stack([answers(2.0 * half).features for half in halves])
+    features = np.stack([outputs(2.0 * half).features for half in halves])
     order = np.concatenate([np.flatnonzero(halves[0]), np.flatnonzero(~halves[0])])
     evidence = attacks.Evidence(
-        target=answers(0.0)[order],
+        target=outputs(0.0)[order],
         is_member=np.arange(count) < count // 2,
-        references=references.ReferenceSignals(features[1:, order], halves[1:, order]),
+        reference_signals=references.ReferenceSignals(features[1:, order], halves[1:, order]),
     )
     (result,) = auditing.score(evidence, [tfmiaq.attacks.ATTACKS["RMIA"]]).attacks
-    low, high = result.auc_interval
-    assert (low <= 0.5 <= high) == is_fair
+    assert (result.auc.low <= 0.5 <= result.auc.high) == is_fair

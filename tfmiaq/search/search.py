@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, sparse
 from sklearn import isotonic
 
-from tfmiaq import metrics
+from tfmiaq import metrics, signals
 from tfmiaq._backend import activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq._tables import format_table
 from tfmiaq.caching.fingerprints import fingerprint
@@ -21,7 +21,6 @@ from tfmiaq.quantization.layer_graph import inner
 from tfmiaq.quantization.quantize import quantize_model, set_policy
 from tfmiaq.quantization.quantizers import ReluQuantizer
 from tfmiaq.quantization.summary import get_policy, quantized_layers
-from tfmiaq.signals import signals
 from tfmiaq.training.recipe import TrainingRecipe
 
 Bits = dict[str, int]
@@ -214,7 +213,9 @@ class _Shared:
 
 
 def _measure(model: Any, predict: Callable[[np.ndarray], np.ndarray], data: _Data, packed_bytes: int) -> Candidate:
-    inside, outside = signals.extract(predict, data.members, data.non_members)
+    inside, outside = signals.extract_sets(
+        [("members", predict, data.members), ("non_members", predict, data.non_members)]
+    )
     if inside.confidences is None or outside.confidences is None:
         raise ValueError("search_policy: Expected a model that answers scores of at least two classes.")
     correct = outside.correct
@@ -222,7 +223,7 @@ def _measure(model: Any, predict: Callable[[np.ndarray], np.ndarray], data: _Dat
         correct = predict(data.validation[0]).argmax(-1) == data.validation[1]
     return Candidate(
         policy=get_policy(model),
-        leakage=metrics.auc_interval(inside.confidences, outside.confidences)[0],
+        leakage=metrics.auc_estimate(inside.confidences, outside.confidences).value,
         accuracy=float(np.mean(correct)),
         packed_bytes=packed_bytes,
     )

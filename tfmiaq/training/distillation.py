@@ -11,13 +11,13 @@ from scipy import special
 from sklearn import model_selection
 from tqdm import tqdm
 
+from tfmiaq import signals
 from tfmiaq._backend import keras
 from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import Store
 from tfmiaq.losses import Distillation
 from tfmiaq.quantization.layer_graph import ends_in_softmax
-from tfmiaq.signals import signals
-from tfmiaq.signals.reference_models import in_parallel, own_random_state
 from tfmiaq.training.recipe import FROM_SCRATCH, TrainingRecipe, cosine_sgd
 
 
