@@ -1,4 +1,4 @@
-"""The Bazel files, the Python check and the demo, as a user meets them."""
+"""The BUILD files, the Python check and the demo, as a user meets them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,27 @@ def _targets(build):
         yield call.func.id, arguments
 
 
-@pytest.mark.parametrize("package", build_files.PACKAGES)
-def test_the_bazel_files_are_what_the_imports_say(package):
+@pytest.mark.parametrize("package", build_files.packages())
+def test_the_build_files_are_what_the_imports_say(package):
     assert (ROOT / package / "BUILD").read_text() == build_files.build_file(package), "Run tools/build_files.py."
+
+
+def test_each_source_has_one_target_of_its_own():
+    listed = [
+        (ROOT / package / source).relative_to(ROOT).as_posix()
+        for package in build_files.packages()
+        for _, arguments in _targets(ROOT / package / "BUILD")
+        for source in arguments.get("srcs", [])
+    ]
+    tops = [
+        path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name not in ("build", "out")
+    ]
+    there = {path.relative_to(ROOT).as_posix() for top in tops for path in top.rglob("*.py*")}
+    assert len(listed) == len(set(listed))
+    assert {name for name in there if name.endswith((".py", ".pyi"))} == set(listed)
+    for package in build_files.packages():
+        names = [arguments["name"] for _, arguments in _targets(ROOT / package / "BUILD") if "name" in arguments]
+        assert len(names) == len(set(names)), package
 
 
 def test_no_target_needs_itself():
@@ -40,7 +58,7 @@ def test_no_target_needs_itself():
             for label in arguments.get("deps", [])
             for dependency in [label if label.startswith("//") else f"//{package}{label}"]
         ]
-        for package in build_files.PACKAGES
+        for package in build_files.packages()
         for _, arguments in _targets(ROOT / package / "BUILD")
         if "name" in arguments
     }
