@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import graphlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ import tfmiaq
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_files  # noqa: E402
+from imports import read_imports  # noqa: E402
 
 
 def _targets(build):
@@ -134,3 +137,42 @@ def test_an_unsuitable_python_gets_one_line(first, last, suits):
     assert (result.returncode == 0) == suits
     assert len(result.stderr.splitlines()) == (0 if suits else 1)
     assert suits or "make demo PYTHON=python3.1" in result.stderr
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    # What version 1.2 of the format requires.
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == tfmiaq.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert all("name" in author or "family-names" in author for author in citation["authors"])
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert paper["doi"] == "10.3390/s23187722"
+
+
+def test_the_hooks_run_what_is_installed_and_download_nothing():
+    yaml = pytest.importorskip("yaml")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [source["repo"] for source in hooks["repos"]] == ["local"]
+    for hook in hooks["repos"][0]["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_each_target_of_the_makefile_is_explained():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    told = re.findall(r"^([a-z-]+):.*## \w", text, re.MULTILINE)
+    assert sorted(told) == sorted(targets.split())
+
+
+def test_the_package_itself_needs_no_flag_library():
+    for path in (ROOT / "tfmiaq").rglob("*.py"):
+        assert not any(found.module.split(".")[0] == "absl" for found in read_imports(path)), path
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert "absl-py" not in config["options"]["install_requires"]
+    assert "absl-py" in config["options.extras_require"]["examples"]
