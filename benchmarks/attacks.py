@@ -31,7 +31,7 @@ DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the 
 MEMBERS = flags.DEFINE_integer("members", 5_000, "Members, and as many non-members.", 100)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of targets of each kind, seeds from 0.", 1)
 CACHE = flags.DEFINE_string("cache", "out/attacks", "Folder of finished reference models' signals.")
-JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
+N_JOBS = flags.DEFINE_integer("n_jobs", None, "Processes that train reference models.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/attacks.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/attacks_measured.md", "Markdown table, written at the end.")
 _MINUTES = "minutes_of_reference_models"
@@ -45,8 +45,7 @@ half of the records, or at the attack's own. Seconds are processor time of the a
 
 
 def _fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> Any:
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     steps = epochs * -(-len(x) // 64)
     model.compile(
         keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, steps), 0.9, True),
@@ -78,7 +77,7 @@ class Quantize:
         return _fit(tfmiaq.quantize_model(model, policy), x, y, _TUNING, 0.02)
 
 
-MODELS = {
+MODELS: dict[str, list[Any]] = {
     "float": [train_float],
     "w8 a8": [train_float, Quantize(8, 8)],
     "w2 a4": [train_float, Quantize(2, 4)],
@@ -88,8 +87,6 @@ MODELS = {
 
 def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: pathlib.Path, name: str) -> Any:
     """The target's signals, members first."""
-    from tfmiaq._backend import keras
-
     count = MEMBERS.value
     path = folder / f"target-{name.replace(' ', '-')}-{count}-{seed}.npz"
     if path.is_file():
@@ -97,7 +94,7 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
             return signals.Signals(**dict(file))
     members = data.x_train[:count], data.y_train[:count]
     non_members = data.x_test[:count], data.y_test[:count]
-    keras.utils.set_random_seed(7_000 + seed)
+    tfmiaq.keras.utils.set_random_seed(7_000 + seed)
     model = pipeline[0](*members)
     for step in pipeline[1:]:
         model = step(model, *members)
@@ -201,7 +198,7 @@ def main(argv: list[str]) -> None:
             started = time.perf_counter()
             with tqdm(total=max(_COUNTS), desc=name) as bar:
                 refs = references.train_references(
-                    pipeline, pool, max(_COUNTS), folder=folder, n_jobs=JOBS.value, seed=seed, progress=bar.update
+                    pipeline, pool, max(_COUNTS), folder=folder, n_jobs=N_JOBS.value, seed=seed, progress=bar.update
                 )
             took = round((time.perf_counter() - started) / 60, 1)
             # A run that finds all of them in the cache says nothing of what they cost.

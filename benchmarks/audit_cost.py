@@ -9,11 +9,13 @@ attacks, of which tensorflow-privacy's take a quarter of an hour, are not run ag
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -44,8 +46,7 @@ def _timed(act: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def _compile(model: Any) -> Any:
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     model.compile(
         keras.optimizers.SGD(0.05, 0.9, True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -77,7 +78,7 @@ def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], 
     for name, attacks in (("ours", ours), ("tensorflow-privacy", tfmiaq.attacks.choose(_PEERS))):
         total, rows = 0.0, {}
         for attack in attacks:
-            report, processor, seconds = _timed(lambda attack=attack: auditing.score(evidence, [attack]))
+            report, processor, seconds = _timed(functools.partial(auditing.score, evidence, [attack]))
             total += processor
             rows[attack.name] = {
                 "auc": report[attack.name].auc,
@@ -94,8 +95,6 @@ def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], 
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     data = datasets.load(DATASET.value)
     count = MEMBERS.value
     members = data.x_train[:count], data.y_train[:count]
@@ -109,7 +108,7 @@ def main(argv: list[str]) -> None:
     def save() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    keras.utils.set_random_seed(0)
+    tfmiaq.keras.utils.set_random_seed(0)
     model = _compile(resnet8(data.x_train.shape[1:], data.classes))
     model.fit(*members, batch_size=128, epochs=EPOCHS.value, verbose=0)
     quantized = _compile(tfmiaq.quantize_model(model))

@@ -1,6 +1,6 @@
 """What the default policy does on scikit-learn's digits: test accuracy and attack accuracy, mean over seeds.
 
-    python benchmarks/digits.py --seeds=5 --out=benchmarks/digits.json
+    python benchmarks/digits.py --seeds=5 --results=benchmarks/digits.json
 
 Rows are written as they come. All models have the same 300 members; the architecture is the demo's, in two widths.
 """
@@ -32,10 +32,9 @@ _WIDTHS = (8, 32)
 
 def _models(data: datasets.Dataset, x: Any, y: Any, width: int, seed: int) -> Any:
     """Each row's name and its trained model."""
-    from tfmiaq._backend import keras
 
     def fresh() -> Any:
-        keras.utils.set_random_seed(seed)
+        tfmiaq.keras.utils.set_random_seed(seed)
         return build_model(x.shape[1:], data.classes, width)
 
     def train(model: Any, epochs: int) -> Any:

@@ -35,15 +35,14 @@ not what the networks can reach. "zipped" is the file in a compressed archive, a
 Where labels part, it is by rounding alone: every level in the file is a trained one. Sums of few-bit weights and
 activations take few values; when one of them lies within a float32's precision of the middle between two codes, the
 Keras model and the int8 kernel round it apart, for every record that has it. So outside of training the model rounds
-by itself before FakeQuant, whose offset of up to 254 codes costs it digits (`tfmiaq/quantizers.py`). `python
-benchmarks/mismatches.py` counts what is left, layer by layer (`benchmarks/mismatches.json`)."""
+by itself before FakeQuant, whose offset of up to 254 codes costs it digits (`tfmiaq/quantization/quantizers.py`).
+`python benchmarks/mismatches.py` counts what is left, layer by layer (`benchmarks/mismatches.json`)."""
 _WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
 
 
 def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
     """Trains with SGD and a cosine schedule."""
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     model.compile(
         keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // 128)), 0.9, True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -102,8 +101,6 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     results = pathlib.Path(RESULTS.value)
     rows = json.loads(results.read_text())["rows"] if results.is_file() else {}
     data = datasets.load(DATASET.value)
@@ -112,7 +109,7 @@ def main(argv: list[str]) -> None:
         todo = [(w, a) for a in _ACTIVATIONS for w in _WEIGHTS if (w, a) not in done]
         if not todo:
             continue
-        keras.utils.set_random_seed(0)
+        tfmiaq.keras.utils.set_random_seed(0)
         model = build(data.x_train.shape[1:], data.classes)
         fit(model, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], FLOAT_EPOCHS.value, 0.1)
         floats = model.get_weights()

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-The target is a function that makes up its answers batch by batch, so that what grows is ours: the peak of the whole
+The target is a function that makes up its outputs batch by batch, so that what grows is ours: the peak of the whole
 process (resident memory) before and after.
 """
 
@@ -27,10 +27,10 @@ def main(argv: list[str]) -> None:
     del argv
     half, classes = RECORDS.value // 2, CLASSES.value
     generator = np.random.default_rng(0)
-    answers = generator.normal(0, 2, (4096, classes)).astype(np.float32)
+    outputs = generator.normal(0, 2, (4096, classes)).astype(np.float32)
 
     def target(x: np.ndarray) -> np.ndarray:
-        return answers[x[:, 0] % len(answers)]
+        return outputs[x[:, 0] % len(outputs)]
 
     x = np.arange(half, dtype=np.int64)[:, None]
     y = generator.integers(0, classes, half)

@@ -106,7 +106,7 @@ def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):
 @pytest.mark.slow
 def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
     sizes = ("--members=60", "--epochs=2", "--folds=2", "--repeats=1", "--output_bits=1", "--output_clip=0.2")
-    arguments = (*sizes, "--reference_models=0", f"--out={tmp_path}")
+    arguments = (*sizes, "--reference_models=0", f"--folder={tmp_path}")
     first, again = (_demo(*arguments, script="cross_distill.py", cwd=tmp_path) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert "| label-only |" in first.stdout
