@@ -448,8 +448,6 @@ def _make(
     bar: Any,
 ) -> None:
     """Trains what is missing of a row's models, and stores their outputs."""
-    from tfmiaq._backend import keras
-
     store = Store(folder)
     for index, chosen in enumerate(references.half_splits(len(pool[1]), MODELS.value, 0)):
         key = f"{name}-{index}"

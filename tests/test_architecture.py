@@ -165,3 +165,24 @@ def test_examples_import_public_names_only():
             if parts[0] == "tfmiaq" and (deep or any(part.startswith("_") for part in parts)):
                 private.append(f"{path.relative_to(ROOT).as_posix()}:{found.line}: {'.'.join(parts)}")
     assert private == []
+
+
+def test_what_needs_no_tensorflow_loads_none():
+    modules = ("policy", "metrics", "caching", "datasets", "tflite.flatbuffer", "edgetpu", "signals", "attacks")
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(f"tfmiaq.{name}")
+    if "tensorflow" in sys.modules:
+        sys.exit(f"tfmiaq.{name} loads TensorFlow")
+"""
+    command = [sys.executable, "-c", code, *modules, "auditing", "cli"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_each_public_name_is_listed_once():
+    for stub in (ROOT / "tfmiaq").rglob("__init__.pyi"):
+        package = ".".join(stub.parent.relative_to(ROOT).parts)
+        names = [found.name for found in read_imports(stub, package)]
+        assert len(names) == len(set(names)), stub
