@@ -22,10 +22,8 @@ from seeds import grouped, mean
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import auditing, datasets
+from tfmiaq import auditing, datasets, signals
 from tfmiaq.attacks import Evidence
-from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 5_000, "Members, and as many non-members.", 100)
@@ -98,7 +96,7 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     model = pipeline[0](*members)
     for step in pipeline[1:]:
         model = step(model, *members)
-    found = signals.Signals.concatenate(signals.extract(model, members, non_members))
+    found = signals.Signals.concatenate([signals.extract(model, part) for part in (members, non_members)])
     label_agreement = [
         signals.query_augmented(model, part, signals.augmented_queries)["label_agreement"]
         for part in (members, non_members)
@@ -109,6 +107,11 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     return found
 
 
+def _rate(attack: auditing.AttackResult, fpr: float) -> Optional[float]:
+    rate = attack.tpr_at_fpr(fpr)
+    return None if rate is None else float(rate)
+
+
 def _rows(
     name: str, found: Any, seed: int, refs: Optional[Any], adaptive: Optional[bool], records: np.ndarray, other: Any
 ) -> list[dict[str, Any]]:
@@ -117,7 +120,7 @@ def _rows(
         target=found,
         is_member=np.arange(2 * half) < half,
         seed=seed,
-        references=refs,
+        reference_signals=refs,
         other=None if name == "float" else other,
         records=lambda: records,
     )
@@ -137,10 +140,10 @@ def _rows(
             "attack": attack.name,
             "reference_models": len(refs.features) if refs is not None else 0,
             "adaptive": adaptive,
-            "auc": attack.auc,
+            "auc": float(attack.auc),
             "accuracy": attack.confusion.accuracy,
-            "tpr_at_0.1_percent_fpr": attack.tpr_at_fpr(0.001)[0],
-            "tpr_at_1_percent_fpr": attack.tpr_at_fpr(0.01)[0],
+            "tpr_at_0.1_percent_fpr": _rate(attack, 0.001),
+            "tpr_at_1_percent_fpr": _rate(attack, 0.01),
             "tpr": attack.confusion.tpr,
             "f1_members": attack.confusion.f1_members,
             "f1_non_members": attack.confusion.f1_non_members,
@@ -197,9 +200,8 @@ def main(argv: list[str]) -> None:
             other = _target(MODELS["float"], data, seed, folder, "float")
             started = time.perf_counter()
             with tqdm(total=max(_COUNTS), desc=name) as bar:
-                refs = references.train_references(
-                    pipeline, pool, max(_COUNTS), folder=folder, n_jobs=N_JOBS.value, seed=seed, progress=bar.update
-                )
+                reference_models = tfmiaq.ReferenceModels(pipeline, max(_COUNTS), cache=folder, n_jobs=N_JOBS.value)
+                refs = signals.train_references(reference_models, pool, seed=seed, progress=bar.update)
             took = round((time.perf_counter() - started) / 60, 1)
             # A run that finds all of them in the cache says nothing of what they cost.
             minutes[f"{name}, seed {seed}"] = max(took, minutes.get(f"{name}, seed {seed}", 0.0))

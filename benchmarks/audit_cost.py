@@ -15,16 +15,15 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from absl import app, flags
 from networks import resnet8
 
 import tfmiaq
-from tfmiaq import auditing, datasets
+from tfmiaq import auditing, datasets, signals
 from tfmiaq.attacks import Evidence
-from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 10_000, "Members, and as many non-members.", 100)
@@ -81,7 +80,7 @@ def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], 
             report, processor, seconds = _timed(functools.partial(auditing.score, evidence, [attack]))
             total += processor
             rows[attack.name] = {
-                "auc": report[attack.name].auc,
+                "auc": float(report[attack.name].auc),
                 "attack_accuracy": report[attack.name].confusion.accuracy,
                 "processor_seconds": round(processor, 2),
                 "seconds": round(seconds, 2),
@@ -122,9 +121,13 @@ def main(argv: list[str]) -> None:
         (".tflite, 1 thread", buffer, 1),
         (".tflite, 2 threads", buffer, 2),
     ):
-        few = tuple(part[:256] for part in members)
-        signals.extract(target, few, few, threads=threads)
-        found, _, seconds = _timed(lambda t=target, n=threads: signals.extract(t, members, non_members, threads=n))
+        few = (members[0][:256], members[1][:256])
+        signals.extract(target, few, threads=threads)
+
+        def extract(target: Any = target, threads: Optional[int] = threads) -> list[signals.Signals]:
+            return [signals.extract(target, part, threads=threads) for part in (members, non_members)]
+
+        found, _, seconds = _timed(extract)
         rates[name] = round(2 * count / seconds)
         if name == "keras, float":
             result["accuracy"] = [float(part.correct.mean()) for part in found]

@@ -32,9 +32,9 @@ from scipy import stats
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import auditing, datasets, signals
+from tfmiaq import auditing, datasets, signals, training
 from tfmiaq.attacks import Evidence
-from tfmiaq.caching.store import Store
+from tfmiaq.caching import Store
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -260,7 +260,7 @@ def _recipe(
         learning_rate=rate,
         batch_size=task.batch_size,
         loss=loss,
-        augment=tfmiaq.training.flips_and_shifts() if task.augment else None,
+        augment=training.flips_and_shifts() if task.augment else None,
         weight_decay=5e-4,
         mixup=mixup,
     )
@@ -449,7 +449,7 @@ def _make(
 ) -> None:
     """Trains what is missing of a row's models, and stores their outputs."""
     store = Store(folder)
-    for index, chosen in enumerate(references.half_splits(len(pool[1]), MODELS.value, 0)):
+    for index, chosen in enumerate(signals.half_splits(len(pool[1]), MODELS.value, 0)):
         key = f"{name}-{index}"
         if store.arrays(key) is None:
             classes = int(pool[1].max()) + 1
@@ -481,7 +481,7 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
         return None
     seconds = [arrays.pop("seconds", None) for arrays in found if arrays is not None]
     models = [signals.Signals(**arrays) for arrays in found if arrays is not None]
-    halves = references.half_splits(count, MODELS.value, 0)
+    halves = signals.half_splits(count, MODELS.value, 0)
     features = np.stack([model.features for model in models])
     of_models = [model.augmented for model in models]
     augmented = None if any(part is None for part in of_models) else np.stack([*of_models])
@@ -493,7 +493,7 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
             target=model[order],
             is_member=np.arange(count) < chosen.sum(),
             seed=index,
-            references=references.ReferenceSignals(
+            reference_signals=signals.ReferenceSignals(
                 features[others][:, order],
                 halves[others][:, order],
                 None if augmented is None else augmented[others][:, order],
@@ -513,10 +513,10 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
                 ("f1_non_members", attack.confusion.f1_non_members),
             ):
                 values.setdefault(f"{attack.name}: {key}", []).append(float(value))
-            for key, rate in (("tpr_at_0.1_percent_fpr", 0.001), ("tpr_at_1_percent_fpr", 0.01)):
-                resolved = attack.tpr_at_fpr(rate)
-                if resolved is not None:
-                    values.setdefault(f"{attack.name}: {key}", []).append(resolved[0])
+            for key, fpr in (("tpr_at_0.1_percent_fpr", 0.001), ("tpr_at_1_percent_fpr", 0.01)):
+                rate = attack.tpr_at_fpr(fpr)
+                if rate is not None:
+                    values.setdefault(f"{attack.name}: {key}", []).append(float(rate))
     return {
         "targets": len(models),
         "seconds": None if seconds[0] is None else [round(float(value)) for value in np.mean(seconds, axis=0)],

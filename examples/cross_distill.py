@@ -25,7 +25,7 @@ from absl import app, flags
 from small_classifier import build_model
 
 import tfmiaq
-from tfmiaq import datasets
+from tfmiaq import datasets, training
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     if AUGMENT.value:
         if len(shape) != 3:
             raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
-        augment = tfmiaq.training.flips_and_shifts()
+        augment = training.flips_and_shifts()
     whole = tfmiaq.TrainingRecipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
     tuning = dataclasses.replace(whole, epochs=max(1, EPOCHS.value // 3), learning_rate=0.02)
 
