@@ -34,7 +34,7 @@ from tqdm import tqdm
 import tfmiaq
 from tfmiaq import auditing, datasets, signals, training
 from tfmiaq.attacks import Evidence
-from tfmiaq.caching import Store
+from tfmiaq.caching import ARRAYS, Store
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -451,32 +451,32 @@ def _make(
     store = Store(folder)
     for index, chosen in enumerate(signals.half_splits(len(pool[1]), MODELS.value, 0)):
         key = f"{name}-{index}"
-        if store.arrays(key) is None:
+        if store.get(key, ARRAYS) is None:
             classes = int(pool[1].max()) + 1
             job = Job(task, row, pool[0][chosen], pool[1][chosen], outside, classes, folder, index)
             tfmiaq.keras.utils.set_random_seed(1_000 + index)
             started = time.perf_counter(), time.process_time()
 
             def on_the_way(model: Any, epoch: int, index: int = index) -> None:
-                store.put_arrays(f"{name}, epoch {epoch}-{index}", _outputs(model, pool))
+                store.put(f"{name}, epoch {epoch}-{index}", _outputs(model, pool), ARRAYS)
 
             model = train(job, on_the_way)
             took = [time.perf_counter() - started[0], time.process_time() - started[1]]
             target: Any = model
             plain = name.partition(", outputs of")[0]
-            if row.output is not None and plain in rows(task) and store.arrays(f"{plain}-{index}") is None:
+            if row.output is not None and plain in rows(task) and store.get(f"{plain}-{index}", ARRAYS) is None:
                 # Training does not see the rounding: the network's outputs before it are those of the row without.
                 once = _QueriedOnce(model)
-                store.put_arrays(f"{plain}-{index}", _outputs(once.before_rounding, pool, True))
+                store.put(f"{plain}-{index}", _outputs(once.before_rounding, pool, True), ARRAYS)
                 target = once.rounded
-            store.put_arrays(key, {**_outputs(target, pool, True), "seconds": np.array(took)})
+            store.put(key, {**_outputs(target, pool, True), "seconds": np.array(took)}, ARRAYS)
             tfmiaq.keras.backend.clear_session()
         bar.update()
 
 
 def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, Any]]:
     """A row's figures, means over its targets, or None while models are missing."""
-    found = [Store(folder).arrays(f"{name}-{index}") for index in range(MODELS.value)]
+    found = [Store(folder).get(f"{name}-{index}", ARRAYS) for index in range(MODELS.value)]
     if any(arrays is None for arrays in found):
         return None
     seconds = [arrays.pop("seconds", None) for arrays in found if arrays is not None]
