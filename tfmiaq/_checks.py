@@ -93,13 +93,56 @@ def real(low: Optional[float] = None, high: Optional[float] = None, **more: Any)
     return Interval(numbers.Real, low, high, **more)
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The names that an argument may be.
+
+    Attributes:
+        names: The names.
+    """
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained value as it is."""
+        return value
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(repr, self.names))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Sequences of one number or more, each of which lies in an interval.
+
+    Attributes:
+        interval: What each of the numbers may be.
+    """
+
+    interval: Interval
+
+    def __contains__(self, value: Any) -> bool:
+        is_sequence = isinstance(value, (list, tuple, range, np.ndarray)) and len(value) > 0
+        return is_sequence and all(item in self.interval for item in value)
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained sequence as a tuple of plain Python numbers."""
+        return tuple(self.interval.plain(item) for item in value)
+
+    def __str__(self) -> str:
+        return f"a sequence of one or more, each {self.interval}"
+
+
 SEED = integer(0, 2**32 - 1)
 AT_LEAST_ONE = integer(1)
 N_JOBS = integer(-1, None, or_none=True, none_means="what joblib's context says")
 
 
-def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
-    """Returns the values of arguments as plain Python numbers.
+def check(owner: str, **arguments: tuple[Any, Any]) -> dict[str, Any]:
+    """Returns the values of arguments as plain Python values.
 
     Example:
         >>> check("audit", batch_size=(np.int64(256), integer(1)))
@@ -107,7 +150,7 @@ def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
 
     Args:
         owner: The function or class that was given them, with which messages begin.
-        **arguments: For each name, the value and the interval that it must lie in.
+        **arguments: For each name, the value and what it may be: an `Interval`, a `Choice` or `Several`.
 
     Raises:
         InvalidArgumentError: Values outside their intervals; all of them are listed.
@@ -122,7 +165,7 @@ def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
     return {name: interval.plain(value) for name, (value, interval) in arguments.items()}
 
 
-def check_fields(instance: Any, **intervals: Interval) -> None:
+def check_fields(instance: Any, **intervals: Any) -> None:
     """Checks fields of a frozen dataclass, and sets them to plain Python numbers.
 
     Raises:

@@ -69,7 +69,7 @@ def test_a_softmax_is_seen_through_a_quantized_end(ending):
             None,
             {"temperature": 0},
             ValueError,
-            "Expected temperature to be a finite number of at least 1e-06. Received 0",
+            r"Expected temperature to be .* at least 1e-06. Received 0",
         ),
         (None, {"temperature": "warm", "keep": 2}, ValueError, "Expected temperature .* Expected keep"),
         (None, {"recipe": 3}, TypeError, "distill: Expected a TrainingRecipe or None as recipe. Received 3"),
@@ -183,7 +183,7 @@ def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, di
     [
         (
             {"teacher_weight": 1.5},
-            "CrossDistillation: Expected teacher_weight to be a finite number from 0 to 1. .* 1.5",
+            "CrossDistillation: Expected teacher_weight to be .* from 0 to 1. Received 1.5",
         ),
         ({"folds": 1}, "Expected folds to be an integer of at least 2. Received 1"),
         ({"repeats": 0}, "Expected repeats to be an integer from 1 to 1000. Received 0"),

@@ -59,7 +59,7 @@ def test_a_recipe_trains_with_mixup(augment, digits):
 
 @pytest.mark.parametrize("mixup", [-0.1, 0.001, True, "a lot", float("nan")])
 def test_a_mixup_out_of_range_raises(mixup):
-    with pytest.raises(ValueError, match="Expected mixup to be a finite number of at least 0.01, or 0. Received"):
+    with pytest.raises(ValueError, match=r"Expected mixup to be a finite number of at least 0.01, or 0. Received"):
         tfmiaq.TrainingRecipe(mixup=mixup)
 
 
@@ -71,7 +71,7 @@ def test_a_mixup_out_of_range_raises(mixup):
         ({"batch_size": 1.5}, "Expected batch_size to be an integer of at least 1. Received 1.5"),
         (
             {"weight_decay": -1},
-            "Expected weight_decay to be a finite number of at least 0, or None for none. Received -1",
+            "Expected weight_decay to be a finite number of at least 0, or None. Received -1",
         ),
         ({"augment": "flip"}, "Expected augment to be a Keras layer or None. Received 'flip'"),
         ({"epochs": "many", "batch_size": 0, "mixup": 2j}, "Expected epochs .* Expected batch_size .* Expected mixup"),

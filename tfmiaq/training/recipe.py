@@ -102,7 +102,7 @@ class TrainingRecipe:
             epochs=AT_LEAST_ONE,
             learning_rate=real(0, closed="neither"),
             batch_size=AT_LEAST_ONE,
-            weight_decay=real(0, or_none=True, none_means="none"),
+            weight_decay=real(0, or_none=True),
             mixup=real(0.01, also=(0.0,)),
         )
         if self.augment is not None and not callable(self.augment):
