@@ -29,6 +29,7 @@ from .search import Candidate as Candidate
 from .search import PolicySearch as PolicySearch
 from .search import SearchResult as SearchResult
 from .search import search_policy as search_policy
+from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify

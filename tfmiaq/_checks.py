@@ -138,7 +138,7 @@ class Several:
 
 SEED = integer(0, 2**32 - 1)
 AT_LEAST_ONE = integer(1)
-N_JOBS = integer(-1, None, or_none=True, none_means="what joblib's context says")
+N_JOBS = integer(1, also=(-1,), or_none=True, none_means="what joblib's context says")
 
 
 def check(owner: str, **arguments: tuple[Any, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from tfmiaq import signals
 from tfmiaq._backend import keras
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
@@ -17,8 +18,7 @@ from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.quantize import load_model, quantize_model
 from tfmiaq.quantization.summary import get_policy
 from tfmiaq.search.search import search_policy
-from tfmiaq.signals import signals
-from tfmiaq.signals.reference_models import half_splits
+from tfmiaq.signals.reference_models import ReferenceModels, half_splits
 from tfmiaq.tflite import convert
 from tfmiaq.tflite.verification import Verification, verify
 from tfmiaq.training.distillation import check_folds, check_share, cross_distill, out_of_fold_predictions
@@ -285,12 +285,11 @@ def defend(
             audited,
             members,
             non_members,
-            train_fn=pipeline if adaptive else None,
-            n_reference=n_reference,
-            cache=folder / "reference_models",
-            n_jobs=n_jobs,
+            reference_models=ReferenceModels(pipeline, n_reference, cache=folder / "reference_models", n_jobs=n_jobs)
+            if adaptive
+            else None,
             other=None if name == "float" else float_model,
-            queries=asked,
+            augmented_queries=asked,
             seed=seed,
             verbose=verbose,
         )

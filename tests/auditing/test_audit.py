@@ -12,9 +12,8 @@ from scipy import stats
 from sklearn import linear_model
 
 import tfmiaq
-from tfmiaq import attacks, auditing, metrics
+from tfmiaq import attacks, auditing, metrics, signals
 from tfmiaq.auditing.reporting import page
-from tfmiaq.signals import signals
 
 FAST = ["gap", "confidence", "modified entropy by class", "gradient boosting"]
 SUITE = ["threshold", "logistic regression", "multi-layer perceptron", "random forest", "k nearest neighbours"]
@@ -200,9 +199,9 @@ def test_a_target_that_answers_labels_is_attacked_by_labels_alone(linear_scores)
     assert [attack.name for attack in report.attacks] == ["gap", "label-only"]
     assert report.label_only
     assert any("only label-only attacks ran" in line for line in report.assumptions)
-    assert "the target answers labels" in report.skipped["confidence"]
+    assert "the target gives labels" in report.skipped["confidence"]
     assert report["label-only"].auc > 0.6
-    with pytest.raises(ValueError, match="'confidence': the target answers labels"):
+    with pytest.raises(ValueError, match="'confidence': the target gives labels"):
         tfmiaq.audit(lambda x: linear_scores(x).argmax(1), (x_in, y_in), (x_out, y_out), ["confidence"])
 
 
@@ -213,7 +212,7 @@ def test_saved_outputs_are_audited_like_the_model_that_gave_them(linear_scores, 
     direct = tfmiaq.audit(linear_scores, members, non_members, FAST)
     saved = (tmp_path / "in.npy", tmp_path / "out.npy")
     assert tfmiaq.audit(saved, (None, members[1]), (None, non_members[1]), FAST).to_json() == direct.to_json()
-    with pytest.raises(ValueError, match="'label-only' needs queries"):
+    with pytest.raises(ValueError, match="'label-only' needs augmented queries"):
         tfmiaq.audit(saved, members, non_members, ["label-only"])
 
 
@@ -232,7 +231,7 @@ def test_a_scikit_learn_classifier_is_audited_by_its_probabilities(digits):
 def test_logits_that_look_like_probabilities_at_first_are_taken_for_logits():
     scores = np.concatenate([np.tile([0.25, 0.75], (3000, 1)), np.tile([3.0, -1.0], (10, 1))])
     labels = np.zeros(len(scores), int)
-    inside, _ = signals.extract((scores, scores), (None, labels), (None, labels))
+    inside = signals.extract(signals.SavedOutputs(scores), (None, labels))
     np.testing.assert_allclose(inside.confidences[0], -0.5)
 
 
@@ -337,11 +336,11 @@ def test_bad_records_are_refused(members, non_members, error, message):
         (3, TypeError, r"Expected a Keras model, a .tflite"),
         (b"no model", ValueError, r"is no TFLite model"),
         ("nowhere.tflite", ValueError, r"No .tflite file at 'nowhere.tflite'"),
-        (lambda x: np.full((len(x), 2), np.nan), ValueError, r"answered NaN or infinity for 20 of 20 members"),
+        (lambda x: np.full((len(x), 2), np.nan), ValueError, r"gave NaN or infinity for 20 of 20 members"),
         (lambda x: np.zeros(len(x)), ValueError, r"Expected \(n, classes\)"),
         ((np.zeros((20, 2)), np.zeros((9, 2))), ValueError, r"9 saved outputs for 20 non_members"),
         ((np.zeros((20, 2)),), ValueError, r"saved outputs as a pair"),
-        (lambda x: np.zeros((3, 2)), ValueError, r"answered shape \(3, 2\) for 20 members"),
+        (lambda x: np.zeros((3, 2)), ValueError, r"gave outputs of shape \(3, 2\) for 20 members"),
     ],
 )
 def test_bad_targets_are_refused(target, error, message):

@@ -34,7 +34,7 @@ class Rmia(Attack):
 
     def ratios(self, evidence: Evidence) -> np.ndarray:
         """p(x|t) / p(x) of all records, shape (n,)."""
-        references = evidence.references
+        references = evidence.reference_signals
         assert references is not None
         of_target, of_references = map(special.expit, evidence.confidences(self.of))
         inside = _mean_where(of_references, references.trained_on)

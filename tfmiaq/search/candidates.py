@@ -9,13 +9,13 @@ from typing import Any, Optional
 from sklearn import isotonic
 from tqdm.auto import tqdm
 
+from tfmiaq import signals
 from tfmiaq._backend import keras
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import VALUES, Store
 from tfmiaq.quantization.quantize import quantize_model
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate, SearchResult
-from tfmiaq.signals import signals
 from tfmiaq.training.recipe import TrainingRecipe
 
 

@@ -8,8 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq import metrics
-from tfmiaq.signals import signals
+from tfmiaq import metrics, signals
 
 _BATCH, _CALIBRATION_RECORDS = 64, 640
 
@@ -80,7 +79,8 @@ def measure(predict: Callable[[np.ndarray], np.ndarray], samples: Samples) -> tu
     Raises:
         ValueError: A model whose outputs are not those of at least two classes.
     """
-    inside, outside = signals.extract(predict, samples.members, samples.non_members)
+    sets = [("members", predict, samples.members), ("non_members", predict, samples.non_members)]
+    inside, outside = signals.extract_sets(sets)
     if inside.confidences is None or outside.confidences is None:
         raise ValueError("search_policy: Expected a model with logits or probabilities of at least two classes.")
     correct = outside.correct

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from tqdm.auto import tqdm
 
+from tfmiaq import signals
 from tfmiaq._checks import SEED, InvalidArgumentError, check
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import Store
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.search.allocation import Bits, Sensitivities, first_trials, score_singles
+from tfmiaq.search.allocation import Bits, first_trials, score_singles
 from tfmiaq.search.measurement import draw_samples
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.results import Candidate, SearchResult
-from tfmiaq.signals import signals
 from tfmiaq.training.recipe import FINE_TUNING, TrainingRecipe, check_recipe
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq import signals
 from tfmiaq._backend import activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import own_random_state
@@ -19,7 +20,6 @@ from tfmiaq.quantization.summary import get_policy, quantized_layers
 from tfmiaq.search.allocation import FULL, Bits
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate
-from tfmiaq.signals import signals
 from tfmiaq.training.recipe import TrainingRecipe
 
 # BatchNormalization has to follow each change of bits within a few batches.

@@ -15,11 +15,11 @@ from scipy import special
 from sklearn import model_selection
 from tqdm.auto import tqdm
 
+from tfmiaq import signals
 from tfmiaq._checks import N_JOBS, SEED, check, check_fields, integer, real
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store
-from tfmiaq.signals import signals
 from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe
 
 TrainFloat = Callable[[Any, Any], Any]

@@ -123,7 +123,7 @@ class AuditReport:
         exposed: Indices of the members with the highest scores of that attack, most exposed first.
         epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
-        references: Number of reference models, 0 for none.
+        reference_models: Number of reference models, 0 for none.
         label_only: Whether the target answered labels instead of scores.
     """
 
@@ -142,7 +142,7 @@ class AuditReport:
     exposed: tuple[int, ...] = ()
     epsilon: float = 0.0
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    references: int = 0
+    reference_models: int = 0
     label_only: bool = False
 
     def __getitem__(self, name: str) -> AttackResult:
@@ -260,15 +260,15 @@ class AuditReport:
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        if self.references:
+        if self.reference_models:
             about = (
-                f"{self.references} reference models were trained through the pipeline that was given. They speak for "
+                f"{self.reference_models} reference models were trained through the pipeline that was given. They speak for "
                 "an attacker who knows it; with more of them the attack can be stronger."
             )
         else:
             about = (
                 "No reference models were trained: the attackers know some members and non-members. One who trains "
-                "models through the same pipeline can do better (train_fn)."
+                "models through the same pipeline can do better (reference_models)."
             )
         found = [about]
         if self.label_only:
@@ -309,7 +309,7 @@ class AuditReport:
             "non_members": self.non_members,
             "chosen": list(self.chosen),
             "seed": self.seed,
-            "reference_models": self.references,
+            "reference_models": self.reference_models,
             "label_only": self.label_only,
         }
 
