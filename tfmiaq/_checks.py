@@ -65,10 +65,10 @@ class Interval:
         low = None if self.low is None else f"{self.low:g}"
         high = None if self.high is None else f"{self.high:g}"
         if low is not None and high is not None:
-            opening = f"from {low}" if self.closed in ("both", "left") else f"above {low} and"
-            closing = f"below {high}"
-            if self.closed in ("both", "right"):
-                closing = f"to {high}" if opening.startswith("from") else f"up to {high}"
+            opening = f"from {low} to" if self.closed in ("both", "left") else f"above {low} and"
+            closing = high if self.closed in ("both", "right") else f"below {high}"
+            if opening.endswith("and") and closing == high:
+                closing = f"up to {high}"
             text = f"{noun} {opening} {closing}"
         elif low is not None:
             text = f"{noun} of at least {low}" if self.closed in ("both", "left") else f"{noun} above {low}"

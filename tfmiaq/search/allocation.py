@@ -43,7 +43,7 @@ def score_singles(
 
 
 def integer_programme(choices: Choices, sensitivities: Sensitivities, budget: float) -> Bits:
-    """Returns the allocation of least leakage whose drops of accuracy, one choice at a time, add up to at most a budget.
+    """Returns the allocation of least leakage whose drops of accuracy, choice by choice, add up to at most a budget.
 
     One variable for each choice, one choice for each search dimension: the integer programme of HAWQ-V3 (Yao et al.
     2021, equation 5) with leakage in the place of its second-order sensitivity.

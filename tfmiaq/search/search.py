@@ -102,7 +102,7 @@ def search_policy(
 
     # Scores depend on the samples too.
     key = fingerprint(key, *samples.arrays())[:24]
-    score = CachedScores(supernet, samples, store, key, seed)
+    score = CachedScores(supernet, samples, store, key)
     baseline, singles = score_singles(supernet.choices, score, quiet)
     sensitivities = {
         choice: (baseline.leakage - c.leakage, baseline.accuracy - c.accuracy) for choice, c in singles.items()

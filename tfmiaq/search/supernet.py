@@ -10,7 +10,6 @@ import numpy as np
 from tfmiaq import signals
 from tfmiaq._backend import activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.caching.store import ARRAYS, VALUES, Store
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.layer_graph import inner
@@ -118,18 +117,17 @@ class Supernet:
         weights = store.get_or_make(f"shared-{key}", fit, ARRAYS, lambda stored: len(stored) == count)
         self.model.set_weights([weights[str(number)] for number in range(count)])
 
-    def score(self, bits: Bits, samples: Samples, seed: int = 0) -> tuple[float, float]:
+    def score(self, bits: Bits, samples: Samples) -> tuple[float, float]:
         """Returns the leakage and the accuracy of an allocation.
 
-        Statistics and ranges follow the bits on a few batches, and are put back. Random layers, as Dropout, draw from
-        the seed, so that a score does not depend on those before it.
+        Statistics and ranges follow the bits on a few batches, and are put back. Random layers, as Dropout, draw on
+        from score to score, and add their noise: a graph that is traced once for all scores cannot be seeded anew.
         """
         variables = self.model.non_trainable_variables
         before = [variable.numpy() for variable in variables]
         self.set(bits)
-        with own_random_state(seed):
-            for batch in samples.calibration:
-                self._adapt(batch)
+        for batch in samples.calibration:
+            self._adapt(batch)
         measured = measure(self._predict, samples)
         for variable, value in zip(variables, before):
             variable.assign(value)
@@ -147,15 +145,13 @@ class CachedScores:
         samples: The records.
         store: Store that keeps the scores.
         key: Hash of the shared model and of the records.
-        seed: Seed of random layers.
     """
 
-    def __init__(self, supernet: Supernet, samples: Samples, store: Store, key: str, seed: int) -> None:
+    def __init__(self, supernet: Supernet, samples: Samples, store: Store, key: str) -> None:
         self._supernet = supernet
         self._samples = samples
         self._store = store
         self._key = key
-        self._seed = seed
 
     def __call__(self, bits: Bits) -> Candidate:
         """Returns an allocation with its scores."""
@@ -163,7 +159,7 @@ class CachedScores:
         full = {name: bits.get(name, FULL) for name in self._supernet.choices}
         leakage, accuracy = self._store.get_or_make(
             f"score-{fingerprint(self._key, full)[:24]}",
-            lambda: self._supernet.score(bits, self._samples, self._seed),
+            lambda: self._supernet.score(bits, self._samples),
             VALUES,
             lambda stored: isinstance(stored, list) and len(stored) == 2,
         )
