@@ -123,9 +123,9 @@ class LeakageMonitor(keras.callbacks.Callback):
         inside, outside = signals.extract_sets(sets, self.batch_size)
         if inside.confidences is None or outside.confidences is None:
             raise ValueError("LeakageMonitor: Expected a model that answers scores of at least two classes.")
-        auc, _, _ = metrics.auc_interval(inside.confidences, outside.confidences)
+        auc = metrics.auc_estimate(inside.confidences, outside.confidences)
         _, accuracy = metrics.best_threshold(inside.confidences, outside.confidences)
-        logs["leakage_auc"] = auc
+        logs["leakage_auc"] = auc.value
         logs["leakage_advantage"] = 2 * accuracy - 1
         logs["leakage_gap"] = float(inside.correct.mean() - outside.correct.mean())
         logs["leakage_accuracy"] = float(outside.correct.mean())

@@ -51,12 +51,12 @@ def test_lira_reaches_the_optimal_roc(name):
     evidence = _evidence(64)
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in (name, "confidence")])
     optimum = stats.norm.cdf(1 / np.sqrt(2))
-    low, high = report[name].auc_interval
+    auc = report[name].auc
     # 32 models know a record's mean to within a sixth of its spread.
-    assert low - 0.01 <= optimum <= high + 0.01
+    assert auc.low - 0.01 <= optimum <= auc.high + 0.01
     assert report["confidence"].auc < optimum - 0.1
-    _, low, high = report[name].tpr_at_fpr(0.01)
-    assert low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= high
+    rate = report[name].tpr_at_fpr(0.01)
+    assert rate.low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= rate.high
 
 
 @pytest.mark.parametrize("fix_variance", [True, False])
@@ -111,14 +111,14 @@ def test_few_reference_models_give_finite_scores_that_find_something(name, model
     scores = _scores(name, evidence)
     assert np.isfinite(scores).all()
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name]])
-    assert report[name].auc_interval[0] > 0.5
+    assert report[name].auc.low > 0.5
 
 
 @pytest.mark.parametrize("name", [*LIRA, "RMIA", "shadow models"])
 def test_without_a_difference_every_attack_is_a_coin(name):
     report = auditing.score(_evidence(8, shift=0.0), [tfmiaq.attacks.ATTACKS[name]])
-    low, high = report[name].auc_interval
-    assert low - 0.01 < 0.5 < high + 0.01
+    auc = report[name].auc
+    assert auc.low - 0.01 < 0.5 < auc.high + 0.01
 
 
 def test_shadow_models_decide_at_their_own_threshold():
@@ -162,12 +162,22 @@ def test_reference_models_tell_what_labels_of_copies_hide():
         return generator.binomial(10, special.expit(difficulty + 1.5 * inside)) / 10
 
     is_member = halves[0]
-    models = np.stack([np.column_stack([label_agreement(half), np.zeros(count)]) for half in halves[1:]])
+    augmented = {"augmented_confidence": np.zeros(count)}
+    models = np.stack(
+        [
+            np.column_stack(
+                [{**augmented, "label_agreement": label_agreement(half)}[name] for name in signals.AUGMENTED]
+            )
+            for half in halves[1:]
+        ]
+    )
     share = label_agreement(is_member)
     evidence = attacks.Evidence(
         signals.Signals(np.zeros(count, int), share > 0.5, label_agreement=share),
         is_member,
-        reference_signals=references.ReferenceSignals(np.zeros((8, count, 7), np.float32), halves[1:], models),
+        reference_signals=references.ReferenceSignals(
+            np.zeros((8, count, len(signals.FEATURES)), np.float32), halves[1:], models
+        ),
     )
     names = ("label-only", "LiRA on label agreement", "RMIA on label agreement")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
@@ -207,8 +217,8 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     assert stats.norm.cdf(1 / np.sqrt(2)) > report["LiRA on augmented queries"].auc > 0.68
     assert report["RMIA on augmented queries"].auc > 0.65
     for name in ("LiRA", "RMIA"):
-        low, high = report[name].auc_interval
-        assert low <= 0.5 <= high
+        auc = report[name].auc
+        assert auc.low <= 0.5 <= auc.high
 
 
 def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
@@ -476,5 +486,4 @@ def test_models_that_attack_each_other_must_be_four(models, is_fair):
         reference_signals=references.ReferenceSignals(features[1:, order], halves[1:, order]),
     )
     (result,) = auditing.score(evidence, [tfmiaq.attacks.ATTACKS["RMIA"]]).attacks
-    low, high = result.auc_interval
-    assert (low <= 0.5 <= high) == is_fair
+    assert (result.auc.low <= 0.5 <= result.auc.high) == is_fair

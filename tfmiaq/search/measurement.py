@@ -86,5 +86,5 @@ def measure(predict: Callable[[np.ndarray], np.ndarray], samples: Samples) -> tu
     correct = outside.correct
     if samples.validation is not None:
         correct = predict(samples.validation[0]).argmax(-1) == samples.validation[1]
-    leakage = metrics.auc_interval(inside.confidences, outside.confidences)[0]
-    return float(leakage), float(np.mean(correct))
+    leakage = metrics.auc_estimate(inside.confidences, outside.confidences).value
+    return leakage, float(np.mean(correct))
