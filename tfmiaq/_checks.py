@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
@@ -136,6 +137,34 @@ class Several:
         return f"a sequence of one or more, each {self.interval}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Values that a function accepts.
+
+    Attributes:
+        accepts: Function that tells whether it accepts a value.
+        text: What the values are, for the message.
+    """
+
+    accepts: Callable[[Any], bool]
+    text: str
+
+    def __contains__(self, value: Any) -> bool:
+        return self.accepts(value)
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained value as it is."""
+        return value
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def instance(text: str, *types: type, or_none: bool = False) -> Where:
+    """Returns the values of some types, None among them if `or_none` says so; `text` describes them in the message."""
+    return Where(lambda value: isinstance(value, types) or (or_none and value is None), text)
+
+
 SEED = integer(0, 2**32 - 1)
 AT_LEAST_ONE = integer(1)
 N_JOBS = integer(1, also=(-1,), or_none=True, none_means="what joblib's context says")
@@ -150,7 +179,7 @@ def check(owner: str, **arguments: tuple[Any, Any]) -> dict[str, Any]:
 
     Args:
         owner: The function or class that was given them, with which messages begin.
-        **arguments: For each name, the value and what it may be: an `Interval`, a `Choice` or `Several`.
+        **arguments: For each name, the value and what it may be: an `Interval`, `Choice`, `Several` or `Where`.
 
     Raises:
         InvalidArgumentError: Values outside their intervals; all of them are listed.

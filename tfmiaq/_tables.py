@@ -23,10 +23,18 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns an HTML table, for notebooks."""
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """Returns an HTML table, as notebooks show it; all text is escaped.
 
-    def line(tag: str, row: Sequence[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
+    Args:
+        head: Names of the columns.
+        rows: Cells, one for each column.
+        note: A line below the table.
+    """
 
-    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+    def line(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    below = f"<p>{html.escape(note)}</p>" if note else ""
+    return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>{below}"

@@ -13,7 +13,7 @@ from tfmiaq import signals
 from tfmiaq._backend import keras
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import VALUES, Store
-from tfmiaq.quantization.quantize import quantize_model
+from tfmiaq.quantization import quantize_model
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate, SearchResult
 from tfmiaq.training.recipe import TrainingRecipe

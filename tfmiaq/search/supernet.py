@@ -12,10 +12,10 @@ from tfmiaq._backend import activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import ARRAYS, VALUES, Store
 from tfmiaq.policy import BitwidthPolicy
+from tfmiaq.quantization import get_policy, quantize_model, set_policy
 from tfmiaq.quantization.layer_graph import inner
-from tfmiaq.quantization.quantize import quantize_model, set_policy
 from tfmiaq.quantization.quantizers import ReluQuantizer
-from tfmiaq.quantization.summary import get_policy, quantized_layers
+from tfmiaq.quantization.summary import quantized_layers
 from tfmiaq.search.allocation import FULL, Bits
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate
