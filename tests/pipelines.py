@@ -49,7 +49,7 @@ def sets(count=60):
     return (data.x_train[:count], data.y_train[:count]), (data.x_test[:count], data.y_test[:count])
 
 
-def audit(folder, n_jobs=None, train=train_slowly, n_reference=6):
+def audit(folder, n_jobs=None, train=train_slowly, count=6):
     """The audit whose figures all these tests compare."""
     import tfmiaq
 
@@ -61,9 +61,6 @@ def audit(folder, n_jobs=None, train=train_slowly, n_reference=6):
         members,
         non_members,
         ["LiRA", "RMIA", "shadow models"],
-        train_fn=train,
-        n_reference=n_reference,
-        cache=folder,
-        n_jobs=n_jobs,
+        reference_models=tfmiaq.ReferenceModels(train, count, cache=folder, n_jobs=n_jobs),
         verbose=False,
     )

@@ -46,7 +46,7 @@ def made(sets, tmp_path_factory):
 def test_all_of_it_is_made(made):
     assert made.verification.exact
     assert set(made.reports) == {"float", "quantized", ".tflite"}
-    assert all(report.references == 2 for report in made.reports.values())
+    assert all(report.reference_models == 2 for report in made.reports.values())
     attacks = [attack.name for attack in made.reports[".tflite"].attacks]
     assert "two versions" in attacks and "label-only" not in attacks
     names = {"float.keras", "quantized.keras", "policy.json", "model.tflite", "verification.txt", "comparison.html"}
@@ -82,7 +82,7 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
     made = tfmiaq.defend(float_model, *sets, policy="search", recipe=recipe, n_trials=3, folder=tmp_path, verbose=False)
     assert (tmp_path / "search" / "best.json").is_file()
     assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "search" / "best.json").read_text()) == made.policy
-    assert made.reports["quantized"].references == 0
+    assert made.reports["quantized"].reference_models == 0
     # Who trains on changed records is asked for them.
     assert all("label-only" in {attack.name for attack in report.attacks} for report in made.reports.values())
 
@@ -101,7 +101,7 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
     assert set(shares) == {0.5}
     # Two folds for the model itself, and two for each of the reference models.
     assert len(list((tmp_path / "teachers").glob("*.npz"))) == 6
-    assert made.reports["quantized"].references == 2
+    assert made.reports["quantized"].reference_models == 2
     assert made.policy.output == policy.output
     # Coarse answers, and those of the reference models, are asked for on changed copies too.
     assert {"label-only", "RMIA on augmented queries", "LiRA on label agreement"} <= {

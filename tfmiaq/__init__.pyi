@@ -26,11 +26,14 @@ from .quantization import quantize_scope as quantize_scope
 from .quantization import set_policy as set_policy
 from .quantization import summary as summary
 from .search import Candidate as Candidate
+from .search import PolicySearch as PolicySearch
 from .search import SearchResult as SearchResult
 from .search import search_policy as search_policy
+from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify
+from .training import CrossDistillation as CrossDistillation
 from .training import TrainingRecipe as TrainingRecipe
 from .training import cross_distill as cross_distill
 from .training import distill as distill

@@ -7,11 +7,10 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq import metrics
+from tfmiaq import metrics, signals
 from tfmiaq._backend import keras, tf
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.quantize import set_policy
-from tfmiaq.signals import signals
 
 
 class BitwidthSchedule(keras.callbacks.Callback):
@@ -120,12 +119,13 @@ class LeakageMonitor(keras.callbacks.Callback):
         """Attacks, and adds what it found to the logs."""
         if (epoch + 1) % self.every or logs is None:
             return
-        inside, outside = signals.extract(self._scores, self._members, self._non_members, self.batch_size)
+        sets = [("members", self._scores, self._members), ("non_members", self._scores, self._non_members)]
+        inside, outside = signals.extract_sets(sets, self.batch_size)
         if inside.confidences is None or outside.confidences is None:
             raise ValueError("LeakageMonitor: Expected a model that answers scores of at least two classes.")
-        auc, _, _ = metrics.auc_interval(inside.confidences, outside.confidences)
+        auc = metrics.auc_estimate(inside.confidences, outside.confidences)
         _, accuracy = metrics.best_threshold(inside.confidences, outside.confidences)
-        logs["leakage_auc"] = auc
+        logs["leakage_auc"] = auc.value
         logs["leakage_advantage"] = 2 * accuracy - 1
         logs["leakage_gap"] = float(inside.correct.mean() - outside.correct.mean())
         logs["leakage_accuracy"] = float(outside.correct.mean())

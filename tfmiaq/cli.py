@@ -111,12 +111,13 @@ def _audit(given: Arguments) -> int:
             members,
             non_members,
             given.attacks.split(",") if given.attacks else None,
-            train_fn=pipeline or None,
-            n_reference=given.references,
-            cache=given.out / "reference_models" if pipeline else None,
-            n_jobs=given.jobs,
+            reference_models=tfmiaq.ReferenceModels(
+                pipeline, given.references, cache=given.out / "reference_models", n_jobs=given.jobs
+            )
+            if pipeline
+            else None,
             other=other,
-            queries=given.queries,
+            augmented_queries=given.queries,
             seed=given.seed,
         )
         report.save(given.out / name if len(names) > 1 else given.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from scipy import stats
@@ -13,6 +13,47 @@ from tfmiaq._privacy_suite import import_suite
 
 # False positive rates at which attacks are compared.
 RATES = (0.001, 0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate(float):
+    """A figure with an interval: a float that prints, and formats, as "0.612 (0.580 to 0.640)".
+
+    Example:
+        >>> auc = tfmiaq.metrics.Estimate(0.612, 0.58, 0.64)
+        >>> print(auc, f"{auc:.1f}", auc > 0.5, auc.low > 0.5)
+        0.612 (0.580 to 0.640) 0.6 (0.6 to 0.6) True True
+
+    Attributes:
+        value: The figure itself, which comparisons and arithmetic use.
+        low: Lower end of the interval, 95 % if nothing else is said.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __new__(cls, value: float, low: float, high: float) -> Estimate:  # noqa: D102
+        return super().__new__(cls, value)
+
+    def __getnewargs__(self) -> Any:
+        return self.value, self.low, self.high
+
+    def __format__(self, spec: str) -> str:
+        value, low, high = (format(float(number), spec or ".3f") for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
+    def __str__(self) -> str:
+        return format(self, "")
+
+    # A float of the same value is equal to it, so that both need one hash.
+    __hash__ = float.__hash__
+
+
+def format_figure(figure: Optional[float]) -> str:
+    """Returns a rate, or an estimate with its interval, as text; None, which the sample cannot resolve, is no zero."""
+    return "unresolved" if figure is None else f"{figure:.3f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +69,24 @@ class Confusion:
         return Confusion(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
 
     @property
+    def members(self) -> int:
+        """Number of members."""
+        return self.true_positives + self.false_negatives
+
+    @property
+    def non_members(self) -> int:
+        """Number of non-members."""
+        return self.false_positives + self.true_negatives
+
+    @property
     def tpr(self) -> float:
         """Share of members called members."""
-        return self.true_positives / (self.true_positives + self.false_negatives)
+        return self.true_positives / self.members
 
     @property
     def fpr(self) -> float:
         """Share of non-members called members."""
-        return self.false_positives / (self.false_positives + self.true_negatives)
+        return self.false_positives / self.non_members
 
     @property
     def accuracy(self) -> float:
@@ -63,31 +114,32 @@ class Confusion:
         tnr, fnr = 1 - self.fpr, 1 - self.tpr
         return 2 * tnr / (tnr + fnr + 1)
 
-    def accuracy_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval of the balanced accuracy.
+    def accuracy_estimate(self, confidence: float = 0.95) -> Estimate:
+        """Returns the balanced accuracy with its interval.
 
         Each rate's exact interval (Clopper and Pearson 1934) gives its half-width; the two sets are independent, so
         that the half-widths add in squares.
         """
         lower, upper = 0.0, 0.0
         for successes, total in (
-            (self.true_positives, self.true_positives + self.false_negatives),
-            (self.true_negatives, self.true_negatives + self.false_positives),
+            (self.true_positives, self.members),
+            (self.true_negatives, self.non_members),
         ):
             low, high = clopper_pearson(successes, total, confidence)
             lower += (successes / total - low) ** 2
             upper += (high - successes / total) ** 2
-        return max(0.0, self.accuracy - np.sqrt(lower) / 2), min(1.0, self.accuracy + np.sqrt(upper) / 2)
+        low, high = self.accuracy - np.sqrt(lower) / 2, self.accuracy + np.sqrt(upper) / 2
+        return Estimate(self.accuracy, max(0.0, float(low)), min(1.0, float(high)))
 
 
 def clopper_pearson(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact binomial interval of successes / total (Clopper and Pearson 1934)."""
+    """Returns the exact binomial interval of successes / total (Clopper and Pearson 1934)."""
     interval = stats.binomtest(successes, total).proportion_ci(confidence, method="exact")
     return float(interval.low), float(interval.high)
 
 
 def best_threshold(members: np.ndarray, non_members: np.ndarray) -> tuple[float, float]:
-    """The score at or above which to call a record a member, and its balanced accuracy on these scores.
+    """Returns the score at or above which to call a record a member, and its balanced accuracy on these scores.
 
     The threshold lies midway between two scores that occur, so that it does not lean towards either set.
     """
@@ -101,27 +153,35 @@ def best_threshold(members: np.ndarray, non_members: np.ndarray) -> tuple[float,
 
 
 def confusion(members: np.ndarray, non_members: np.ndarray, threshold: float) -> Confusion:
-    """Decisions of "member if score >= threshold"."""
+    """Returns the counts of "member if score >= threshold"."""
     hits, alarms = int((members >= threshold).sum()), int((non_members >= threshold).sum())
     return Confusion(hits, len(members) - hits, alarms, len(non_members) - alarms)
 
 
 def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates over all thresholds."""
+    """Returns false and true positive rates over all thresholds, both growing, as a step function.
+
+    The points are those that change the curve: for each true positive rate the lowest false positive rate that reaches
+    it, up to (1, 1). Between two points the rates of the left one hold.
+    """
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     fpr, tpr, _ = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]))
-    return fpr, tpr
+    highest = np.append(fpr[1:] != fpr[:-1], True)
+    fpr, tpr = fpr[highest], tpr[highest]
+    grows = np.insert(tpr[1:] > tpr[:-1], 0, True)
+    grows[-1] = True
+    return fpr[grows], tpr[grows]
 
 
 def tpr_at_fpr(fpr: np.ndarray, tpr: np.ndarray, limit: float) -> float:
-    """The highest true positive rate at no more than `limit` false positives."""
+    """Returns the highest true positive rate of a ROC curve at no more than `limit` false positives."""
     return float(tpr[fpr <= limit].max())
 
 
-def tpr_interval(
+def tpr_estimate(
     fpr: np.ndarray, tpr: np.ndarray, members: int, non_members: int, limit: float, confidence: float = 0.95
-) -> Optional[tuple[float, float, float]]:
-    """True positive rate at no more than `limit` false positives, with an interval.
+) -> Optional[Estimate]:
+    """Returns the true positive rate at no more than `limit` false positives, with an interval.
 
     Both what the threshold should be and how many members lie above it are uncertain. With half of the error each: the
     threshold lies between two order statistics of the non-members (binomial), and the rates at those have exact
@@ -136,7 +196,7 @@ def tpr_interval(
         confidence: Of the interval.
 
     Returns:
-        Rate, lower and upper end; None where fewer than one non-member may be called a member.
+        The rate; None where fewer than one non-member may be called a member.
     """
     if limit * non_members + 1e-9 < 1:
         return None
@@ -145,13 +205,13 @@ def tpr_interval(
     for above, end in zip(stats.binom.ppf([(1 - each) / 2, (1 + each) / 2], non_members, limit), (0, 1)):
         rate = tpr[fpr <= above / non_members + 1e-12].max()
         ends.append(clopper_pearson(round(rate * members), members, each)[end])
-    return tpr_at_fpr(fpr, tpr, limit), ends[0], ends[1]
+    return Estimate(tpr_at_fpr(fpr, tpr, limit), *ends)
 
 
 def epsilon_lower_bound(
     known: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], confidence: float = 0.95
 ) -> float:
-    """A lower bound on the epsilon of differential privacy, by tensorflow-privacy's `RatioBound`.
+    """Returns a lower bound on the epsilon of differential privacy, by tensorflow-privacy's `RatioBound`.
 
     The threshold is chosen on known records and the bound taken on others, at that threshold alone: with many
     thresholds tried on the same records the best bound would hold with less confidence than it says. It takes records
@@ -185,11 +245,13 @@ def epsilon_lower_bound(
     return bound(held_out, best)
 
 
-def auc_interval(members: np.ndarray, non_members: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
-    """AUC with an interval from the variance of its placements (DeLong, DeLong and Clarke-Pearson 1988).
+def auc_estimate(members: np.ndarray, non_members: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Returns the AUC, with an interval from the variance of its placements (DeLong, DeLong and Clarke-Pearson 1988).
 
-    Returns:
-        AUC, lower and upper end.
+    Args:
+        members: Scores of members, higher for members.
+        non_members: Scores of non-members.
+        confidence: Of the interval.
     """
     ranks = stats.rankdata(np.concatenate([members, non_members]))
     m, n = len(members), len(non_members)
@@ -198,4 +260,4 @@ def auc_interval(members: np.ndarray, non_members: np.ndarray, confidence: float
     auc = float(placements_in.mean())
     variance = (placements_in.var(ddof=1) / m if m > 1 else 0.25) + (placements_out.var(ddof=1) / n if n > 1 else 0.25)
     half = float(stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(variance))
-    return auc, max(0.0, auc - half), min(1.0, auc + half)
+    return Estimate(auc, max(0.0, auc - half), min(1.0, auc + half))

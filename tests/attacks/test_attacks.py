@@ -12,12 +12,11 @@ import pytest
 from scipy import special, stats
 
 import tfmiaq
-from tfmiaq import attacks, auditing
+from tfmiaq import attacks, auditing, signals
 from tfmiaq.attacks.suite import import_suite
 from tfmiaq.caching import fingerprints
 from tfmiaq.search import search
 from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
 
 LIRA = ["LiRA", "LiRA with variance by record", "offline LiRA", "offline LiRA with variance by record"]
 
@@ -38,7 +37,7 @@ def _evidence(models, count=1500, shift=1.0, seed=0):
 
     answers = np.stack([features(confidences(row)).features for row in trained_on])
     return attacks.Evidence(
-        features(confidences(is_member)), is_member, references=references.ReferenceSignals(answers, trained_on)
+        features(confidences(is_member)), is_member, reference_signals=references.ReferenceSignals(answers, trained_on)
     )
 
 
@@ -52,19 +51,19 @@ def test_lira_reaches_the_optimal_roc(name):
     evidence = _evidence(64)
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[n] for n in (name, "confidence")])
     optimum = stats.norm.cdf(1 / np.sqrt(2))
-    low, high = report[name].auc_interval
+    auc = report[name].auc
     # 32 models know a record's mean to within a sixth of its spread.
-    assert low - 0.01 <= optimum <= high + 0.01
+    assert auc.low - 0.01 <= optimum <= auc.high + 0.01
     assert report["confidence"].auc < optimum - 0.1
-    _, low, high = report[name].tpr_at_fpr(0.01)
-    assert low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= high
+    rate = report[name].tpr_at_fpr(0.01)
+    assert rate.low <= stats.norm.sf(stats.norm.isf(0.01) - 1) <= rate.high
 
 
 @pytest.mark.parametrize("fix_variance", [True, False])
 def test_lira_is_tensorflow_privacys(fix_variance):
     evidence = _evidence(6, count=40)
     (suite,) = import_suite("membership_inference_attack.advanced_mia")
-    refs = evidence.references
+    refs = evidence.reference_signals
     expected = suite.compute_score_lira(
         [[value] for value in evidence.target.confidences],
         [refs.confidences[refs.trained_on[:, i], i][:, None] for i in range(80)],
@@ -77,7 +76,7 @@ def test_lira_is_tensorflow_privacys(fix_variance):
 
 def _transcribed_rmia(evidence, gamma, a):
     """Zarifzadeh et al. 2024, equations 2 and 3, record by record."""
-    refs = evidence.references
+    refs = evidence.reference_signals
     p_reference = np.exp(-refs.losses)
     p_target = np.exp(-evidence.target.losses)
     count = len(p_target)
@@ -98,9 +97,9 @@ def test_rmia_is_its_formula(gamma, online):
 
     evidence = _evidence(4, count=40)
     if not online:
-        none = np.zeros_like(evidence.references.trained_on)
-        refs = references.ReferenceSignals(evidence.references.features, none)
-        evidence = attacks.Evidence(evidence.target, evidence.is_member, references=refs)
+        none = np.zeros_like(evidence.reference_signals.trained_on)
+        refs = references.ReferenceSignals(evidence.reference_signals.features, none)
+        evidence = attacks.Evidence(evidence.target, evidence.is_member, reference_signals=refs)
     found = Rmia(gamma).scores(evidence)
     np.testing.assert_allclose(found, _transcribed_rmia(evidence, gamma, 0.3), atol=1e-9)
 
@@ -112,14 +111,14 @@ def test_few_reference_models_give_finite_scores_that_find_something(name, model
     scores = _scores(name, evidence)
     assert np.isfinite(scores).all()
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name]])
-    assert report[name].auc_interval[0] > 0.5
+    assert report[name].auc.low > 0.5
 
 
 @pytest.mark.parametrize("name", [*LIRA, "RMIA", "shadow models"])
 def test_without_a_difference_every_attack_is_a_coin(name):
     report = auditing.score(_evidence(8, shift=0.0), [tfmiaq.attacks.ATTACKS[name]])
-    low, high = report[name].auc_interval
-    assert low - 0.01 < 0.5 < high + 0.01
+    auc = report[name].auc
+    assert auc.low - 0.01 < 0.5 < auc.high + 0.01
 
 
 def test_shadow_models_decide_at_their_own_threshold():
@@ -163,18 +162,32 @@ def test_reference_models_tell_what_labels_of_copies_hide():
         return generator.binomial(10, special.expit(difficulty + 1.5 * inside)) / 10
 
     is_member = halves[0]
-    models = np.stack([np.column_stack([label_agreement(half), np.zeros(count)]) for half in halves[1:]])
+    augmented = {"augmented_confidence": np.zeros(count)}
+    models = np.stack(
+        [
+            np.column_stack(
+                [{**augmented, "label_agreement": label_agreement(half)}[name] for name in signals.AUGMENTED]
+            )
+            for half in halves[1:]
+        ]
+    )
     share = label_agreement(is_member)
     evidence = attacks.Evidence(
         signals.Signals(np.zeros(count, int), share > 0.5, label_agreement=share),
         is_member,
-        references=references.ReferenceSignals(np.zeros((8, count, 7), np.float32), halves[1:], models),
+        reference_signals=references.ReferenceSignals(
+            np.zeros((8, count, len(signals.FEATURES)), np.float32), halves[1:], models
+        ),
     )
     names = ("label-only", "LiRA on label agreement", "RMIA on label agreement")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
     assert report["LiRA on label agreement"].auc > report["label-only"].auc + 0.05
     assert report["RMIA on label agreement"].auc > report["label-only"].auc + 0.03
-    assert evidence.available == {"reference models", "queries", "changed copies asked of reference models"}
+    assert evidence.available == {
+        attacks.REFERENCE_MODELS,
+        attacks.AUGMENTED_QUERIES,
+        attacks.AUGMENTED_REFERENCES,
+    }
 
 
 def test_copies_tell_what_answers_on_the_record_do_not():
@@ -196,7 +209,7 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     evidence = attacks.Evidence(
         dataclasses.replace(answers(), label_agreement=copies[0, :, 0], augmented_confidences=copies[0, :, 1]),
         halves[0],
-        references=references.ReferenceSignals(features, halves[1:], copies[1:]),
+        reference_signals=references.ReferenceSignals(features, halves[1:], copies[1:]),
     )
     names = ("LiRA", "RMIA", "LiRA on augmented queries", "RMIA on augmented queries")
     report = auditing.score(evidence, [tfmiaq.attacks.ATTACKS[name] for name in names])
@@ -204,8 +217,8 @@ def test_copies_tell_what_answers_on_the_record_do_not():
     assert stats.norm.cdf(1 / np.sqrt(2)) > report["LiRA on augmented queries"].auc > 0.68
     assert report["RMIA on augmented queries"].auc > 0.65
     for name in ("LiRA", "RMIA"):
-        low, high = report[name].auc_interval
-        assert low <= 0.5 <= high
+        auc = report[name].auc
+        assert auc.low <= 0.5 <= auc.high
 
 
 def test_what_is_asked_of_copies_is_what_the_target_says_of_them():
@@ -233,12 +246,14 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
             trained.append(x)
             return pipelines.train_slowly(x, y)
 
-        arguments = {"train_fn": train, "n_reference": 4, "cache": tmp_path, "queries": queries, "verbose": False}
-        return tfmiaq.audit(target, members, non_members, attacks, **arguments), len(trained)
+        arguments = {"augmented_queries": queries, "verbose": False}
+        pipeline = tfmiaq.ReferenceModels(train, 4, cache=tmp_path)
+        report = tfmiaq.audit(target, members, non_members, attacks, reference_models=pipeline, **arguments)
+        return report, len(trained)
 
     without, trained = audit(target, False)
     assert trained == 4
-    assert "pass train_fn and queries=True" in without.skipped["LiRA on augmented queries"]
+    assert "pass reference_models and augmented_queries=True" in without.skipped["LiRA on augmented queries"]
     asked, trained = audit(target, True)
     assert trained == 4
     assert {"LiRA on augmented queries", "RMIA on augmented queries", "LiRA on label agreement"} <= {
@@ -257,7 +272,7 @@ def test_an_audit_with_queries_asks_reference_models_for_copies_too(tmp_path):
         "LiRA on label agreement",
         "RMIA on label agreement",
     }
-    with pytest.raises(ValueError, match="'LiRA on label agreement' needs changed copies asked of reference models"):
+    with pytest.raises(ValueError, match="'LiRA on label agreement' needs augmented queries of reference models"):
         tfmiaq.audit(target, members, non_members, ["LiRA on label agreement"])
 
 
@@ -306,10 +321,7 @@ def test_disjoint_splits_never_train_on_an_audited_record():
         members,
         non_members,
         ["offline LiRA", "RMIA", "LiRA"],
-        train_fn=train,
-        n_reference=4,
-        splits="disjoint",
-        population=population,
+        reference_models=tfmiaq.ReferenceModels(train, 4, splits="disjoint", population=population),
         verbose=False,
     )
     audited = {record.tobytes() for record in np.concatenate([members[0], non_members[0]])}
@@ -325,25 +337,62 @@ def test_disjoint_splits_never_train_on_an_audited_record():
     [
         ({"train_fn": 3}, TypeError, "Expected train_fn as a function"),
         ({"train_fn": []}, TypeError, "Expected train_fn as a function"),
-        ({"train_fn": pipelines.train_slowly, "n_reference": 1}, ValueError, "n_reference of at least 2. Received 1"),
-        ({"train_fn": pipelines.train_slowly, "splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
-        ({"train_fn": pipelines.train_slowly, "splits": "disjoint"}, ValueError, "population=.* go together"),
-        ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass train_fn"),
-        ({"train_fn": lambda x, y: 3}, TypeError, "What train_fn made cannot be scored.*Received int"),
-        ({"train_fn": lambda x, y: lambda x: np.zeros(len(x), int)}, ValueError, "made a model that answers labels"),
+        ({"count": 1}, ValueError, "Expected count to be an integer of at least 2. Received 1"),
+        ({"count": True}, ValueError, "Expected count to be an integer of at least 2. Received True"),
+        ({"splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
+        ({"splits": "disjoint"}, ValueError, "population=.* go together"),
+        ({"splits": "disjoint", "population": 3}, TypeError, "Expected population as a pair"),
         ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
         ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
-        ({"train_fn": pipelines.train_slowly, "cache": __file__}, ValueError, "Expected cache as a folder"),
-        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be a number of processes.*Received 0"),
-        ({"batch_size": 0}, ValueError, "Expected batch_size to be at least 1. Received 0"),
-        ({"threads": 0}, ValueError, "Expected threads to be at least 1"),
-        ({"seed": -1}, ValueError, "Expected seed to be from 0"),
+        ({"cache": __file__}, ValueError, "Expected cache as a folder"),
+        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be an integer of at least 1, or -1, or None.*Received 0"),
     ],
 )
-def test_reference_models_that_cannot_be_are_refused(arguments, error, message):
+def test_reference_models_that_cannot_be_are_refused_when_they_are_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        tfmiaq.ReferenceModels(**{"train_fn": pipelines.train_slowly, **arguments})
+
+
+def test_reference_models_are_frozen_options_with_plain_numbers():
+    options = tfmiaq.ReferenceModels(pipelines.train_slowly, np.int64(6), population=None, n_jobs=np.int32(2))
+    assert (options.count, options.n_jobs, type(options.count), type(options.n_jobs)) == (6, 2, int, int)
+    assert tfmiaq.ReferenceModels(pipelines.train_slowly).count == 4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.count = 3
+    members, _ = pipelines.sets(200)
+    disjoint = tfmiaq.ReferenceModels(pipelines.train_slowly, splits="disjoint", population=members)
+    assert len(repr(disjoint)) < 250
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"attacks": ["LiRA"]}, ValueError, "'LiRA' needs reference models: pass reference_models"),
+        ({"reference_models": lambda x, y: 3}, TypeError, "Expected reference_models as tfmiaq.ReferenceModels"),
+        ({"batch_size": 0}, ValueError, "Expected batch_size to be an integer of at least 1. Received 0"),
+        ({"threads": 0}, ValueError, "Expected threads to be an integer of at least 1"),
+        ({"seed": -1}, ValueError, "Expected seed to be an integer from 0"),
+    ],
+)
+def test_audits_that_cannot_be_are_refused(arguments, error, message):
     members, non_members = pipelines.sets(20)
     with pytest.raises(error, match=message):
         tfmiaq.audit(pipelines.train_slowly(*members), members, non_members, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("train_fn", "error", "message"),
+    [
+        (lambda x, y: 3, TypeError, "model that train_fn returned cannot be scored.*Received int"),
+        (lambda x, y: lambda x: np.full((len(x), 10), np.nan), ValueError, "NaN or infinity for 40 of 40 audited rec"),
+        (lambda x, y: lambda x: np.zeros(len(x), int), ValueError, "returned a model that gives labels"),
+    ],
+)
+def test_reference_models_that_cannot_be_scored_are_told(train_fn, error, message):
+    members, non_members = pipelines.sets(20)
+    target = pipelines.train_slowly(*members)
+    with pytest.raises(error, match=message):
+        tfmiaq.audit(target, members, non_members, reference_models=tfmiaq.ReferenceModels(train_fn))
 
 
 def test_an_attack_of_ones_own():
@@ -434,8 +483,7 @@ def test_models_that_attack_each_other_must_be_four(models, is_fair):
     evidence = attacks.Evidence(
         target=answers(0.0)[order],
         is_member=np.arange(count) < count // 2,
-        references=references.ReferenceSignals(features[1:, order], halves[1:, order]),
+        reference_signals=references.ReferenceSignals(features[1:, order], halves[1:, order]),
     )
     (result,) = auditing.score(evidence, [tfmiaq.attacks.ATTACKS["RMIA"]]).attacks
-    low, high = result.auc_interval
-    assert (low <= 0.5 <= high) == is_fair
+    assert (result.auc.low <= 0.5 <= result.auc.high) == is_fair

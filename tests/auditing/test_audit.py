@@ -1,4 +1,4 @@
-"""The audit against known answers, and what it refuses."""
+"""The audit against known figures, and the arguments that raise errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from scipy import stats
 from sklearn import linear_model
 
 import tfmiaq
-from tfmiaq import attacks, auditing, metrics
-from tfmiaq.auditing.reporting import page
-from tfmiaq.signals import signals
+from tfmiaq import attacks, auditing, metrics, signals
 
 FAST = ["gap", "confidence", "modified entropy by class", "gradient boosting"]
 SUITE = ["threshold", "logistic regression", "multi-layer perceptron", "random forest", "k nearest neighbours"]
@@ -26,20 +24,19 @@ def _gaussians(distance, count, seed):
     return (members, np.zeros(count, int)), (non_members, np.zeros(count, int))
 
 
-def _inside(value, interval):
-    return interval[0] <= value <= interval[1]
+def _inside(value, estimate):
+    return estimate.low <= value <= estimate.high
 
 
 @pytest.mark.parametrize("distance", [0.5, 1.0, 2.0])
 def test_two_gaussians_give_the_closed_form(distance, linear_scores):
     members, non_members = _gaussians(distance, 2000, seed=1)
     report = tfmiaq.audit(linear_scores, members, non_members, attacks=["confidence"])
-    assert _inside(stats.norm.cdf(distance / np.sqrt(2)), report["confidence"].auc_interval)
+    assert _inside(stats.norm.cdf(distance / np.sqrt(2)), report["confidence"].auc)
     for rate in (0.001, 0.01):
-        _, low, high = report["confidence"].tpr_at_fpr(rate)
-        assert low <= stats.norm.sf(stats.norm.isf(rate) - distance) <= high
-    assert _inside(stats.norm.cdf(distance / np.sqrt(2)), report.auc_interval)
-    assert _inside(stats.norm.cdf(distance / 2), report.attack_accuracy_interval)
+        assert _inside(stats.norm.sf(stats.norm.isf(rate) - distance), report["confidence"].tpr_at_fpr(rate))
+    assert _inside(stats.norm.cdf(distance / np.sqrt(2)), report.auc)
+    assert _inside(stats.norm.cdf(distance / 2), report.attack_accuracy)
     best_at_1_percent = stats.norm.sf(stats.norm.isf(0.01) - distance)
     assert report.tpr_at_fpr(0.01) == pytest.approx(best_at_1_percent, abs=0.08)
 
@@ -48,7 +45,7 @@ def test_two_gaussians_give_the_closed_form(distance, linear_scores):
 def test_sets_drawn_alike_give_a_coin(seed, linear_scores):
     members, non_members = _gaussians(0.0, 1000, seed)
     report = tfmiaq.audit(linear_scores, members, non_members, attacks=FAST, seed=seed)
-    assert _inside(0.5, report.attack_accuracy_interval)
+    assert _inside(0.5, report.attack_accuracy)
     assert not report.leaks
     assert report.epsilon < 0.1
 
@@ -77,12 +74,13 @@ def test_figures_do_not_depend_on_the_sizes_of_the_sets():
 def test_the_auc_interval_is_a_bootstraps():
     generator = np.random.default_rng(0)
     members, non_members = generator.normal(1, 1, 300), generator.normal(0, 1, 200)
-    auc, low, high = metrics.auc_interval(members, non_members)
+    auc = metrics.auc_estimate(members, non_members)
     draws = [
-        metrics.auc_interval(generator.choice(members, 300), generator.choice(non_members, 200))[0] for _ in range(1000)
+        metrics.auc_estimate(generator.choice(members, 300), generator.choice(non_members, 200)).value
+        for _ in range(1000)
     ]
-    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
-    assert auc == pytest.approx(np.mean(members[:, None] > non_members[None]))
+    assert (auc.low, auc.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
+    assert auc.value == pytest.approx(np.mean(members[:, None] > non_members[None]))
 
 
 def test_a_leaking_model_is_found_out_as_keras_and_as_tflite(trained, digits):
@@ -149,7 +147,7 @@ def test_names_from_outside_are_no_markup(linear_scores):
 
     evidence = attacks.Evidence(_signals([[1.0, 0.0]] * 40), np.arange(40) < 20)
     report = auditing.score(evidence, [Loud()])
-    assert "<script>" not in page.render(report)
+    assert "<script>" not in report.to_html()
 
 
 def _signals(logits, labels=None):
@@ -162,7 +160,7 @@ def test_the_verdict_is_a_coin_only_if_nothing_says_otherwise(linear_scores):
     much = tfmiaq.audit(linear_scores, *_gaussians(2.0, 500, 1), attacks=FAST)
     assert "None of the attacks" in none.verdict
     assert not none.leaks
-    assert "tells members from non-members" in much.verdict
+    assert "distinguishes members from non-members" in much.verdict
     assert much.leaks
 
 
@@ -194,15 +192,15 @@ def test_the_bound_on_epsilon_is_below_the_true_one():
     assert 1.6 < metrics.epsilon_lower_bound(*halves) <= epsilon
 
 
-def test_a_target_that_answers_labels_is_attacked_by_labels_alone(linear_scores):
+def test_a_target_that_gives_labels_is_attacked_by_labels_alone(linear_scores):
     (x_in, y_in), (x_out, y_out) = _gaussians(1.0, 300, 0)
     report = tfmiaq.audit(lambda x: linear_scores(x).argmax(1), (x_in, y_in), (x_out, y_out))
     assert [attack.name for attack in report.attacks] == ["gap", "label-only"]
     assert report.label_only
     assert any("only label-only attacks ran" in line for line in report.assumptions)
-    assert "the target answers labels" in report.skipped["confidence"]
+    assert "the target gives labels" in report.skipped["confidence"]
     assert report["label-only"].auc > 0.6
-    with pytest.raises(ValueError, match="'confidence': the target answers labels"):
+    with pytest.raises(ValueError, match="'confidence': the target gives labels"):
         tfmiaq.audit(lambda x: linear_scores(x).argmax(1), (x_in, y_in), (x_out, y_out), ["confidence"])
 
 
@@ -213,7 +211,7 @@ def test_saved_outputs_are_audited_like_the_model_that_gave_them(linear_scores, 
     direct = tfmiaq.audit(linear_scores, members, non_members, FAST)
     saved = (tmp_path / "in.npy", tmp_path / "out.npy")
     assert tfmiaq.audit(saved, (None, members[1]), (None, non_members[1]), FAST).to_json() == direct.to_json()
-    with pytest.raises(ValueError, match="'label-only' needs queries"):
+    with pytest.raises(ValueError, match="'label-only' needs augmented queries"):
         tfmiaq.audit(saved, members, non_members, ["label-only"])
 
 
@@ -232,7 +230,7 @@ def test_a_scikit_learn_classifier_is_audited_by_its_probabilities(digits):
 def test_logits_that_look_like_probabilities_at_first_are_taken_for_logits():
     scores = np.concatenate([np.tile([0.25, 0.75], (3000, 1)), np.tile([3.0, -1.0], (10, 1))])
     labels = np.zeros(len(scores), int)
-    inside, _ = signals.extract((scores, scores), (None, labels), (None, labels))
+    inside = signals.extract(signals.SavedOutputs(scores), (None, labels))
     np.testing.assert_allclose(inside.confidences[0], -0.5)
 
 
@@ -278,7 +276,7 @@ def test_attacks_of_the_suite_run_on_many_classes():
     assert min(attack.auc for attack in report.attacks) > 0.8
 
 
-def test_changed_copies_of_each_kind():
+def test_augmented_queries_of_each_kind():
     generator = np.random.default_rng(0)
     images = generator.random((4, 6, 6, 1)).astype(np.float32)
     copies = [signals.augmented_queries(images, number) for number in range(10)]
@@ -337,11 +335,11 @@ def test_bad_records_are_refused(members, non_members, error, message):
         (3, TypeError, r"Expected a Keras model, a .tflite"),
         (b"no model", ValueError, r"is no TFLite model"),
         ("nowhere.tflite", ValueError, r"No .tflite file at 'nowhere.tflite'"),
-        (lambda x: np.full((len(x), 2), np.nan), ValueError, r"answered NaN or infinity for 20 of 20 members"),
+        (lambda x: np.full((len(x), 2), np.nan), ValueError, r"gave NaN or infinity for 20 of 20 members"),
         (lambda x: np.zeros(len(x)), ValueError, r"Expected \(n, classes\)"),
         ((np.zeros((20, 2)), np.zeros((9, 2))), ValueError, r"9 saved outputs for 20 non_members"),
         ((np.zeros((20, 2)),), ValueError, r"saved outputs as a pair"),
-        (lambda x: np.zeros((3, 2)), ValueError, r"answered shape \(3, 2\) for 20 members"),
+        (lambda x: np.zeros((3, 2)), ValueError, r"gave outputs of shape \(3, 2\) for 20 members"),
     ],
 )
 def test_bad_targets_are_refused(target, error, message):

@@ -234,9 +234,9 @@ def test_two_pipelines_share_what_they_begin_with(tmp_path, log):
             members,
             non_members,
             ["LiRA"],
-            train_fn=[_small_model, functools.partial(_quantized, bits)],
-            n_reference=2,
-            cache=tmp_path / "cache",
+            reference_models=tfmiaq.ReferenceModels(
+                [_small_model, functools.partial(_quantized, bits)], 2, cache=tmp_path / "cache"
+            ),
             verbose=False,
         )
     assert {name: log()[name] for name in ("float", "w2", "w1")} == {"float": 2, "w2": 2, "w1": 2}

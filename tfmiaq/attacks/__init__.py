@@ -1,38 +1,29 @@
 """Membership inference attacks, by name."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Optional
-
 from tfmiaq.attacks.base import (
     AUGMENTED_OUTPUTS,
     AUGMENTED_QUERIES,
     AUGMENTED_REFERENCES,
     LABEL_AGREEMENT,
     OTHER_VERSION,
+    OUTPUTS,
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
     Attack,
     Evidence,
 )
-from tfmiaq.attacks.boosting import GradientBoosting, TwoVersions
-from tfmiaq.attacks.gap import Gap
-from tfmiaq.attacks.label_only import LabelOnly
-from tfmiaq.attacks.lira import LIRA
-from tfmiaq.attacks.quantile import QuantileRegression
-from tfmiaq.attacks.rmia import Rmia
-from tfmiaq.attacks.shadow import ShadowModels
-from tfmiaq.attacks.suite import SUITE
-from tfmiaq.attacks.thresholds import Confidence, ModifiedEntropy
+from tfmiaq.attacks.registry import ATTACKS, DEFAULT, choose, register
 
 __all__ = [
     "ATTACKS",
+    "AUGMENTED_OUTPUTS",
     "AUGMENTED_QUERIES",
     "AUGMENTED_REFERENCES",
     "DEFAULT",
+    "LABEL_AGREEMENT",
     "OTHER_VERSION",
+    "OUTPUTS",
     "RECORDS",
     "REFERENCE_MODELS",
     "SCORES",
@@ -41,68 +32,3 @@ __all__ = [
     "choose",
     "register",
 ]
-
-ATTACKS: dict[str, Attack] = {}
-
-
-def register(attack: Attack) -> None:
-    """Makes an attack known to `tfmiaq.audit` by its name.
-
-    Raises:
-        TypeError: No Attack.
-        ValueError: No name, or one that is taken.
-    """
-    if not isinstance(attack, Attack):
-        raise TypeError(f"register: Expected an instance of tfmiaq.attacks.Attack. Received {attack!r}.")
-    name = getattr(attack, "name", "")
-    if not name or name in ATTACKS:
-        raise ValueError(f"register: Expected a name that no attack has yet. Received {name!r}.")
-    ATTACKS[name] = attack
-
-
-for _attack in (
-    Gap(),
-    Confidence(),
-    ModifiedEntropy(),
-    GradientBoosting(),
-    QuantileRegression(),
-    LabelOnly(),
-    TwoVersions(),
-    ShadowModels(),
-    *LIRA,
-    Rmia(),
-    Rmia(name="RMIA on augmented queries", of=AUGMENTED_OUTPUTS),
-    Rmia(name="RMIA on label agreement", of=LABEL_AGREEMENT),
-    *SUITE,
-):
-    register(_attack)
-
-# What runs if nothing is asked for: strongest for their cost by benchmarks/attacks.py and benchmarks/audit_cost.py.
-DEFAULT = (
-    "gap",
-    "confidence",
-    "modified entropy by class",
-    "gradient boosting",
-    "label-only",
-    "two versions",
-    "shadow models",
-    "LiRA",
-    "RMIA",
-    "LiRA on augmented queries",
-    "RMIA on augmented queries",
-    "LiRA on label agreement",
-    "RMIA on label agreement",
-)
-
-
-def choose(names: Optional[Iterable[str]]) -> list[Attack]:
-    """The attacks of these names; None for the default ones.
-
-    Raises:
-        ValueError: Unknown names, or none.
-    """
-    chosen = list(DEFAULT) if names is None else [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in chosen if name not in ATTACKS]
-    if unknown or not chosen:
-        raise ValueError(f"audit: Unknown attacks {unknown}. Expected some of {', '.join(map(repr, ATTACKS))}.")
-    return [ATTACKS[name] for name in dict.fromkeys(chosen)]

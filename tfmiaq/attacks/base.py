@@ -18,12 +18,12 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "scores",
     "records",
     "reference models",
-    "queries",
+    "augmented queries",
     "another version",
 )
-AUGMENTED_REFERENCES = "changed copies asked of reference models"
+AUGMENTED_REFERENCES = "augmented queries of reference models"
 # What attacks that compare a target with reference models may look at.
-OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "answers", "answers on copies", "label_agreement"
+OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
 _HALF_A_VOTE = 0.05
 
 
@@ -46,7 +46,7 @@ class Evidence:
         target: The target's signals on all n records.
         is_member: Shape (n,), bool. A trained attack may learn from other records' values, never from the record's own.
         seed: Seed of folds and attack models.
-        references: Signals of reference models, or None.
+        reference_signals: Signals of reference models, or None.
         other: Signals of another version of the target, or None.
         records: Function that gives the records themselves, shape (n, ...), or None.
     """
@@ -54,7 +54,7 @@ class Evidence:
     target: Signals
     is_member: np.ndarray
     seed: int = 0
-    references: Optional[ReferenceSignals] = None
+    reference_signals: Optional[ReferenceSignals] = None
     other: Optional[Signals] = None
     records: Optional[Callable[[], np.ndarray]] = None
 
@@ -64,11 +64,11 @@ class Evidence:
         there = {
             SCORES: self.target.losses is not None,
             RECORDS: self.records is not None,
-            REFERENCE_MODELS: self.references is not None,
+            REFERENCE_MODELS: self.reference_signals is not None,
             AUGMENTED_QUERIES: self.target.label_agreement is not None,
             OTHER_VERSION: self.other is not None,
-            AUGMENTED_REFERENCES: self.references is not None
-            and self.references.augmented is not None
+            AUGMENTED_REFERENCES: self.reference_signals is not None
+            and self.reference_signals.augmented is not None
             and self.target.label_agreement is not None,
         }
         return {name for name, is_there in there.items() if is_there}
@@ -82,14 +82,15 @@ class Evidence:
         """Logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
 
         Args:
-            of: OUTPUTS on the records; AUGMENTED_OUTPUTS, their means over changed copies of each record; or LABEL_AGREEMENT, the
-                share of those copies whose label is right in the place of a probability, shrunk by half a vote of ten.
+            of: OUTPUTS on the records; AUGMENTED_OUTPUTS, their means over augmented queries of each record; or
+                LABEL_AGREEMENT, the share of those queries whose label is right in the place of a probability, shrunk
+                by half a query of ten.
         """
-        assert self.references is not None
+        assert self.reference_signals is not None
         if of == OUTPUTS:
-            return np.asarray(self.target.confidences, np.float64), self.references.confidences
-        assert self.references.augmented is not None
-        label_agreement, confidences = np.moveaxis(self.references.augmented.astype(np.float64), -1, 0)
+            return np.asarray(self.target.confidences, np.float64), self.reference_signals.confidences
+        assert self.reference_signals.augmented is not None
+        label_agreement, confidences = np.moveaxis(self.reference_signals.augmented.astype(np.float64), -1, 0)
         if of == AUGMENTED_OUTPUTS:
             return np.asarray(self.target.augmented_confidences, np.float64), confidences
         return _logit(np.asarray(self.target.label_agreement, np.float64)), _logit(label_agreement)

@@ -58,9 +58,9 @@ class Lira(Attack):
             )
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        assert evidence.references is not None
+        assert evidence.reference_signals is not None
         target, confidences = evidence.confidences(self.of)
-        trained_on = evidence.references.trained_on
+        trained_on = evidence.reference_signals.trained_on
         center, spread = self._gaussians(confidences, ~trained_on)
         if self.online and trained_on.any() and not trained_on.all():
             inside = self._gaussians(confidences, trained_on)

@@ -19,8 +19,8 @@ class Rmia(Attack):
         gamma: The ratio to be beaten, at least 1.
         offline_a: a, between 0 and 1.
         name: Name in the report.
-        of: What is compared: OUTPUTS, AUGMENTED_OUTPUTS (the probability of their mean confidence), or LABEL_AGREEMENT, of labels
-            alone.
+        of: What is compared: OUTPUTS; AUGMENTED_OUTPUTS, the probability of the mean confidence over augmented queries;
+            or LABEL_AGREEMENT, of labels alone.
     """
 
     def __init__(self, gamma: float = 1.0, offline_a: float = 0.3, name: str = "RMIA", of: str = OUTPUTS) -> None:
@@ -34,7 +34,7 @@ class Rmia(Attack):
 
     def ratios(self, evidence: Evidence) -> np.ndarray:
         """p(x|t) / p(x) of all records, shape (n,)."""
-        references = evidence.references
+        references = evidence.reference_signals
         assert references is not None
         of_target, of_references = map(special.expit, evidence.confidences(self.of))
         inside = _mean_where(of_references, references.trained_on)

@@ -23,7 +23,7 @@ class ShadowModels(Attack):
     note = "shadow models through the same pipeline; no known members"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        references = evidence.references
+        references = evidence.reference_signals
         assert references is not None
         models, count, width = references.features.shape
         rows = np.arange(models * count)

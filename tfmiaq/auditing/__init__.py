@@ -1,7 +1,7 @@
-"""How much a model tells about who was in its training set."""
+"""How much the outputs of a model say about who was in its training set."""
 
-from tfmiaq.auditing.audit import audit, score
-from tfmiaq.auditing.reporting.comparison import Comparison, compare
-from tfmiaq.auditing.reporting.report import AttackResult, AuditReport, Slice
+from tfmiaq.auditing.audit import audit
+from tfmiaq.auditing.evaluation import score
+from tfmiaq.auditing.reporting import AttackResult, AuditReport, Comparison, Slice, compare
 
 __all__ = ["AttackResult", "AuditReport", "Comparison", "Slice", "audit", "compare", "score"]

@@ -1,17 +1,15 @@
-"""How much a model tells about who was in its training set."""
+"""The audit of a model: how much its outputs say about who was in its training set."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, Union
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from tfmiaq import attacks as attack_registry
-from tfmiaq import metrics
+from tfmiaq._checks import AT_LEAST_ONE, SEED, check, integer
 from tfmiaq.attacks.base import (
     AUGMENTED_QUERIES,
     AUGMENTED_REFERENCES,
@@ -22,153 +20,92 @@ from tfmiaq.attacks.base import (
     Attack,
     Evidence,
 )
+from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
-from tfmiaq.auditing.reporting import report
-from tfmiaq.auditing.reporting.report import AttackResult, AuditReport
-from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
-
-Scores = tuple[np.ndarray, np.ndarray]
+from tfmiaq.auditing import evaluation
+from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.signals import queries
+from tfmiaq.signals.queries import Queries
+from tfmiaq.signals.records import Records, check_records
+from tfmiaq.signals.reference_models import ReferenceModels, ReferenceSignals, train_references
+from tfmiaq.signals.signals import Signals, extract_sets
+from tfmiaq.signals.targets import Target, targets_of_sets
 
 _WAYS = {
-    SCORES: "the target answers labels",
+    SCORES: "the target gives labels",
     RECORDS: "needs the records themselves",
-    REFERENCE_MODELS: "needs reference models: pass train_fn",
-    AUGMENTED_QUERIES: "needs queries of changed copies: pass queries=True, and a target that can be asked",
+    REFERENCE_MODELS: "needs reference models: pass reference_models",
+    AUGMENTED_QUERIES: "needs augmented queries: pass augmented_queries=True, and a target that can be queried",
     OTHER_VERSION: "needs another version of the target: pass other",
-    AUGMENTED_REFERENCES: "needs changed copies asked of reference models: pass train_fn and queries=True",
+    AUGMENTED_REFERENCES: (
+        "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
+    ),
 }
 
 
-def _halves(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    order = generator.permutation(count)
-    return order[: count // 2], order[count // 2 :]
+@dataclasses.dataclass(frozen=True)
+class _Sets:
+    """The audited records, and how a target is scored on them."""
+
+    members: Records
+    non_members: Records
+    batch_size: int
+    threads: Optional[int]
+
+    def signals(self, target: Target, progress: Optional[Callable[[str], None]] = None) -> Signals:
+        """Returns the signals of members, then of non-members."""
+        inside, outside = targets_of_sets(target)
+        sets = [("members", inside, self.members), ("non_members", outside, self.non_members)]
+        return Signals.concatenate(extract_sets(sets, self.batch_size, progress, self.threads))
+
+    def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
+        """Returns the fields of `Signals` that augmented queries give."""
+        parts = [
+            queries.query_augmented(target, records, make, batch_size=self.batch_size, threads=self.threads)
+            for records in (self.members, self.non_members)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def x(self) -> np.ndarray:
+        """Returns all records without their labels; a copy."""
+        return np.concatenate([self.members[0], self.non_members[0]])
 
 
-def _cross(scores: Scores, own: Optional[float], chosen_on: Any, applied_to: Any) -> tuple[float, metrics.Confusion]:
-    """Accuracy on the half that a threshold is chosen on, and the decisions on the other half."""
-    members, non_members = scores
-    known = members[chosen_on[0]], non_members[chosen_on[1]]
-    threshold, accuracy = metrics.best_threshold(*known)
-    if own is not None:
-        threshold, accuracy = own, metrics.confusion(*known, own).accuracy
-    return accuracy, metrics.confusion(members[applied_to[0]], non_members[applied_to[1]], threshold)
+class _Progress:
+    """A bar with a step for each set, each reference model and each attack."""
 
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
 
-def _report(evidence: Evidence, scored: dict[Attack, tuple[np.ndarray, float]]) -> AuditReport:
-    """The report of scores of all attacks; of each, scores of members and then of non-members."""
-    count = int(evidence.is_member.sum())
-    scores = {attack: (values[:count], values[count:]) for attack, (values, _) in scored.items()}
-    generator = np.random.default_rng(evidence.seed)
-    in_halves, out_halves = _halves(count, generator), _halves(len(evidence.is_member) - count, generator)
-    halves = [(in_halves[0], out_halves[0]), (in_halves[1], out_halves[1])]
-    ways = [(halves[0], halves[1]), (halves[1], halves[0])]
-
-    crossed = {attack: [_cross(values, attack.threshold, *way) for way in ways] for attack, values in scores.items()}
-    results = {}
-    for attack, values in scores.items():
-        auc, low, high = metrics.auc_interval(*values)
-        decisions = crossed[attack][0][1] + crossed[attack][1][1]
-        results[attack] = AttackResult(
-            attack.name,
-            decisions,
-            auc,
-            (low, high),
-            *metrics.roc(*values),
-            *values,
-            threshold=attack.threshold,
-            note=attack.note,
-            seconds=scored[attack][1],
-        )
-
-    chosen = [max(scores, key=lambda attack: crossed[attack][way][0]) for way in range(2)]
-
-    def part(attack: Attack, half: Any) -> Scores:
-        return scores[attack][0][half[0]], scores[attack][1][half[1]]
-
-    held_out = [part(attack, applied_to) for attack, (_, applied_to) in zip(chosen, ways)]
-    aucs = [metrics.auc_interval(*values) for values in held_out]
-    auc = float(np.mean([value for value, _, _ in aucs]))
-    half_width = float(np.sqrt(sum(((high - low) / 2) ** 2 for _, low, high in aucs)) / 2)
-    correct = evidence.target.correct
-    picked = results[chosen[0]]
-    return AuditReport(
-        attacks=tuple(results.values()),
-        chosen=(chosen[0].name, chosen[1].name),
-        confusion=crossed[chosen[0]][0][1] + crossed[chosen[1]][1][1],
-        auc=auc,
-        auc_interval=(max(0.0, auc - half_width), min(1.0, auc + half_width)),
-        curves=tuple(metrics.roc(*values) for values in held_out),
-        members=count,
-        non_members=len(evidence.is_member) - count,
-        member_accuracy=float(correct[:count].mean()),
-        non_member_accuracy=float(correct[count:].mean()),
-        seed=evidence.seed,
-        slices=report.slices(picked, evidence.target.labels, correct, evidence.target.losses),
-        exposed=report.exposed(picked),
-        epsilon=metrics.epsilon_lower_bound(part(chosen[0], ways[0][0]), held_out[0]),
-        references=0 if evidence.references is None else len(evidence.references.features),
-        label_only=evidence.target.losses is None,
-    )
-
-
-def score(evidence: Evidence, attacks: Iterable[Attack], step: Optional[Callable[[str], None]] = None) -> AuditReport:
-    """Runs attacks on evidence that is there already, and reports.
-
-    Args:
-        evidence: Signals of members, then of non-members.
-        attacks: Attacks whose needs the evidence meets.
-        step: Called with the name of each attack when it is done.
-
-    Returns:
-        The report.
-
-    Raises:
-        ValueError: An attack that gives something else than one finite score for each record.
-    """
-    scored: dict[Attack, tuple[np.ndarray, float]] = {}
-    for attack in attacks:
-        started = time.process_time()
-        values = np.asarray(attack.scores(evidence), np.float64)
-        if values.shape != evidence.is_member.shape or not np.isfinite(values).all():
-            raise ValueError(
-                f"audit: Attack {attack.name!r} gave scores of shape {values.shape}, or some that are not finite. "
-                f"Expected {evidence.is_member.shape} finite scores."
-            )
-        scored[attack] = values, time.process_time() - started
-        if step:
-            step(attack.name)
-    return _report(evidence, scored)
+    def step(self, name: str, count: int = 1) -> None:
+        self.bar.set_postfix_str(name)
+        self.bar.update(count)
 
 
 def audit(
-    target: signals.Target,
+    target: Target,
     members: Any,
     non_members: Any,
     attacks: Optional[Iterable[str]] = None,
     *,
-    train_fn: Optional[references.TrainFn] = None,
-    n_reference: int = 4,
-    splits: str = "half",
-    population: Optional[Any] = None,
-    cache: Optional[Any] = None,
-    n_jobs: Optional[int] = None,
-    other: Optional[signals.Target] = None,
-    queries: Union[bool, references.Queries] = False,
+    reference_models: Optional[ReferenceModels] = None,
+    other: Optional[Target] = None,
+    augmented_queries: Union[bool, Queries] = False,
     batch_size: int = 256,
     threads: Optional[int] = None,
     seed: int = 0,
     verbose: bool = True,
 ) -> AuditReport:
-    """Attacks a model with membership inference, and says how much its answers tell.
+    """Attacks a model with membership inference, and reports how much its outputs say about its training records.
 
-    With `train_fn` the attacker adapts: reference models go through the target's own pipeline, on records of the
+    With `reference_models` the attacker adapts: models go through the target's own pipeline, on records of the
     attacker's choice. An audit without them flatters a defence.
 
     Example:
         >>> report = tfmiaq.audit("model.tflite", members=(x_train, y_train), non_members=(x_test, y_test))
         >>> print(report.attack_accuracy, report.tpr_at_fpr(0.01))
-        >>> tfmiaq.audit(quantized, members, non_members, train_fn=[train_float, quantize_and_tune], cache="cache")
+        >>> pipeline = tfmiaq.ReferenceModels([train_float, quantize_and_tune], count=4, cache="cache")
+        >>> tfmiaq.audit(quantized, members, non_members, reference_models=pipeline)
 
     Args:
         target: A Keras model, a .tflite (path or bytes), a function from records (n, ...) to probabilities or logits
@@ -178,21 +115,11 @@ def audit(
             None with saved outputs.
         non_members: The same of records that had no part in training or in choosing the model.
         attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
-        train_fn: The target's pipeline, for reference models: a function from (x, y) to a trained model, or a list of
-            functions, of which the later ones take (model, x, y). Stages that two pipelines begin with alike are
-            trained once, if there is a cache. The random generators are seeded before each.
-        n_reference: Number of reference models, at least 2; an even number puts every record in half of them. RMIA
-            gains little from more than 4, LiRA goes on gaining (docs/attacks_measured.md).
-        splits: "half": each reference model trains on a random half of all audited records. "disjoint": on random
-            halves of the population, for attackers who have none of the audited records.
-        population: Pair (x, y) of further records, for "disjoint".
-        cache: Folder that keeps every finished reference model's signals, by data, pipeline and seed: an audit that was
-            stopped goes on there. None keeps nothing.
-        n_jobs: Processes that train reference models side by side (joblib); None for one, or for what
-            `joblib.parallel_config` says, Dask and Ray among it.
+        reference_models: The target's pipeline and how many models to train through it; None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
-        queries: True to ask for changed copies of each record (`signals.augmented_queries`), for the label-only attack; or
-            a function from records and the number of a query to copies. Implied by a target that answers labels.
+        augmented_queries: True to query augmented copies of each record too (`signals.augmented_queries`), for the
+            label-only attack; or a function from records and the number of a query to copies. Implied by a target that
+            gives labels.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
         seed: Seed of folds, halves, attack models, splits and reference models.
@@ -202,116 +129,119 @@ def audit(
         The report.
 
     Raises:
-        TypeError: A target or a set of records of another type; a train_fn that cannot be called.
+        TypeError: A target, a set of records or reference models of another type.
         ValueError: Unknown attacks, or attacks that lack what they need; sets that are empty, too small, of different
-            shapes or with NaN; labels that are no classes; a target that answers something else than finite scores; a
-            file that is no .tflite; arguments of reference models that do not go together.
+            shapes or with NaN; labels that are no classes; a target that gives something else than finite scores; a
+            file that is no .tflite; numbers out of range.
         RuntimeError: A process that trained a reference model died.
     """
-    chosen = attack_registry.choose(attacks)
-    _check_numbers(batch_size=batch_size, threads=threads, n_jobs=n_jobs, seed=seed)
-    members, non_members = signals.check_records(members, non_members)
-    smallest = min(len(members[1]), len(non_members[1]))
-    if smallest < SMALLEST_SET:
+    chosen = choose(attacks)
+    checked = check(
+        "audit",
+        batch_size=(batch_size, AT_LEAST_ONE),
+        threads=(threads, integer(1, or_none=True, none_means="the interpreter's default")),
+        seed=(seed, SEED),
+    )
+    sets = _Sets(*_check_sets(members, non_members), checked["batch_size"], checked["threads"])
+    _check_reference_models(reference_models, len(sets.members[1]))
+    can_query = not isinstance(target, (tuple, list))
+    if attacks is not None:
+        _check_needs(chosen, reference_models is not None, other is not None, can_query)
+    models = 0 if reference_models is None else reference_models.count
+    with tqdm(total=len(chosen) + 2 + models, desc="audit", disable=None if verbose else True) as bar:
+        progress = _Progress(bar)
+        found = sets.signals(target, progress.step)
+        make = augmented_queries if callable(augmented_queries) else queries.augmented_queries
+        by_name = attacks is not None and any({AUGMENTED_QUERIES, AUGMENTED_REFERENCES} & a.needs for a in chosen)
+        if can_query and (augmented_queries or by_name or found.losses is None):
+            progress.step("augmented queries", 0)
+            found = dataclasses.replace(found, **sets.augmented(target, make))
+        evidence = Evidence(
+            target=found,
+            is_member=np.arange(len(found.labels)) < len(sets.members[1]),
+            seed=checked["seed"],
+            other=None if other is None else sets.signals(other),
+            records=None if sets.members[0].shape[1:] == (0,) else sets.x,
+            reference_signals=_reference_signals(reference_models, sets, found, make, can_query, seed, progress),
+        )
+        ready, skipped = _split(chosen, evidence)
+        report = evaluation.score(evidence, ready, progress.step)
+    return dataclasses.replace(report, skipped=skipped)
+
+
+def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
+    members, non_members = check_records(members, non_members)
+    if min(len(members[1]), len(non_members[1])) < SMALLEST_SET:
         raise ValueError(
             f"audit: Expected at least {SMALLEST_SET} members and as many non-members. Received {len(members[1])} and "
             f"{len(non_members[1])}."
         )
-    population = references.check(train_fn, n_reference, splits, population, len(members[1]), cache)
-    can_ask = not isinstance(target, (tuple, list))
-    _check_needs(attacks, chosen, train_fn is not None, other is not None, can_ask)
-    rounds = n_reference if train_fn is not None else 0
-    with tqdm(total=len(chosen) + 2 + rounds, desc="audit", disable=None if verbose else True) as bar:
-
-        def step(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        def references_done(count: int) -> None:
-            bar.set_postfix_str("reference models")
-            bar.update(count)
-
-        parts = signals.extract(target, members, non_members, batch_size, step, threads)
-        found = signals.Signals.concatenate(parts)
-        augmented = {AUGMENTED_QUERIES, AUGMENTED_REFERENCES}
-        asked = bool(queries) or (attacks is not None and any(augmented & attack.needs for attack in chosen))
-        make = queries if callable(queries) else signals.augmented_queries
-        if can_ask and (asked or found.losses is None):
-            bar.set_postfix_str("queries")
-            copies = [
-                signals.query_augmented(target, records, make, batch_size=batch_size, threads=threads)
-                for records in (members, non_members)
-            ]
-            joined = {name: np.concatenate([part[name] for part in copies]) for name in copies[0]}
-            found = dataclasses.replace(found, **joined)
-        evidence = Evidence(
-            target=found,
-            is_member=np.arange(len(found.labels)) < len(members[1]),
-            seed=seed,
-            other=None
-            if other is None
-            else signals.Signals.concatenate(signals.extract(other, members, non_members, batch_size, None, threads)),
-            records=None if members[0].shape[1:] == (0,) else lambda: np.concatenate([members[0], non_members[0]]),
-            references=None
-            if train_fn is None or (found.losses is None and not can_ask)
-            else references.train_references(
-                train_fn,
-                (np.concatenate([members[0], non_members[0]]), found.labels),
-                n_reference,
-                splits=splits,
-                population=population,
-                folder=cache,
-                n_jobs=n_jobs,
-                batch_size=batch_size,
-                queries=None if found.label_agreement is None else make,
-                seed=seed,
-                progress=references_done,
-            ),
-        )
-        ready = [attack for attack in chosen if attack.needs <= evidence.available]
-        if not ready:
-            raise ValueError(f"audit: {'; '.join(f'{a.name!r}: {_reason(a, evidence)}' for a in chosen)}.")
-        skipped = {attack.name: _reason(attack, evidence) for attack in chosen if attack not in ready}
-        others = [attack for name, attack in attack_registry.ATTACKS.items() if attack not in chosen]
-        skipped.update({attack.name: "was not asked for" for attack in others})
-        made = score(evidence, ready, step)
-    return dataclasses.replace(made, skipped=skipped)
+    return members, non_members
 
 
-def _check_numbers(batch_size: int, threads: Optional[int], n_jobs: Optional[int], seed: int) -> None:
-    for name, value, is_right, expected in (
-        ("batch_size", batch_size, lambda n: n >= 1, "at least 1"),
-        ("threads", threads, lambda n: n >= 1, "at least 1, or None"),
-        ("n_jobs", n_jobs, lambda n: n != 0, "a number of processes, -1 for all cores, or None"),
-        ("seed", seed, lambda n: 0 <= n < 2**32, "from 0 to 2^32 - 1"),
-    ):
-        if value is None and "None" in expected:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not is_right(value):
-            raise ValueError(f"audit: Expected {name} to be {expected}. Received {value!r}.")
-
-
-def _reason(attack: Attack, evidence: Evidence) -> str:
-    return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
-
-
-def _check_needs(
-    asked: Optional[Iterable[str]], chosen: list[Attack], has_references: bool, has_other: bool, can_ask: bool
-) -> None:
-    """Refuses attacks that were asked for by name and lack what they need, before any work is done."""
-    if asked is None:
+def _check_reference_models(reference_models: Any, members: int) -> None:
+    if reference_models is None:
         return
-    missing = {
+    if not isinstance(reference_models, ReferenceModels):
+        raise TypeError(
+            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn, count=4), or None. Received "
+            f"{reference_models!r:.200}."
+        )
+    reference_models.warn_if_weak(members)
+
+
+def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, can_query: bool) -> None:
+    """Raises ValueError for attacks that lack what they need, before any work is done."""
+    available = {
         REFERENCE_MODELS: has_references,
         OTHER_VERSION: has_other,
-        AUGMENTED_QUERIES: can_ask,
-        AUGMENTED_REFERENCES: has_references and can_ask,
+        AUGMENTED_QUERIES: can_query,
+        AUGMENTED_REFERENCES: has_references and can_query,
     }
     faults = [
         f"{attack.name!r} {_WAYS[need]}"
         for attack in chosen
         for need in sorted(attack.needs)
-        if not missing.get(need, True)
+        if not available.get(need, True)
     ]
     if faults:
         raise ValueError(f"audit: {'; '.join(faults)}.")
+
+
+def _reference_signals(
+    reference_models: Optional[ReferenceModels],
+    sets: _Sets,
+    found: Signals,
+    make: Queries,
+    can_query: bool,
+    seed: int,
+    progress: _Progress,
+) -> Optional[ReferenceSignals]:
+    if reference_models is None or (found.losses is None and not can_query):
+        return None
+    return train_references(
+        reference_models,
+        (sets.x(), found.labels),
+        batch_size=sets.batch_size,
+        queries=None if found.label_agreement is None else make,
+        seed=seed,
+        progress=lambda count: progress.step("reference models", count),
+    )
+
+
+def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict[str, str]]:
+    """Returns the attacks whose needs are met, and of all others why they do not run.
+
+    Raises:
+        ValueError: No attack can run.
+    """
+
+    def reason(attack: Attack) -> str:
+        return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
+
+    ready = [attack for attack in chosen if attack.needs <= evidence.available]
+    if not ready:
+        raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {reason(attack)}' for attack in chosen)}.")
+    skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
+    skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
+    return ready, skipped

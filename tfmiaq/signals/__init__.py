@@ -1,33 +1,32 @@
-"""What an attacker sees: the signals of each record, of the target and of reference models."""
+"""Signals: what an attacker sees of each record, of the target and of reference models."""
 
-from tfmiaq.signals.reference_models import ReferenceSignals, half_splits, train_references
-from tfmiaq.signals.signals import (
-    Records,
-    Signals,
-    Target,
-    augmented_queries,
-    check_records,
-    extract,
-    from_scores,
-    pair,
-    predict_logits,
-    query_augmented,
-    sample,
-)
+from tfmiaq.signals.queries import Queries, augmented_queries, query_augmented
+from tfmiaq.signals.records import Records, check_records, pair, sample
+from tfmiaq.signals.reference_models import ReferenceModels, ReferenceSignals, half_splits, train_references
+from tfmiaq.signals.signals import AUGMENTED, FEATURES, KEPT_CLASSES, Signals, extract, extract_sets, from_scores
+from tfmiaq.signals.targets import SavedOutputs, Target, predict_logits, targets_of_sets
 
 __all__ = [
+    "AUGMENTED",
+    "FEATURES",
+    "KEPT_CLASSES",
+    "Queries",
     "Records",
+    "ReferenceModels",
     "ReferenceSignals",
+    "SavedOutputs",
     "Signals",
     "Target",
     "augmented_queries",
     "check_records",
     "extract",
+    "extract_sets",
     "from_scores",
     "half_splits",
     "pair",
     "predict_logits",
     "query_augmented",
     "sample",
+    "targets_of_sets",
     "train_references",
 ]

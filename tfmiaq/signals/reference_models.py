@@ -13,53 +13,162 @@ from typing import Any, Optional, Union
 import joblib
 import numpy as np
 
+from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import Store
-from tfmiaq.signals import signals
+from tfmiaq.signals.queries import Queries, query_augmented
+from tfmiaq.signals.records import Records, pair
+from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
-Queries = Callable[[np.ndarray, int], np.ndarray]
 Arrays = dict[str, np.ndarray]
 SPLITS = ("half", "disjoint")
 # Counts in the keys of stored results: raise it when what is stored means something else.
 _FORMAT = 1
+_DIED = (
+    "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept in the "
+    "cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferenceModels:
+    """What an attacker who adapts trains: models that go through the target's own pipeline.
+
+    Example:
+        >>> reference_models = tfmiaq.ReferenceModels([train_float, quantize_and_tune], count=8, cache="cache")
+        >>> report = tfmiaq.audit(quantized, members, non_members, reference_models=reference_models)
+
+    Attributes:
+        train_fn: The target's pipeline: a function from (x, y) to a trained model, or a list of functions, of which the
+            later ones take (model, x, y). Stages that two pipelines begin with alike are trained once, if there is a
+            cache. The result may be any target of `audit`, a .tflite too. The random generators are seeded before each
+            stage.
+        count: Number of models, at least 2; an even number puts every record in half of their training sets. RMIA
+            gains little from more than 4, LiRA goes on gaining (docs/attacks_measured.md).
+        splits: "half": each model trains on a random half of all audited records. "disjoint": on random halves of the
+            population, for attackers who have none of the audited records.
+        population: Pair (x, y) of further records, for "disjoint".
+        cache: Folder that keeps every finished model's signals, by data, pipeline and seed: an audit that was stopped
+            goes on there. None keeps nothing.
+        n_jobs: Processes that train models side by side (joblib); -1 for all cores, None for one, or for what
+            `joblib.parallel_config` says, Dask and Ray among it.
+
+    Raises:
+        TypeError: A train_fn that cannot be called as it will be; a population that is no pair.
+        ValueError: Fewer than 2 models; unknown splits; a population without "disjoint", or the other way round; a
+            cache that is a file; n_jobs of 0.
+    """
+
+    train_fn: TrainFn
+    count: int = 4
+    splits: str = "half"
+    population: Optional[Any] = dataclasses.field(default=None, repr=False)
+    cache: Optional[Any] = None
+    n_jobs: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if not self.steps or not all(map(callable, self.steps)):
+            raise TypeError(
+                "ReferenceModels: Expected train_fn as a function from (x, y) to a trained model, or a list of "
+                f"functions of which the later ones take (model, x, y). Received {self.train_fn!r:.200}."
+            )
+        _check_arity(self.steps)
+        check_fields(self, count=integer(2), n_jobs=N_JOBS)
+        check_choice("ReferenceModels", "splits", self.splits, SPLITS)
+        if (self.splits == "disjoint") != (self.population is not None):
+            raise ValueError(
+                "ReferenceModels: splits='disjoint' and population=(x, y) go together; give both or neither."
+            )
+        if self.population is not None:
+            object.__setattr__(self, "population", pair(self.population, "population", "ReferenceModels"))
+        if self.cache is not None and pathlib.Path(self.cache).exists() and not pathlib.Path(self.cache).is_dir():
+            raise ValueError(f"ReferenceModels: Expected cache as a folder. {str(self.cache)!r} is a file.")
+
+    @property
+    def steps(self) -> tuple[Callable[..., Any], ...]:
+        """The stages of the pipeline."""
+        return tuple(self.train_fn) if isinstance(self.train_fn, (list, tuple)) else (self.train_fn,)  # type: ignore
+
+    def warn_if_weak(self, members: int) -> None:
+        """Warns where reference models train on fewer records than a target of `members` records."""
+        if self.population is not None and len(self.population[1]) < members:
+            count = len(self.population[1])
+            warnings.warn(
+                f"audit: Reference models train on {count // 2} of {count} records of the population, the target on "
+                f"{members}: the attack is weaker than one with more records.",
+                stacklevel=3,
+            )
+
+
+def _check_arity(steps: Sequence[Callable[..., Any]]) -> None:
+    for number, step in enumerate(steps):
+        names = ("x", "y") if number == 0 else ("model", "x", "y")
+        try:
+            inspect.signature(step).bind(*names)
+        except ValueError:
+            continue  # Some built-in functions have no signature.
+        except TypeError as error:
+            raise TypeError(
+                f"ReferenceModels: Stage {number + 1} of train_fn is called with ({', '.join(names)}), and does not "
+                f"take that: {error}."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSignals:
-    """What k reference models answer on the n audited records.
+    """Signals of k reference models on the n audited records.
 
     Attributes:
-        features: Shape (k, n, 7), as `Signals.features`.
+        features: Shape (k, n, columns), as `Signals.features`.
         trained_on: Shape (k, n), bool: whether the record was in the model's training set.
-        augmented: Shape (k, n, 2), as `Signals.augmented`, or None if changed copies were not asked for.
+        augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
     """
 
     features: np.ndarray
     trained_on: np.ndarray
     augmented: Optional[np.ndarray] = None
 
+    def feature(self, name: str) -> np.ndarray:
+        """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
+        return self.features[..., FEATURES.index(name)].astype(np.float64)
+
+    def augmented_feature(self, name: str) -> np.ndarray:
+        """Returns a column of `signals.AUGMENTED`, shape (k, n), float64.
+
+        Raises:
+            ValueError: No augmented queries were made.
+        """
+        if self.augmented is None:
+            raise ValueError("ReferenceSignals: No augmented queries were made of the reference models.")
+        return self.augmented[..., AUGMENTED.index(name)].astype(np.float64)
+
     @property
     def confidences(self) -> np.ndarray:
         """Logit-scaled confidences, shape (k, n)."""
-        return self.features[:, :, 0].astype(np.float64)
+        return self.feature("confidence")
 
     @property
     def losses(self) -> np.ndarray:
         """Losses, shape (k, n)."""
-        return self.features[:, :, 1].astype(np.float64)
+        return self.feature("loss")
 
     def first(self, count: int) -> ReferenceSignals:
-        """The first models alone."""
-        copies = None if self.augmented is None else self.augmented[:count]
-        return ReferenceSignals(self.features[:count], self.trained_on[:count], copies)
+        """Returns the signals of the first models alone."""
+        augmented = None if self.augmented is None else self.augmented[:count]
+        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented)
+
+    def __repr__(self) -> str:
+        models, records = self.trained_on.shape
+        augmented = "" if self.augmented is None else ", with augmented queries"
+        return f"ReferenceSignals({models} models, {records} records{augmented})"
 
 
 def half_splits(count: int, models: int, seed: int) -> np.ndarray:
-    """Which records each model trains on: half of them, and of two neighbouring models the other half.
+    """Returns which records each model trains on: half of them, and of two neighbouring models the other half.
 
-    So every record is in half of the models' sets, however few they are.
+    Every record is in half of the models' sets, however few models there are.
 
     Args:
         count: Number of records.
@@ -93,7 +202,7 @@ class _Job:
     queries: Optional[Queries]
 
 
-def _fit_set(population: Optional[signals.Records], pool: signals.Records, chosen: np.ndarray) -> signals.Records:
+def _fit_set(population: Optional[Records], pool: Records, chosen: np.ndarray) -> Records:
     x, y = population if population is not None else pool
     return x[chosen], y[chosen]
 
@@ -124,30 +233,28 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
     return model
 
 
-def _signals_of(model: Any, *arguments: Any) -> tuple[signals.Signals, signals.Signals]:
+def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
     try:
-        return signals.extract(model, *arguments)
+        return extract(model, pool, name="audited records", batch_size=batch_size)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"audit: What train_fn made cannot be scored. {error}") from error
+        raise type(error)(f"audit: The model that train_fn returned cannot be scored. {error}") from error
 
 
-def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]) -> tuple[int, Arrays]:
-    """Trains one model, stores what it answers, and returns it: the folder may be out of the worker's reach."""
+def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, Arrays]:
+    """Trains one model, stores its signals, and returns them: the folder may be out of the worker's reach."""
     model = _train(job, *_fit_set(population, pool, job.chosen))
-    half = len(pool[1]) // 2
-    parts = _signals_of(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), job.batch_size)
-    found = signals.Signals.concatenate(parts)
+    found = _signals_of(model, pool, job.batch_size)
     if found.losses is None:
         raise ValueError(
-            "audit: train_fn made a model that answers labels. Reference models are the attacker's own, and are asked "
-            "for scores: return the model that the labels come from, or leave train_fn out."
+            "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
+            "queried for scores: return the model that the labels come from, or leave reference_models out."
         )
     arrays = {"features": found.features}
     if job.queries is not None:
-        asked = signals.query_augmented(model, pool, job.queries, batch_size=job.batch_size)
-        copies = dataclasses.replace(found, **asked).augmented
-        assert copies is not None
-        arrays["augmented"] = copies
+        queried = query_augmented(model, pool, job.queries, batch_size=job.batch_size)
+        augmented = dataclasses.replace(found, **queried).augmented
+        assert augmented is not None
+        arrays["augmented"] = augmented
     del model
     gc.collect()
     if job.folder:
@@ -156,10 +263,10 @@ def _run(job: _Job, pool: signals.Records, population: Optional[signals.Records]
 
 
 def _places(job: _Job) -> dict[str, tuple[str, int]]:
-    """Of each array that a job makes, its key in the store and its width."""
-    places = {"features": (job.keys[-1], 7)}
+    """Returns for each array that a job makes its key in the store and its number of columns."""
+    places = {"features": (job.keys[-1], len(FEATURES))}
     if job.queries is not None:
-        places["augmented"] = (fingerprint(job.keys[-1], job.queries), 2)
+        places["augmented"] = (fingerprint(job.keys[-1], job.queries), len(AUGMENTED))
     return places
 
 
@@ -169,87 +276,58 @@ def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
-    """All that a job makes, or None if any of it is missing."""
+    """Returns all arrays that a job makes, or None if any of them is missing."""
     arrays = {}
-    for name, (key, width) in _places(job).items():
+    for name, (key, columns) in _places(job).items():
         found = (store.arrays(key) or {}).get(name)
-        if found is None or found.shape != (count, width) or not np.isfinite(found).all():
+        if found is None or found.shape != (count, columns) or not np.isfinite(found).all():
             return None
         arrays[name] = found
     return arrays
 
 
 def train_references(
-    train_fn: TrainFn,
-    pool: signals.Records,
-    count: int,
+    options: ReferenceModels,
+    pool: Records,
     *,
-    splits: str = "half",
-    population: Optional[signals.Records] = None,
-    folder: Optional[Any] = None,
-    n_jobs: Optional[int] = None,
     batch_size: int = 256,
     queries: Optional[Queries] = None,
     seed: int = 0,
     progress: Optional[Callable[[int], None]] = None,
 ) -> ReferenceSignals:
-    """Trains reference models and takes their signals on the audited records.
+    """Trains reference models and returns their signals on the audited records.
 
     Models run side by side through joblib: in processes with `n_jobs`, or wherever `joblib.parallel_config` says.
 
     Args:
-        train_fn: Function from records and labels (x, y) to a trained model; or several of them, a pipeline, of which
-            the later ones take (model, x, y): those that two pipelines begin with alike are trained once. Any target of
-            `audit` will do as the result, a .tflite too. The random generators are seeded before each of them.
-        pool: Pair (x, y) of the n audited records.
-        count: Number of models.
-        splits: "half": each model trains on half of the pool (online attacks). "disjoint": on random halves of the
-            population, so that no audited record is ever trained on (offline attacks).
-        population: Pair (x, y) of further records, for "disjoint".
-        folder: Folder that keeps what is finished, by data, pipeline and seed; None for none.
-        n_jobs: Number of processes; None for what joblib's context says, else one model after the other.
+        options: The pipeline, the number of models, their training sets, and where finished ones are kept.
+        pool: Pair (x, y) of the n audited records, labels as integers.
         batch_size: Records scored in one call.
-        queries: Makes changed copies of the records, as `signals.augmented_queries`, which the models are asked for too.
+        queries: Makes augmented queries, as `signals.augmented_queries`; None for none.
         seed: Seed of splits and trainings.
         progress: Called with the number of models that were finished since the last call.
 
-    Returns:
-        The models' signals.
-
     Raises:
-        RuntimeError: A worker process died. What was finished is in the folder.
-        ValueError: As `signals.extract`, for a model that train_fn made.
+        RuntimeError: A worker process died. What was finished is in the cache.
+        ValueError: As `signals.extract`, for a model that train_fn returned.
     """
-    steps = tuple(train_fn) if isinstance(train_fn, (list, tuple)) else (train_fn,)
-    source = population if splits == "disjoint" else None
+    source = options.population
+    count = options.count
     chosen = half_splits(len((source or pool)[1]), count, seed)
-    data = fingerprint(_FORMAT, *pool, *(source or ()))
-    prints = [fingerprint(step) for step in steps]
-    jobs = []
+    jobs = _jobs(options, pool, chosen, batch_size, queries, seed)
+    store = None if options.cache is None else Store(options.cache)
     done: dict[int, Arrays] = {}
-    for index in range(count):
-        keys = tuple(
-            fingerprint(data, chosen[index], prints[: depth + 1], seed + 1000 * index) for depth in range(len(steps))
-        )
-        where = str(pathlib.Path(folder).absolute()) if folder else None
-        job = _Job(index, steps, keys, seed + 1000 * index, chosen[index], where, batch_size, queries)
-        stored = _kept(Store(folder), job, len(pool[1])) if folder else None
+    for job in jobs:
+        stored = _kept(store, job, len(pool[1])) if store else None
         if stored is not None:
-            done[index] = stored
-        else:
-            jobs.append(job)
+            done[job.index] = stored
     if progress:
         progress(len(done))
-    died = (
-        "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept "
-        "in the cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
-    )
-    for index, found in in_parallel([joblib.delayed(_run)(job, pool, source) for job in jobs], n_jobs, died):
+    calls = [joblib.delayed(_run)(job, pool, source) for job in jobs if job.index not in done]
+    for index, found in in_parallel(calls, options.n_jobs, _DIED):
         done[index] = found
-        if folder:
-            job = next(job for job in jobs if job.index == index)
-            if _kept(Store(folder), job, len(pool[1])) is None:
-                _keep(Store(folder), job, found)
+        if store and _kept(store, jobs[index], len(pool[1])) is None:
+            _keep(store, jobs[index], found)
         if progress:
             progress(1)
     trained_on = chosen if source is None else np.zeros((count, len(pool[1])), bool)
@@ -257,62 +335,21 @@ def train_references(
     return ReferenceSignals(trained_on=trained_on, **stacked)
 
 
-def _check_arity(steps: Sequence[Callable[..., Any]]) -> None:
-    for number, step in enumerate(steps):
-        names = ("x", "y") if number == 0 else ("model", "x", "y")
-        try:
-            inspect.signature(step).bind(*names)
-        except ValueError:
-            continue  # Some built-in functions have no signature.
-        except TypeError as error:
-            raise TypeError(
-                f"audit: Stage {number + 1} of train_fn is called with ({', '.join(names)}), and does not take that: "
-                f"{error}."
-            ) from error
-
-
-def check(
-    train_fn: Optional[TrainFn],
-    count: int,
-    splits: str,
-    population: Optional[Any],
-    members: int,
-    folder: Optional[Any] = None,
-) -> Optional[signals.Records]:
-    """Refuses arguments that reference models cannot be trained with, before any is.
-
-    Returns:
-        The population with integer labels, or None.
-
-    Raises:
-        TypeError: A train_fn that cannot be called as it will be.
-        ValueError: Too few models, unknown splits, a population without "disjoint" or the other way round, a folder
-            that is a file.
-    """
-    if train_fn is None:
-        return None
-    steps = train_fn if isinstance(train_fn, (list, tuple)) else [train_fn]
-    if not steps or not all(map(callable, steps)):
-        raise TypeError(
-            "audit: Expected train_fn as a function from (x, y) to a trained model, or a list of functions of which "
-            f"the later ones take (model, x, y). Received {train_fn!r}."
-        )
-    _check_arity(steps)
-    if folder is not None and pathlib.Path(folder).exists() and not pathlib.Path(folder).is_dir():
-        raise ValueError(f"audit: Expected cache as a folder. {str(folder)!r} is none.")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-        raise ValueError(f"audit: Expected n_reference of at least 2. Received {count!r}.")
-    if splits not in SPLITS:
-        raise ValueError(f"audit: Unknown splits {splits!r}. Expected one of {', '.join(map(repr, SPLITS))}.")
-    if (splits == "disjoint") != (population is not None):
-        raise ValueError("audit: splits='disjoint' and population=(x, y) go together; give both or neither.")
-    if population is None:
-        return None
-    x, y = signals.pair(population, "population")
-    if len(y) < members:
-        warnings.warn(
-            f"audit: Reference models train on {len(y) // 2} of {len(y)} records of the population, the target on "
-            f"{members}: the attack is weaker than one with more records.",
-            stacklevel=3,
-        )
-    return x, y
+def _jobs(
+    options: ReferenceModels,
+    pool: Records,
+    chosen: np.ndarray,
+    batch_size: int,
+    queries: Optional[Queries],
+    seed: int,
+) -> list[_Job]:
+    data = fingerprint(_FORMAT, *pool, *(options.population or ()))
+    prints = [fingerprint(step) for step in options.steps]
+    folder = None if options.cache is None else str(pathlib.Path(options.cache).absolute())
+    jobs = []
+    for index in range(options.count):
+        # Each model has room for the seeds of its stages.
+        first_seed = seed + 1000 * index
+        keys = tuple(fingerprint(data, chosen[index], prints[: depth + 1], first_seed) for depth in range(len(prints)))
+        jobs.append(_Job(index, options.steps, keys, first_seed, chosen[index], folder, batch_size, queries))
+    return jobs

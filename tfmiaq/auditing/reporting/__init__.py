@@ -1,1 +1,7 @@
 """Reports of audits: their data, and how they are shown."""
+
+from tfmiaq.auditing.reporting.comparison import Comparison, compare
+from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.auditing.reporting.results import AttackResult, Slice
+
+__all__ = ["AttackResult", "AuditReport", "Comparison", "Slice", "compare"]

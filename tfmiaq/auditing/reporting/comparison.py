@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq._tables import markdown_table
-from tfmiaq.auditing.reporting.report import SCHEMA, AuditReport
-from tfmiaq.metrics import RATES
+from tfmiaq.auditing.reporting import markdown, page, plots, saved
+from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.metrics import RATES, format_figure
+
+Report = Union[AuditReport, str, "os.PathLike[str]"]
 
 
 def _figures(report: AuditReport) -> dict[str, Optional[float]]:
@@ -38,7 +41,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Which model tells most and which least, in one sentence."""
+        """For which model attack accuracy is highest and for which lowest, in one sentence."""
         accuracy = {name: float(np.mean([r.attack_accuracy for r in group])) for name, group in self.reports.items()}
         most, least = max(accuracy, key=accuracy.__getitem__), min(accuracy, key=accuracy.__getitem__)
         return (
@@ -47,11 +50,11 @@ class Comparison:
         )
 
     def head(self) -> list[str]:
-        """Column names of the table."""
+        """Returns the column names of the table."""
         return ["model", *_figures(next(iter(self.reports.values()))[0])]
 
     def rows(self) -> list[list[str]]:
-        """One row of text for each model."""
+        """Returns one row of text for each model."""
         rows = []
         for name, group in self.reports.items():
             found = [_figures(report) for report in group]
@@ -59,11 +62,11 @@ class Comparison:
         return rows
 
     def attack_head(self) -> list[str]:
-        """Column names of the table of attacks."""
+        """Returns the column names of the table of attacks."""
         return ["attack", *self.reports]
 
     def attack_rows(self) -> list[list[str]]:
-        """One row of text for each attack, with its AUC on each model; "-" where it did not run."""
+        """Returns one row of text for each attack, with its AUC on each model; "-" where it did not run."""
         names = list(dict.fromkeys(a.name for group in self.reports.values() for r in group for a in r.attacks))
         rows = []
         for name in names:
@@ -75,63 +78,94 @@ class Comparison:
         return rows
 
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """ROC curve of each model: of its first report, the attack that was picked."""
+        """Returns the ROC curve of each model: of its first report, the attack that was picked."""
         return {name: group[0].curves[0] for name, group in self.reports.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """All reports as JSON values."""
+        """Returns all reports as JSON values."""
         reports = {name: [report.to_dict() for report in group] for name, group in self.reports.items()}
-        return {"schema": SCHEMA, "verdict": self.verdict, "reports": reports}
+        return {"schema": saved.SCHEMA, "verdict": self.verdict, "reports": reports}
+
+    def _tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        return [(self.head(), self.rows()), (self.attack_head(), self.attack_rows())]
 
     def to_markdown(self) -> str:
-        """The tables as Markdown."""
-        lines = [self.verdict, "", *markdown_table(self.head(), self.rows()), ""]
-        return "\n".join([*lines, *markdown_table(self.attack_head(), self.attack_rows()), ""])
+        """Returns the tables as Markdown."""
+        return markdown.comparison(verdict=self.verdict, tables=self._tables())
+
+    def to_html(self) -> str:
+        """Returns the comparison as one page with its plot."""
+        return page.render(
+            "comparison.html",
+            verdict=self.verdict,
+            head=self.head(),
+            rows=self.rows(),
+            attack_head=self.attack_head(),
+            attack_rows=self.attack_rows(),
+            roc=plots.roc_svg(self.curves(), {}),
+        )
+
+    def plot(self) -> Any:
+        """Returns a Matplotlib figure: the ROC curve of each model, on two logarithmic axes."""
+        return plots.roc(self.curves(), {})
 
     def __str__(self) -> str:
         return self.to_markdown()
 
+    def __repr__(self) -> str:
+        names = ", ".join(map(str, self.reports))
+        return f"Comparison({len(self.reports)} models: {names if len(names) <= 100 else f'{names[:100]}...'})"
+
+    def _repr_html_(self) -> str:
+        return page.render("notebook.html", verdict=self.verdict, tables=self._tables())
+
     def save(self, folder: Any) -> pathlib.Path:
         """Writes `comparison.json`, `comparison.md` and `comparison.html` into a folder, which is made if need be."""
-        from tfmiaq.auditing.reporting import page
-
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / "comparison.md").write_text(self.to_markdown(), encoding="utf-8")
-        (folder / "comparison.html").write_text(page.render_comparison(self), encoding="utf-8")
+        (folder / "comparison.html").write_text(self.to_html(), encoding="utf-8")
         return folder
 
 
 def _spread(values: Sequence[Any]) -> str:
+    """Returns the mean of values, with their standard deviation if there are several."""
     if any(value is None for value in values):
-        return "unresolved"
-    mean = f"{float(np.mean(values)):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {float(np.std(values, ddof=1)):.3f}"
+        return format_figure(None)
+    mean = format_figure(float(np.mean(values)))
+    return mean if len(values) == 1 else f"{mean} ± {format_figure(float(np.std(values, ddof=1)))}"
 
 
-def compare(reports: Mapping[str, Union[AuditReport, Sequence[AuditReport]]]) -> Comparison:
+def compare(reports: Mapping[str, Union[Report, Sequence[Report]]]) -> Comparison:
     """Puts audits side by side, for example of the float model, the quantized one and the .tflite.
 
     Example:
         >>> print(tfmiaq.compare({"float": before, "quantized": after, ".tflite": shipped}))
+        >>> print(tfmiaq.compare({"last month": "reports/may", "now": report}))
 
     Args:
-        reports: For each name a report, or several of different seeds, which become mean and standard deviation.
+        reports: For each name a report, or several of different seeds, which become mean and standard deviation. The
+            path of a saved report may stand for a report (`AuditReport.load`).
 
     Returns:
         The comparison.
 
     Raises:
         TypeError: Anything else than reports.
-        ValueError: No reports.
+        ValueError: No reports, or a path that `AuditReport.load` cannot read.
     """
     grouped = {}
     for name, given in dict(reports).items():
-        group = (given,) if isinstance(given, AuditReport) else tuple(given)
-        if not group or not all(isinstance(report, AuditReport) for report in group):
-            raise TypeError(f"compare: Expected an AuditReport or a list of them for {name!r}. Received {given!r}.")
-        grouped[str(name)] = group
+        group = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        if not group or not all(isinstance(report, (AuditReport, str, os.PathLike)) for report in group):
+            raise TypeError(
+                f"compare: Expected an AuditReport, the path of a saved one, or a list of them for {name!r}. Received "
+                f"{given!r:.200}."
+            )
+        grouped[str(name)] = tuple(
+            report if isinstance(report, AuditReport) else AuditReport.load(report) for report in group
+        )
     if not grouped:
         raise ValueError("compare: Expected at least one report, as in {'float': report}. Received none.")
     return Comparison(grouped)

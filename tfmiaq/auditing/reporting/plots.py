@@ -1,17 +1,14 @@
-"""Figures of an audit."""
+"""Figures of an audit. Takes arrays alone, and knows nothing of where they come from."""
 
 from __future__ import annotations
 
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import stats
-
-if TYPE_CHECKING:
-    from tfmiaq.auditing.reporting.report import AttackResult
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _POINTS = 300
@@ -26,7 +23,13 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _roc(curves: Curves, counts: Mapping[str, int]) -> Any:
+def roc(curves: Curves, counts: Mapping[str, int]) -> Any:
+    """Returns a Matplotlib figure of ROC curves on two logarithmic axes, where low false positive rates can be read.
+
+    Args:
+        curves: For each name, false and true positive rates.
+        counts: Number of members behind the curves that get a band, the exact 95 % interval of each true positive rate.
+    """
     figure, axes = _figure(5, 5)
     floor = min([1e-3, *(float(fpr[fpr > 0].min()) for fpr, _ in curves.values() if (fpr > 0).any())])
     grid = np.geomspace(floor, 1, _POINTS)
@@ -54,30 +57,22 @@ def _roc(curves: Curves, counts: Mapping[str, int]) -> Any:
 
 
 def save_roc(curves: Curves, path: pathlib.Path) -> None:
-    """ROC curves on two logarithmic axes, where low false positive rates can be read.
+    """Writes ROC curves without bands.
 
     Args:
-        curves: For each name, false and true positive rates.
+        curves: As `roc`.
         path: PNG file to write.
     """
-    _roc(curves, {}).savefig(path, dpi=150)
+    roc(curves, {}).savefig(path, dpi=150)
 
 
 def roc_svg(curves: Curves, counts: Mapping[str, int]) -> str:
-    """The same as SVG, with a band of the exact 95 % interval of each true positive rate.
-
-    Args:
-        curves: For each name, false and true positive rates.
-        counts: Number of members behind the curves that get a band.
-
-    Returns:
-        An svg element.
-    """
-    return _svg(_roc(curves, counts))
+    """Returns the figure of `roc` as an svg element."""
+    return _svg(roc(curves, counts))
 
 
 def save_points(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, path: pathlib.Path) -> None:
-    """Groups of points.
+    """Writes a figure of groups of points.
 
     Args:
         points: For each name, pairs of coordinates.
@@ -93,18 +88,24 @@ def save_points(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: 
     figure.savefig(path, dpi=150)
 
 
-def histogram_svg(attack: AttackResult) -> str:
-    """Scores of members and of non-members of one attack, as an svg element."""
+def histogram_svg(attack: str, member_scores: np.ndarray, non_member_scores: np.ndarray) -> str:
+    """Returns a histogram of an attack's scores as an svg element.
+
+    Args:
+        attack: Its name.
+        member_scores: Scores of members.
+        non_member_scores: Scores of non-members.
+    """
     figure, axes = _figure(5, 3)
-    both = np.concatenate([attack.member_scores, attack.non_member_scores])
+    both = np.concatenate([member_scores, non_member_scores])
     low, high = float(np.quantile(both, 0.001)), float(np.quantile(both, 0.999))
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41)
-    for name, scores in (("members", attack.member_scores), ("non-members", attack.non_member_scores)):
+    for name, scores in (("members", member_scores), ("non-members", non_member_scores)):
         inside = np.clip(scores, edges[0], edges[-1])
         axes.hist(inside, edges, weights=np.full(len(scores), 1 / len(scores)), alpha=0.55, label=name)
-    axes.set(xlabel=f"score of {attack.name}", ylabel="share of records")
+    axes.set(xlabel=f"score of {attack}", ylabel="share of records")
     axes.legend(fontsize="small")
     return _svg(figure)
 

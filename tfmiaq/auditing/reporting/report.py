@@ -1,4 +1,4 @@
-"""What an audit found: figures, intervals, JSON, Markdown, and one page for a browser."""
+"""The report of an audit: its data and derived figures."""
 
 from __future__ import annotations
 
@@ -10,112 +10,26 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq import metrics
-from tfmiaq._tables import markdown_table
-from tfmiaq.metrics import RATES
+from tfmiaq.auditing.reporting import markdown, page, plots, saved, wording
+from tfmiaq.auditing.reporting.results import AttackResult, Slice, decisions, estimate, with_interval
+from tfmiaq.metrics import RATES, Estimate, format_figure
 
-SCHEMA = 2
-# A class with fewer members or non-members than this is no slice of its own.
-_SMALLEST_SLICE = 10
-_EXPOSED = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """One attack.
-
-    Attributes:
-        name: The attack.
-        confusion: Decisions on all records: at the attack's own threshold, or each at one chosen on the other half.
-        auc: Area under the ROC curve of all records.
-        auc_interval: 95 % interval of the AUC.
-        fpr: False positive rates of the ROC curve.
-        tpr: True positive rates of the ROC curve.
-        member_scores: Scores of the members, in their order; higher means member.
-        non_member_scores: Scores of the non-members.
-        threshold: The attack's own threshold, or None where it was chosen on the other half.
-        note: What the attacker needs for it.
-        seconds: Processor time that the attack took, without that of reference models.
-    """
-
-    name: str
-    confusion: metrics.Confusion
-    auc: float
-    auc_interval: tuple[float, float]
-    fpr: np.ndarray
-    tpr: np.ndarray
-    member_scores: np.ndarray
-    non_member_scores: np.ndarray
-    threshold: Optional[float] = None
-    note: str = ""
-    seconds: float = 0.0
-
-    def tpr_at_fpr(self, limit: float) -> Optional[tuple[float, float, float]]:
-        """True positive rate at no more than `limit` false positives, lower and upper end of its 95 % interval.
-
-        None where the non-members are too few to resolve it.
-        """
-        sizes = len(self.member_scores), len(self.non_member_scores)
-        return metrics.tpr_interval(self.fpr, self.tpr, *sizes, limit)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attack's figures as JSON values."""
-        c = self.confusion
-        rates = {str(rate): self.tpr_at_fpr(rate) for rate in RATES}
-        return {
-            "attack_accuracy": c.accuracy,
-            "attack_accuracy_interval": list(c.accuracy_interval()),
-            "threshold": self.threshold,
-            "auc": self.auc,
-            "auc_interval": list(self.auc_interval),
-            "advantage": c.tpr - c.fpr,
-            "tpr": c.tpr,
-            "fpr": c.fpr,
-            "precision": c.precision,
-            "recall": c.recall,
-            "f1_members": c.f1_members,
-            "f1_non_members": c.f1_non_members,
-            "tpr_at_fpr": {rate: None if found is None else found[0] for rate, found in rates.items()},
-            "tpr_at_fpr_interval": {rate: None if found is None else [*found[1:]] for rate, found in rates.items()},
-            "needs": self.note,
-        }
+_MOST_CURVES = 6
+_RATE_NAMES = tuple(f"TPR at {rate:.1%} FPR" for rate in RATES)
 
 
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """The attack that was picked, on some of the records.
-
-    Attributes:
-        name: Which records, as "class 3" or "right label".
-        members: Their number among the members.
-        non_members: Their number among the non-members.
-        auc: AUC on them.
-        auc_interval: Its 95 % interval.
-    """
-
-    name: str
-    members: int
-    non_members: int
-    auc: float
-    auc_interval: tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AuditReport:
-    """Result of `tfmiaq.audit`; prints as a table.
+    """What an audit found; prints as Markdown.
 
-    The figures of the report itself (`attack_accuracy`, `tpr`, ...) are those of an attacker who picks both the attack
-    and its threshold on one half of the records and uses them on the other, both ways. None of them is the best
-    in hindsight. `auc` and `tpr_at_fpr` are those of the attack that was picked, mean of both ways.
+    An attack and its threshold are chosen on one half of the records and applied to the other half, both ways.
 
     Attributes:
         attacks: Every attack by itself.
         chosen: Names of the two attacks picked, one for each way.
-        confusion: Decisions at the picked attacks and thresholds.
+        confusion: Decisions at the picked attacks and thresholds, on all records.
         auc: AUC of the picked attacks on the halves they did not choose, mean of both ways.
-        auc_interval: Its 95 % interval.
         curves: (fpr, tpr) of the two ways.
-        members: Number of members.
-        non_members: Number of non-members.
         member_accuracy: Accuracy of the target on members.
         non_member_accuracy: Accuracy of the target on non-members.
         seed: Seed of halves and attack models.
@@ -123,18 +37,15 @@ class AuditReport:
         exposed: Indices of the members with the highest scores of that attack, most exposed first.
         epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
-        references: Number of reference models, 0 for none.
-        label_only: Whether the target answered labels instead of scores.
+        reference_models: Number of reference models, 0 for none.
+        label_only: Whether the target gave labels instead of scores.
     """
 
     attacks: tuple[AttackResult, ...]
     chosen: tuple[str, str]
     confusion: metrics.Confusion
-    auc: float
-    auc_interval: tuple[float, float]
+    auc: Estimate
     curves: tuple[tuple[np.ndarray, np.ndarray], ...]
-    members: int
-    non_members: int
     member_accuracy: float
     non_member_accuracy: float
     seed: int
@@ -142,11 +53,11 @@ class AuditReport:
     exposed: tuple[int, ...] = ()
     epsilon: float = 0.0
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    references: int = 0
+    reference_models: int = 0
     label_only: bool = False
 
     def __getitem__(self, name: str) -> AttackResult:
-        """One attack by name.
+        """Returns one attack by name.
 
         Raises:
             KeyError: An attack that did not run.
@@ -157,14 +68,19 @@ class AuditReport:
         raise KeyError(f"{name!r} is not among the attacks that ran: {', '.join(a.name for a in self.attacks)}.")
 
     @property
-    def attack_accuracy(self) -> float:
-        """Balanced accuracy of the attacker, 0 to 1; 0.5 is a coin."""
-        return self.confusion.accuracy
+    def members(self) -> int:
+        """Number of members."""
+        return self.confusion.members
 
     @property
-    def attack_accuracy_interval(self) -> tuple[float, float]:
-        """95 % interval of `attack_accuracy`."""
-        return self.confusion.accuracy_interval()
+    def non_members(self) -> int:
+        """Number of non-members."""
+        return self.confusion.non_members
+
+    @property
+    def attack_accuracy(self) -> Estimate:
+        """Balanced accuracy of the attacker, 0 to 1; 0.5 is a coin."""
+        return self.confusion.accuracy_estimate()
 
     @property
     def advantage(self) -> float:
@@ -215,13 +131,12 @@ class AuditReport:
         return self.non_members // 2
 
     def tpr_at_fpr(self, limit: float) -> Optional[float]:
-        """True positive rate at no more than `limit` false positives.
+        """Returns the true positive rate at no more than `limit` false positives.
+
+        None where the non-members are too few to resolve it.
 
         Args:
             limit: False positive rate, more than 0 and less than 1.
-
-        Returns:
-            The rate, or None where the non-members are too few to resolve it.
 
         Raises:
             ValueError: A limit outside (0, 1).
@@ -235,71 +150,29 @@ class AuditReport:
     @property
     def verdict(self) -> str:
         """What was found, in one sentence."""
-        low, high = self.attack_accuracy_interval
-        accuracy = f"accuracy {self.attack_accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}; a coin has 0.5)"
-        if not self.leaks:
-            return (
-                "None of the attacks that ran tells members from non-members better than a coin on these records: "
-                f"{accuracy}."
-            )
-        if low <= 0.5:
-            return (
-                f"An attacker has {accuracy}, which may be a coin's, but orders records better than one: AUC "
-                f"{self.auc:.3f} ({self.auc_interval[0]:.3f} to {self.auc_interval[1]:.3f})."
-            )
-        return (
-            "An attacker who chooses the attack and its threshold on other records tells members from non-members with "
-            f"{accuracy}, by {' and '.join(dict.fromkeys(self.chosen))}."
-        )
+        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen)
 
     @property
     def leaks(self) -> bool:
         """Whether the 95 % interval of attack accuracy or of AUC lies above a coin's 0.5."""
-        return self.attack_accuracy_interval[0] > 0.5 or self.auc_interval[0] > 0.5
+        return self.attack_accuracy.low > 0.5 or self.auc.low > 0.5
 
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        if self.references:
-            about = (
-                f"{self.references} reference models were trained through the pipeline that was given. They speak for "
-                "an attacker who knows it; with more of them the attack can be stronger."
-            )
-        else:
-            about = (
-                "No reference models were trained: the attackers know some members and non-members. One who trains "
-                "models through the same pipeline can do better (train_fn)."
-            )
-        found = [about]
-        if self.label_only:
-            found.append("The target answers labels, so that only label-only attacks ran.")
-        return [
-            *found,
-            "Members and non-members are taken to come from one distribution.",
-            "The bound on epsilon takes records for independent, though one training has seen them all, and delta for "
-            "0; its threshold was chosen on one half of the records and the bound taken on the other.",
-            "Empirical resistance is not differential privacy.",
-        ]
+        return wording.assumptions(self.reference_models, self.label_only)
 
     def headline(self) -> dict[str, Any]:
-        """The report's own figures as JSON values, without attacks, slices and records: what may ship with a model.
+        """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
 
         A rate that the sample cannot resolve is null.
         """
         return {
-            "schema": SCHEMA,
+            "schema": saved.SCHEMA,
             "verdict": self.verdict,
-            "attack_accuracy": self.attack_accuracy,
-            "attack_accuracy_interval": list(self.attack_accuracy_interval),
-            "auc": self.auc,
-            "auc_interval": list(self.auc_interval),
-            "advantage": self.advantage,
-            "tpr": self.tpr,
-            "fpr": self.fpr,
-            "precision": self.precision,
-            "recall": self.recall,
-            "f1_members": self.f1_members,
-            "f1_non_members": self.f1_non_members,
+            **with_interval("attack_accuracy", self.attack_accuracy),
+            **with_interval("auc", self.auc),
+            **decisions(self.confusion),
             "tpr_at_fpr": {str(rate): self.tpr_at_fpr(rate) for rate in RATES},
             "epsilon_lower_bound": self.epsilon,
             "gap_attack_accuracy": self.gap_attack_accuracy,
@@ -309,106 +182,126 @@ class AuditReport:
             "non_members": self.non_members,
             "chosen": list(self.chosen),
             "seed": self.seed,
-            "reference_models": self.references,
+            "reference_models": self.reference_models,
             "label_only": self.label_only,
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values. A rate that the sample cannot resolve is null."""
+        """Returns all figures as JSON values. A rate that the sample cannot resolve is null."""
         return {
             **self.headline(),
             "attacks": {attack.name: attack.to_dict() for attack in self.attacks},
-            "slices": [dataclasses.asdict(part) for part in self.slices],
+            "slices": [part.to_dict() for part in self.slices],
             "most_exposed_members": list(self.exposed),
             "not_tested": self.skipped,
             "assumptions": self.assumptions,
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text."""
+        """Returns `to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2)
 
-    def __str__(self) -> str:
-        return self.to_markdown()
-
     def figures(self) -> list[tuple[str, str]]:
-        """Names and values of the report's own figures, as text."""
-        low, high = self.attack_accuracy_interval
-        auc_low, auc_high = self.auc_interval
+        """Returns names and values of the report's own figures, as text."""
         return [
-            ("attack accuracy", f"{self.attack_accuracy:.3f} ({low:.3f} to {high:.3f})"),
-            ("AUC", f"{self.auc:.3f} ({auc_low:.3f} to {auc_high:.3f})"),
-            ("advantage", f"{self.advantage:.3f}"),
-            ("TPR", f"{self.tpr:.3f}"),
-            ("FPR", f"{self.fpr:.3f}"),
-            ("precision", f"{self.precision:.3f}"),
-            ("recall", f"{self.recall:.3f}"),
-            ("F1 of members", f"{self.f1_members:.3f}"),
-            ("F1 of non-members", f"{self.f1_non_members:.3f}"),
-            *((f"TPR at {rate:.1%} FPR", format_rate(self.tpr_at_fpr(rate))) for rate in RATES),
+            ("attack accuracy", format_figure(self.attack_accuracy)),
+            ("AUC", format_figure(self.auc)),
+            ("advantage", format_figure(self.advantage)),
+            ("TPR", format_figure(self.tpr)),
+            ("FPR", format_figure(self.fpr)),
+            ("precision", format_figure(self.precision)),
+            ("recall", format_figure(self.recall)),
+            ("F1 of members", format_figure(self.f1_members)),
+            ("F1 of non-members", format_figure(self.f1_non_members)),
+            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(_RATE_NAMES, RATES)),
             ("lower bound on epsilon", f"{self.epsilon:.2f}"),
-            ("gap attack accuracy", f"{self.gap_attack_accuracy:.3f}"),
-            ("target's accuracy on members", f"{self.member_accuracy:.3f}"),
-            ("target's accuracy on non-members", f"{self.non_member_accuracy:.3f}"),
+            ("gap attack accuracy", format_figure(self.gap_attack_accuracy)),
+            ("target's accuracy on members", format_figure(self.member_accuracy)),
+            ("target's accuracy on non-members", format_figure(self.non_member_accuracy)),
         ]
 
+    def attack_head(self) -> list[str]:
+        """Returns the column names of the table of attacks."""
+        return ["attack", "accuracy", "AUC", *_RATE_NAMES, "needs"]
+
     def attack_rows(self) -> list[tuple[str, ...]]:
-        """One row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
+        """Returns one row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
         return [
             (
                 attack.name,
-                f"{attack.confusion.accuracy:.3f}",
-                f"{attack.auc:.3f} ({attack.auc_interval[0]:.3f} to {attack.auc_interval[1]:.3f})",
-                *(format_rate(attack.tpr_at_fpr(rate)) for rate in RATES),
+                format_figure(attack.confusion.accuracy),
+                format_figure(attack.auc),
+                *(format_figure(attack.tpr_at_fpr(rate)) for rate in RATES),
                 attack.note,
             )
             for attack in self.attacks
         ]
 
     def worst_slices(self, count: int = 5) -> list[Slice]:
-        """The slices of highest AUC."""
+        """Returns the slices of highest AUC."""
         return sorted(self.slices, key=lambda part: -part.auc)[:count]
 
+    def _shown(self, most_slices: int) -> dict[str, Any]:
+        """Returns what Markdown and page show, as text and rows of text."""
+        return {
+            "verdict": self.verdict,
+            "figures": self.figures(),
+            "attack_head": self.attack_head(),
+            "attack_rows": self.attack_rows(),
+            "picked": self.chosen[0],
+            "slice_rows": [
+                (part.name, f"{part.members} + {part.non_members}", format_figure(part.auc))
+                for part in self.worst_slices(most_slices)
+            ],
+            "skipped": self.skipped,
+            "sizes": f"{self.members} members, {self.non_members} non-members, seed {self.seed}.",
+            "assumptions": self.assumptions,
+        }
+
     def to_markdown(self) -> str:
-        """The report as Markdown."""
-        rates = [f"TPR at {rate:.1%} FPR" for rate in RATES]
-        lines = [
-            "# Membership inference audit",
-            "",
-            self.verdict,
-            "",
-            *markdown_table(("figure", "value"), self.figures()),
-            "",
-            *markdown_table(("attack", "accuracy", "AUC", *rates, "needs"), self.attack_rows()),
-            "",
-        ]
-        if self.slices:
-            rows = [
-                (
-                    part.name,
-                    f"{part.members} + {part.non_members}",
-                    f"{part.auc:.3f} ({part.auc_interval[0]:.3f} to {part.auc_interval[1]:.3f})",
-                )
-                for part in self.worst_slices()
-            ]
-            lines += [
-                f"Worst slices, by {self.chosen[0]}:",
-                "",
-                *markdown_table(("records", "number", "AUC"), rows),
-                "",
-            ]
-        if self.skipped:
-            lines += ["Not tested:", "", *(f"- {name}: {reason}" for name, reason in self.skipped.items()), ""]
-        lines += [
-            f"{self.members} members, {self.non_members} non-members, seed {self.seed}.",
-            "",
-            *(f"- {assumption}" for assumption in self.assumptions),
-            "",
-        ]
-        return "\n".join(lines)
+        """Returns the report as Markdown."""
+        return markdown.report(**self._shown(most_slices=5))
+
+    def to_html(self) -> str:
+        """Returns the report as one page with its plots. That of a loaded report has no histogram of scores."""
+        picked = self[self.chosen[0]]
+        histogram = None
+        if picked.member_scores is not None and picked.non_member_scores is not None:
+            histogram = plots.histogram_svg(picked.name, picked.member_scores, picked.non_member_scores)
+        return page.render(
+            "report.html",
+            leaks=self.leaks,
+            roc=plots.roc_svg(self._strongest_curves(), {picked.name: self.members}),
+            histogram=histogram,
+            exposed=self.exposed,
+            **self._shown(most_slices=12),
+        )
+
+    def _strongest_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        strongest = sorted(self.attacks, key=lambda attack: -attack.auc)[:_MOST_CURVES]
+        return {attack.name: (attack.fpr, attack.tpr) for attack in strongest}
+
+    def plot(self) -> Any:
+        """Returns a Matplotlib figure: ROC curves of the strongest attacks, on two logarithmic axes."""
+        return plots.roc(self._strongest_curves(), {self.chosen[0]: self.members})
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def __repr__(self) -> str:
+        return (
+            f"AuditReport(attack accuracy {self.attack_accuracy}, AUC {self.auc}, {self.members} members, "
+            f"{self.non_members} non-members, {len(self.attacks)} attacks, {self.reference_models} reference models)"
+        )
+
+    def _repr_html_(self) -> str:
+        tables = [(("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
+        return page.render("notebook.html", verdict=self.verdict, tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:
-        """Writes `report.json`, `report.md`, `report.html` (one file, figures inside) and `roc.png` into a folder.
+        """Writes `report.json`, `report.md`, `report.html` (one file, plots inside) and `roc.png` into a folder.
+
+        `report.json` has what `load` needs, and no scores of single records.
 
         Args:
             folder: Path of the folder, which is made if need be.
@@ -416,56 +309,71 @@ class AuditReport:
         Returns:
             The folder.
         """
-        from tfmiaq.auditing.reporting import page, plots
-
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(self.to_json() + "\n", encoding="utf-8")
+        (folder / saved.FILE).write_text(json.dumps(self._to_saved()) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
-        (folder / "report.html").write_text(page.render(self), encoding="utf-8")
+        (folder / "report.html").write_text(self.to_html(), encoding="utf-8")
         plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
         return folder
 
+    @classmethod
+    def load(cls, path: Any) -> AuditReport:
+        """Reads a report that `save` wrote.
 
-def slices(
-    attack: AttackResult, labels: np.ndarray, correct: np.ndarray, losses: Optional[np.ndarray]
-) -> tuple[Slice, ...]:
-    """An attack class by class, by right and wrong labels, and by quarters of the loss; small slices are left out.
+        Example:
+            >>> before = tfmiaq.AuditReport.load("reports/float")
+            >>> print(before.auc)
 
-    Args:
-        attack: The attack.
-        labels: Classes of the members, then of the non-members.
-        correct: Whether the target is right on each.
-        losses: The target's loss on each, or None.
+        Args:
+            path: The folder that it was saved in, or the report.json in it.
 
-    Returns:
-        The slices.
-    """
-    scores = np.concatenate([attack.member_scores, attack.non_member_scores])
-    is_member = np.arange(len(scores)) < len(attack.member_scores)
-    masks = {f"class {label}": labels == label for label in np.unique(labels)}
-    masks.update({"right label": correct, "wrong label": ~correct})
-    if losses is not None:
-        quarters = np.searchsorted(np.quantile(losses, [0.25, 0.5, 0.75]), losses)
-        masks.update({f"loss in quarter {quarter + 1} of 4": quarters == quarter for quarter in range(4)})
-    found = []
-    for name, mask in masks.items():
-        inside, outside = scores[mask & is_member], scores[mask & ~is_member]
-        if min(len(inside), len(outside)) >= _SMALLEST_SLICE:
-            auc, low, high = metrics.auc_interval(inside, outside)
-            found.append(Slice(name, len(inside), len(outside), auc, (low, high)))
-    return tuple(found)
+        Returns:
+            A report with the same figures, verdict, tables and curves, without scores of single records.
 
+        Raises:
+            ValueError: No such file; a file that is not a report, is damaged or has another schema.
+        """
+        path, content = saved.read(path)
+        try:
+            report = cls._from_saved(content)
+            is_whole = saved.same_figures(report._to_saved(), content)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error
+        if not is_whole:
+            raise ValueError(f"AuditReport.load: '{path}' is damaged: its figures contradict each other.")
+        return report
 
-def exposed(attack: AttackResult) -> tuple[int, ...]:
-    """Indices of the members that an attack is surest of."""
-    return tuple(int(index) for index in np.argsort(-attack.member_scores, kind="stable")[:_EXPOSED])
+    def _to_saved(self) -> dict[str, Any]:
+        # The first curve is of the second halves, which are the larger ones of odd numbers.
+        m, n = self.members, self.non_members
+        sizes = ((m - m // 2, n - n // 2), (m // 2, n // 2))
+        return {
+            **self.to_dict(),
+            "attacks": {attack.name: attack.to_saved() for attack in self.attacks},
+            "confusion": dataclasses.asdict(self.confusion),
+            "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, sizes)],
+        }
 
-
-def format_rate(rate: Any) -> str:
-    """A rate for a table, with its interval if there is one; one that the sample cannot resolve is no zero."""
-    if rate is None:
-        return "unresolved"
-    if isinstance(rate, tuple):
-        return f"{rate[0]:.3f} ({rate[1]:.3f} to {rate[2]:.3f})"
-    return f"{rate:.3f}"
+    @classmethod
+    def _from_saved(cls, content: dict[str, Any]) -> AuditReport:
+        one, other = content["chosen"]
+        return cls(
+            attacks=tuple(AttackResult.from_saved(*item) for item in content["attacks"].items()),
+            chosen=(one, other),
+            confusion=metrics.Confusion(**content["confusion"]),
+            auc=estimate("auc", content),
+            curves=tuple(saved.counts_to_curve(counts) for counts in content["curves"]),
+            member_accuracy=content["member_accuracy"],
+            non_member_accuracy=content["non_member_accuracy"],
+            seed=content["seed"],
+            slices=tuple(
+                Slice(part["name"], part["members"], part["non_members"], estimate("auc", part))
+                for part in content["slices"]
+            ),
+            exposed=tuple(content["most_exposed_members"]),
+            epsilon=content["epsilon_lower_bound"],
+            skipped=content["not_tested"],
+            reference_models=content["reference_models"],
+            label_only=content["label_only"],
+        )

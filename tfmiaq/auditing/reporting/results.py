@@ -1,0 +1,138 @@
+"""Parts of a report: one attack, and one attack on some of the records."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+import numpy as np
+
+from tfmiaq import metrics
+from tfmiaq.auditing.reporting import saved
+from tfmiaq.metrics import RATES, Estimate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttackResult:
+    """One attack.
+
+    Attributes:
+        name: The attack.
+        confusion: Decisions on all records: at the attack's own threshold, or each at one chosen on the other half.
+        auc: Area under the ROC curve of all records.
+        fpr: False positive rates of the ROC curve (`metrics.roc`).
+        tpr: True positive rates of the ROC curve.
+        member_scores: Scores of the members, in their order; higher means member. None in a report that was loaded.
+        non_member_scores: Scores of the non-members, or None.
+        threshold: The attack's own threshold, or None where it was chosen on the other half.
+        note: What the attacker needs for it.
+        seconds: Processor time that the attack took, without that of reference models. Not saved.
+    """
+
+    name: str
+    confusion: metrics.Confusion
+    auc: Estimate
+    fpr: np.ndarray
+    tpr: np.ndarray
+    member_scores: Optional[np.ndarray] = None
+    non_member_scores: Optional[np.ndarray] = None
+    threshold: Optional[float] = None
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def attack_accuracy(self) -> Estimate:
+        """Balanced accuracy of the attack, 0 to 1; 0.5 is a coin."""
+        return self.confusion.accuracy_estimate()
+
+    def tpr_at_fpr(self, limit: float) -> Optional[Estimate]:
+        """Returns the true positive rate at no more than `limit` false positives.
+
+        None where the non-members are too few to resolve it.
+        """
+        sizes = self.confusion.members, self.confusion.non_members
+        return metrics.tpr_estimate(self.fpr, self.tpr, *sizes, limit)
+
+    def __repr__(self) -> str:
+        return f"AttackResult({self.name!r:.60}, attack accuracy {self.attack_accuracy}, AUC {self.auc})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the attack's figures as JSON values."""
+        rates = {str(rate): self.tpr_at_fpr(rate) for rate in RATES}
+        return {
+            **with_interval("attack_accuracy", self.attack_accuracy),
+            "threshold": self.threshold,
+            **with_interval("auc", self.auc),
+            **decisions(self.confusion),
+            "tpr_at_fpr": {rate: None if found is None else found.value for rate, found in rates.items()},
+            "tpr_at_fpr_interval": {
+                rate: None if found is None else [found.low, found.high] for rate, found in rates.items()
+            },
+            "needs": self.note,
+        }
+
+    def to_saved(self) -> dict[str, Any]:
+        """Returns the figures and the ROC curve as JSON values: what `from_saved` needs."""
+        sizes = self.confusion.members, self.confusion.non_members
+        return {
+            **self.to_dict(),
+            "confusion": dataclasses.asdict(self.confusion),
+            "curve": saved.curve_to_counts((self.fpr, self.tpr), *sizes),
+        }
+
+    @classmethod
+    def from_saved(cls, name: str, content: dict[str, Any]) -> AttackResult:
+        """Returns the attack of these JSON values, without scores of single records."""
+        return cls(
+            name,
+            metrics.Confusion(**content["confusion"]),
+            estimate("auc", content),
+            *saved.counts_to_curve(content["curve"]),
+            threshold=content["threshold"],
+            note=content["needs"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The attack that was picked, on some of the records.
+
+    Attributes:
+        name: Which records, as "class 3" or "right label".
+        members: Their number among the members.
+        non_members: Their number among the non-members.
+        auc: AUC on them.
+    """
+
+    name: str
+    members: int
+    non_members: int
+    auc: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the slice as JSON values."""
+        sizes = {"name": self.name, "members": self.members, "non_members": self.non_members}
+        return {**sizes, **with_interval("auc", self.auc)}
+
+
+def with_interval(name: str, estimate: Estimate) -> dict[str, Any]:
+    """Returns an estimate under the two keys that JSON has for it."""
+    return {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}
+
+
+def estimate(name: str, content: dict[str, Any]) -> Estimate:
+    """Returns the estimate that `with_interval` gave these keys of."""
+    return Estimate(content[name], *content[f"{name}_interval"])
+
+
+def decisions(confusion: metrics.Confusion) -> dict[str, Any]:
+    """Returns the figures of decisions as JSON values."""
+    return {
+        "advantage": confusion.tpr - confusion.fpr,
+        "tpr": confusion.tpr,
+        "fpr": confusion.fpr,
+        "precision": confusion.precision,
+        "recall": confusion.recall,
+        "f1_members": confusion.f1_members,
+        "f1_non_members": confusion.f1_non_members,
+    }

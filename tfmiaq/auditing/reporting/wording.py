@@ -1,0 +1,62 @@
+"""Sentences of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tfmiaq.metrics import Estimate
+
+
+def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Sequence[str]) -> str:
+    """Returns what an audit found, in one sentence.
+
+    Args:
+        attack_accuracy: Balanced accuracy of the attacker.
+        auc: AUC of the attacker.
+        leaks: Whether the interval of either lies above a coin's 0.5.
+        chosen: Names of the attacks picked.
+    """
+    accuracy = (
+        f"accuracy {attack_accuracy.value:.3f} (95 % interval {attack_accuracy.low:.3f} to {attack_accuracy.high:.3f}; "
+        "a coin has 0.5)"
+    )
+    if not leaks:
+        return (
+            "None of the attacks that ran distinguishes members from non-members better than a coin on these records: "
+            f"{accuracy}."
+        )
+    if attack_accuracy.low <= 0.5:
+        return f"An attacker has {accuracy}, which may be a coin's, but orders records better than one: AUC {auc}."
+    return (
+        "An attacker who chooses the attack and its threshold on other records distinguishes members from non-members "
+        f"with {accuracy}, by {' and '.join(dict.fromkeys(chosen))}."
+    )
+
+
+def assumptions(reference_models: int, label_only: bool) -> list[str]:
+    """Returns what the figures of an audit rest on, and what was not tested.
+
+    Args:
+        reference_models: Number of reference models, 0 for none.
+        label_only: Whether the target gave labels instead of scores.
+    """
+    if reference_models:
+        about = (
+            f"{reference_models} reference models were trained through the given pipeline. The figures hold for an "
+            "attacker who knows it; with more reference models the attack can be stronger."
+        )
+    else:
+        about = (
+            "No reference models were trained: the attackers know some members and non-members. One who trains models "
+            "through the same pipeline can do better (reference_models)."
+        )
+    found = [about]
+    if label_only:
+        found.append("The target gives labels, so that only label-only attacks ran.")
+    return [
+        *found,
+        "Members and non-members are taken to come from one distribution.",
+        "The bound on epsilon takes records for independent, though one training has seen them all, and delta for 0; "
+        "its threshold was chosen on one half of the records and the bound taken on the other.",
+        "Empirical resistance is not differential privacy.",
+    ]
