@@ -53,5 +53,5 @@ def trained(digits):
 
 @pytest.fixture
 def linear_scores():
-    """A target that answers its one-column records as logits of class 0, against a constant 0 of class 1."""
+    """A target that returns its one-column records as logits of class 0, against a constant 0 of class 1."""
     return lambda x: np.concatenate([x, np.zeros_like(x)], axis=1)

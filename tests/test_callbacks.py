@@ -67,10 +67,37 @@ def test_a_quantized_model_is_watched_and_its_training_left_alone(digits):
     [
         ({"members": 3}, TypeError, "Expected members as a pair"),
         ({"non_members": (np.zeros((5, 3)), np.zeros(5, int))}, ValueError, "records of shape"),
-        ({"sample": 0}, ValueError, "Expected sample of at least 1. Received 0"),
-        ({"every": 1.5}, ValueError, "Expected every of at least 1. Received 1.5"),
+        ({"sample": 0}, ValueError, "Expected sample to be an integer of at least 1. Received 0"),
+        ({"every": 1.5}, ValueError, "Expected every to be an integer of at least 1. Received 1.5"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         tfmiaq.callbacks.LeakageMonitor(**{"members": _noise(0), "non_members": _noise(1), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": -0.1}, "LeakageEarlyStopping: Expected weight to be a finite number of at least 0. Received -0.1"),
+        ({"weight": float("nan")}, "Expected weight"),
+        ({"patience": 0}, "Expected patience to be an integer of at least 1. Received 0"),
+        ({"batch_size": True}, "LeakageEarlyStopping: Expected batch_size to be an integer"),
+    ],
+)
+def test_bad_arguments_of_early_stopping_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.callbacks.LeakageEarlyStopping(_noise(0), _noise(1), **arguments)
+
+
+def test_numpy_integers_are_integers():
+    stopping = tfmiaq.callbacks.LeakageEarlyStopping(
+        _noise(0), _noise(1), patience=np.int64(2), sample=np.int32(9), every=np.uint8(2), seed=np.int64(3)
+    )
+    assert (stopping.patience, stopping.every, type(stopping.patience)) == (2, 2, int)
+    uniform = tfmiaq.BitwidthPolicy.uniform
+    schedule = tfmiaq.callbacks.BitwidthSchedule({np.int64(3): uniform(2, 4), np.int64(0): uniform(8, 8)})
+    assert [(epoch, type(epoch)) for epoch in schedule.policies] == [(0, int), (3, int)]
+    for error in (TypeError, ValueError):
+        with pytest.raises(error, match="epochs from 0 on"):
+            tfmiaq.callbacks.BitwidthSchedule({1.5: uniform(2, 4)})

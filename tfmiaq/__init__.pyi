@@ -4,6 +4,7 @@ from . import datasets as datasets
 from . import edgetpu as edgetpu
 from . import losses as losses
 from . import metrics as metrics
+from . import signals as signals
 from . import tflite as tflite
 from ._backend import keras as keras
 from ._version import __version__ as __version__

@@ -9,8 +9,11 @@ import numpy as np
 
 from tfmiaq import metrics, signals
 from tfmiaq._backend import keras, tf
+from tfmiaq._checks import AT_LEAST_ONE, SEED, InvalidArgumentError, check, integer, real
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.quantize import set_policy
+
+_EPOCH = integer(0)
 
 
 class BitwidthSchedule(keras.callbacks.Callback):
@@ -35,18 +38,20 @@ class BitwidthSchedule(keras.callbacks.Callback):
         if not policies:
             raise ValueError("BitwidthSchedule: Expected at least one policy, as in {0: policy}. Received none.")
         for epoch, policy in policies.items():
-            if isinstance(epoch, bool) or not isinstance(epoch, int) or not isinstance(policy, BitwidthPolicy):
+            if not isinstance(policy, BitwidthPolicy):
                 raise TypeError(
                     "BitwidthSchedule: Expected policies by epoch, as in {0: policy}. "
                     f"Received {epoch!r}: {policy!r}."
                 )
-            if epoch < 0:
-                raise ValueError(f"BitwidthSchedule: Expected epochs from 0 on. Received {epoch}.")
-        self.policies = dict(sorted(policies.items()))
+            if epoch not in _EPOCH:
+                raise InvalidArgumentError(
+                    f"BitwidthSchedule: Expected epochs from 0 on, as integers. Received {epoch!r}."
+                )
+        self.policies = {_EPOCH.plain(epoch): policies[epoch] for epoch in sorted(policies)}
         self._current: Optional[BitwidthPolicy] = None
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
-        """Tries every policy, so that one that does not fit the model is refused before training."""
+        """Tries every policy, so that one that does not fit the model raises an error before training."""
         variables = self.model.non_trainable_variables
         before = [variable.numpy() for variable in variables]
         for policy in self.policies.values():
@@ -84,7 +89,8 @@ class LeakageMonitor(keras.callbacks.Callback):
 
     Raises:
         TypeError: A set that is no pair (x, y).
-        ValueError: As `audit`, for sets that are empty, unlike or with NaN; fewer than one record or epoch.
+        ValueError: As `audit`, for sets that are empty, unlike or with NaN; fewer than one record or epoch; a seed out
+            of range.
     """
 
     def __init__(
@@ -97,14 +103,18 @@ class LeakageMonitor(keras.callbacks.Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("sample", sample), ("batch_size", batch_size), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"LeakageMonitor: Expected {name} of at least 1. Received {value!r}.")
-        generator = np.random.default_rng(seed)
-        sets = signals.check_records(members, non_members, "LeakageMonitor")
-        self._members, self._non_members = (signals.sample(records, sample, generator) for records in sets)
-        self.batch_size = batch_size
-        self.every = every
+        options = check(
+            type(self).__name__,
+            sample=(sample, AT_LEAST_ONE),
+            batch_size=(batch_size, AT_LEAST_ONE),
+            every=(every, AT_LEAST_ONE),
+            seed=(seed, SEED),
+        )
+        generator = np.random.default_rng(options["seed"])
+        sets = signals.check_records(members, non_members, type(self).__name__)
+        self._members, self._non_members = (signals.sample(records, options["sample"], generator) for records in sets)
+        self.batch_size = options["batch_size"]
+        self.every = options["every"]
         self._call: Any = None
         self._watched: Any = None
 
@@ -122,7 +132,7 @@ class LeakageMonitor(keras.callbacks.Callback):
         sets = [("members", self._scores, self._members), ("non_members", self._scores, self._non_members)]
         inside, outside = signals.extract_sets(sets, self.batch_size)
         if inside.confidences is None or outside.confidences is None:
-            raise ValueError("LeakageMonitor: Expected a model that answers scores of at least two classes.")
+            raise ValueError(f"{type(self).__name__}: Expected a model that gives scores of at least two classes.")
         auc = metrics.auc_estimate(inside.confidences, outside.confidences)
         _, accuracy = metrics.best_threshold(inside.confidences, outside.confidences)
         logs["leakage_auc"] = auc.value
@@ -139,7 +149,7 @@ class LeakageMonitor(keras.callbacks.Callback):
 
 
 class LeakageEarlyStopping(LeakageMonitor):
-    """Stops when accuracy no longer grows faster than leakage, and goes back to the best epoch.
+    """Stops when accuracy no longer grows faster than leakage, and restores the best epoch.
 
     The score of an epoch is the accuracy on the sample of non-members less `weight` times the attack's advantage there
     (`LeakageMonitor`), as `leakage_score` in the logs. Accuracy on its own would go on as long as it gains anything.
@@ -175,23 +185,20 @@ class LeakageEarlyStopping(LeakageMonitor):
         seed: int = 0,
     ) -> None:
         super().__init__(members, non_members, sample, batch_size, every, seed)
-        if not weight >= 0:
-            raise ValueError(f"LeakageEarlyStopping: Expected weight of at least 0. Received {weight!r}.")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"LeakageEarlyStopping: Expected patience of at least 1. Received {patience!r}.")
-        self.weight = weight
-        self.patience = patience
+        own = check(type(self).__name__, weight=(weight, real(0)), patience=(patience, AT_LEAST_ONE))
+        self.weight = own["weight"]
+        self.patience = own["patience"]
         self.best_epoch = -1
         self._best_score = -np.inf
         self._best_weights: Any = None
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
-        """Forgets an earlier training."""
+        """Forgets the best epoch of an earlier training."""
         super().on_train_begin(logs)
         self.best_epoch, self._best_score, self._best_weights = -1, -np.inf, None
 
     def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
-        """Attacks, and stops the training if this was one epoch too many."""
+        """Attacks, and stops training if the score has not grown for `patience` epochs."""
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
         if "leakage_advantage" not in logs:
@@ -204,6 +211,6 @@ class LeakageEarlyStopping(LeakageMonitor):
             self.model.stop_training = True
 
     def on_train_end(self, logs: Optional[dict[str, Any]] = None) -> None:
-        """Goes back to the best epoch's weights."""
+        """Restores the weights of the best epoch."""
         if self._best_weights is not None:
             self.model.set_weights(self._best_weights)

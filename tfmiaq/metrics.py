@@ -47,7 +47,10 @@ class Estimate(float):
     def __str__(self) -> str:
         return format(self, "")
 
-    # A float of the same value is equal to it, so that both need one hash.
+    # Estimates are equal if their intervals are too; a float of the same value is equal to one, and has its hash.
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = float.__hash__
 
 
@@ -80,12 +83,12 @@ class Confusion:
 
     @property
     def tpr(self) -> float:
-        """Share of members called members."""
+        """Fraction of members called members."""
         return self.true_positives / self.members
 
     @property
     def fpr(self) -> float:
-        """Share of non-members called members."""
+        """Fraction of non-members called members."""
         return self.false_positives / self.non_members
 
     @property
@@ -95,7 +98,7 @@ class Confusion:
 
     @property
     def precision(self) -> float:
-        """Share of members among those called members, at equal prior; 0 if none is called so."""
+        """Fraction of members among those called members, at equal prior; 0 if none is called so."""
         return self.tpr / (self.tpr + self.fpr) if self.tpr + self.fpr else 0.0
 
     @property

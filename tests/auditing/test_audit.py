@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn import linear_model
 
 import tfmiaq
-from tfmiaq import attacks, auditing, metrics, signals
+from tfmiaq import attacks, auditing, signals
 
 FAST = ["gap", "confidence", "modified entropy by class", "gradient boosting"]
 SUITE = ["threshold", "logistic regression", "multi-layer perceptron", "random forest", "k nearest neighbours"]
@@ -55,32 +55,6 @@ def test_the_whole_suite_runs_and_finds_what_is_there(linear_scores):
     report = tfmiaq.audit(linear_scores, *_gaussians(2.0, 60, seed=0), attacks=SUITE)
     assert [attack.name for attack in report.attacks] == SUITE
     assert all(attack.auc > 0.75 for attack in report.attacks)
-
-
-def test_figures_follow_from_the_confusion():
-    c = metrics.Confusion(true_positives=80, false_negatives=20, false_positives=30, true_negatives=70)
-    assert (c.tpr, c.fpr, c.accuracy) == (0.8, 0.3, pytest.approx(0.75))
-    assert c.precision == pytest.approx(80 / 110)
-    assert c.f1_members == pytest.approx(2 * 80 / (2 * 80 + 30 + 20))
-    assert c.f1_non_members == pytest.approx(2 * 70 / (2 * 70 + 30 + 20))
-
-
-def test_figures_do_not_depend_on_the_sizes_of_the_sets():
-    one, other = metrics.Confusion(80, 20, 30, 70), metrics.Confusion(80, 20, 300, 700)
-    for figure in ("accuracy", "precision", "f1_members", "f1_non_members"):
-        assert getattr(one, figure) == pytest.approx(getattr(other, figure))
-
-
-def test_the_auc_interval_is_a_bootstraps():
-    generator = np.random.default_rng(0)
-    members, non_members = generator.normal(1, 1, 300), generator.normal(0, 1, 200)
-    auc = metrics.auc_estimate(members, non_members)
-    draws = [
-        metrics.auc_estimate(generator.choice(members, 300), generator.choice(non_members, 200)).value
-        for _ in range(1000)
-    ]
-    assert (auc.low, auc.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
-    assert auc.value == pytest.approx(np.mean(members[:, None] > non_members[None]))
 
 
 def test_a_leaking_model_is_found_out_as_keras_and_as_tflite(trained, digits):
@@ -181,17 +155,6 @@ def test_slices_and_exposed_members_point_at_what_leaks(linear_scores):
     assert not {"most_exposed_members", "slices", "attacks"} & set(report.headline())
 
 
-def test_the_bound_on_epsilon_is_below_the_true_one():
-    """Randomized response of known epsilon: the bound holds, and comes near it."""
-    generator = np.random.default_rng(0)
-    epsilon = 2.0
-    truth = np.exp(epsilon) / (1 + np.exp(epsilon))
-    members = (generator.random(4000) < truth).astype(float)
-    non_members = (generator.random(4000) > truth).astype(float)
-    halves = (members[:2000], non_members[:2000]), (members[2000:], non_members[2000:])
-    assert 1.6 < metrics.epsilon_lower_bound(*halves) <= epsilon
-
-
 def test_a_target_that_gives_labels_is_attacked_by_labels_alone(linear_scores):
     (x_in, y_in), (x_out, y_out) = _gaussians(1.0, 300, 0)
     report = tfmiaq.audit(lambda x: linear_scores(x).argmax(1), (x_in, y_in), (x_out, y_out))
@@ -227,42 +190,6 @@ def test_a_scikit_learn_classifier_is_audited_by_its_probabilities(digits):
     assert report.leaks
 
 
-def test_logits_that_look_like_probabilities_at_first_are_taken_for_logits():
-    scores = np.concatenate([np.tile([0.25, 0.75], (3000, 1)), np.tile([3.0, -1.0], (10, 1))])
-    labels = np.zeros(len(scores), int)
-    inside = signals.extract(signals.SavedOutputs(scores), (None, labels))
-    np.testing.assert_allclose(inside.confidences[0], -0.5)
-
-
-def test_signals_are_what_their_formulas_say():
-    generator = np.random.default_rng(0)
-    logits, labels = generator.normal(0, 3, (50, 5)), generator.integers(0, 5, 50)
-    found = signals.from_scores(logits, labels, are_probabilities=False)
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    own = p[np.arange(50), labels]
-    np.testing.assert_allclose(found.losses, -np.log(own), rtol=1e-9)
-    np.testing.assert_allclose(found.confidences, np.log(own / (1 - own)), rtol=1e-6)
-    np.testing.assert_allclose(found.entropies, -(p * np.log(p)).sum(1), rtol=1e-9)
-    others = p.copy()
-    others[np.arange(50), labels] = 0
-    expected = -(1 - own) * np.log(own) - (others * np.log(1 - others)).sum(1)
-    np.testing.assert_allclose(found.modified_entropies, expected, rtol=1e-6)
-    of_probabilities = signals.from_scores(p, labels, are_probabilities=True)
-    np.testing.assert_allclose(of_probabilities.losses, found.losses, rtol=1e-6)
-
-
-def test_a_sure_confidence_does_not_saturate():
-    found = _signals([[800.0, 0.0], [60.0, 0.0]])
-    np.testing.assert_allclose(found.confidences, [800.0, 60.0])
-    assert np.isfinite(found.modified_entropies).all()
-
-
-def test_signals_of_many_classes_keep_the_largest_logits():
-    logits = np.random.default_rng(0).normal(size=(30, 1000))
-    found = _signals(logits)
-    np.testing.assert_allclose(found.logits, np.sort(logits, 1)[:, ::-1][:, : signals.KEPT_CLASSES], rtol=1e-6)
-
-
 def test_attacks_of_the_suite_run_on_many_classes():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 40, 60)
@@ -274,21 +201,6 @@ def test_attacks_of_the_suite_run_on_many_classes():
 
     report = tfmiaq.audit((sets(6), sets(1)), (None, labels), (None, labels), ["threshold", "k nearest neighbours"])
     assert min(attack.auc for attack in report.attacks) > 0.8
-
-
-def test_augmented_queries_of_each_kind():
-    generator = np.random.default_rng(0)
-    images = generator.random((4, 6, 6, 1)).astype(np.float32)
-    copies = [signals.augmented_queries(images, number) for number in range(10)]
-    assert len({copy.tobytes() for copy in copies}) == 10
-    np.testing.assert_array_equal(copies[0], images)
-    np.testing.assert_array_equal(copies[5], images[:, :, ::-1])
-    bits = (generator.random((50, 30)) < 0.5).astype(np.uint8)
-    copy = signals.augmented_queries(bits, 1)
-    assert copy.dtype == np.uint8
-    assert 0 < (copy != bits).mean() < 0.05
-    values = generator.normal(size=(50, 30)).astype(np.float32)
-    assert signals.augmented_queries(values, 1).dtype == np.float32
 
 
 def test_numpys_generator_is_left_as_it_was(linear_scores):
@@ -360,5 +272,5 @@ def test_no_attacks_are_refused():
 @pytest.mark.parametrize("limit", [0, 1, -0.1])
 def test_rates_outside_the_open_interval_are_refused(limit, linear_scores):
     report = tfmiaq.audit(linear_scores, *_gaussians(1.0, 60, seed=0), attacks=["confidence"])
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
         report.tpr_at_fpr(limit)

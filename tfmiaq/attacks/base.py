@@ -1,4 +1,4 @@
-"""What every attack is, and what it may look at."""
+"""The base class of attacks, and the evidence that they score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn import model_selection
 from tfmiaq.signals.reference_models import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
-# What an attack may need beyond the labels that the target gives.
+# What an attack may need beyond the labels that the target gives: values of `Attack.needs`.
 SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "scores",
     "records",
@@ -22,13 +22,13 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "another version",
 )
 AUGMENTED_REFERENCES = "augmented queries of reference models"
-# What attacks that compare a target with reference models may look at.
+# What an attack may compare between a target and reference models.
 OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
-_HALF_A_VOTE = 0.05
+_HALF_A_QUERY = 0.05
 
 
 def needs_of(of: str) -> frozenset[str]:
-    """What an attack needs that compares these values of a target with those of reference models."""
+    """Returns the needs of an attack that compares these values of a target with those of reference models."""
     return frozenset(
         {
             REFERENCE_MODELS,
@@ -48,7 +48,7 @@ class Evidence:
         seed: Seed of folds and attack models.
         reference_signals: Signals of reference models, or None.
         other: Signals of another version of the target, or None.
-        records: Function that gives the records themselves, shape (n, ...), or None.
+        records: Function that returns the records themselves, shape (n, ...), or None.
     """
 
     target: Signals
@@ -60,7 +60,7 @@ class Evidence:
 
     @property
     def available(self) -> set[str]:
-        """What there is to attack with."""
+        """The needs that this evidence meets."""
         there = {
             SCORES: self.target.losses is not None,
             RECORDS: self.records is not None,
@@ -74,36 +74,34 @@ class Evidence:
         return {name for name, is_there in there.items() if is_there}
 
     def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Two ways (known, scored) to split the records in half, members and non-members alike."""
+        """Returns two ways (known, scored) to split the records in half, members and non-members alike."""
         folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
         return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
 
     def confidences(self, of: str = OUTPUTS) -> tuple[np.ndarray, np.ndarray]:
-        """Logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
+        """Returns logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
 
         Args:
-            of: OUTPUTS on the records; AUGMENTED_OUTPUTS, their means over augmented queries of each record; or
-                LABEL_AGREEMENT, the share of those queries whose label is right in the place of a probability, shrunk
-                by half a query of ten.
+            of: OUTPUTS on the records; AUGMENTED_OUTPUTS, their means over the augmented queries of each record; or
+                LABEL_AGREEMENT, the part of those queries whose label is right in the place of a probability, shrunk by
+                half a query of ten.
         """
-        assert self.reference_signals is not None
+        target, references = self.target, self.reference_signals
+        assert references is not None
         if of == OUTPUTS:
-            return np.asarray(self.target.confidences, np.float64), self.reference_signals.confidences
-        assert self.reference_signals.augmented is not None
-        label_agreement, confidences = np.moveaxis(self.reference_signals.augmented.astype(np.float64), -1, 0)
+            return np.asarray(target.confidences, np.float64), references.feature("confidence")
         if of == AUGMENTED_OUTPUTS:
-            return np.asarray(self.target.augmented_confidences, np.float64), confidences
-        return _logit(np.asarray(self.target.label_agreement, np.float64)), _logit(label_agreement)
+            confidences = references.augmented_feature("augmented_confidence")
+            return np.asarray(target.augmented_confidences, np.float64), confidences
+        label_agreement = references.augmented_feature("label_agreement")
+        return _logit(np.asarray(target.label_agreement, np.float64)), _logit(label_agreement)
 
     def cross_fit(self, features: np.ndarray, make: Callable[[], Any]) -> np.ndarray:
-        """Membership probabilities of an attack model, each record scored by one that did not train on it.
+        """Returns membership probabilities, shape (n,), of an attack model that did not train on the scored record.
 
         Args:
             features: Shape (n, d).
-            make: Makes a scikit-learn classifier.
-
-        Returns:
-            Shape (n,).
+            make: Function that returns a scikit-learn classifier.
         """
         scores = np.zeros(len(features))
         for known, scored in self.halves():
@@ -113,15 +111,15 @@ class Evidence:
 
 
 def _logit(label_agreement: np.ndarray) -> np.ndarray:
-    return np.asarray(np.log((label_agreement + _HALF_A_VOTE) / (1 + _HALF_A_VOTE - label_agreement)))
+    return np.asarray(np.log((label_agreement + _HALF_A_QUERY) / (1 + _HALF_A_QUERY - label_agreement)))
 
 
 class Attack(abc.ABC):
     """A membership inference attack: a score for each record, higher for members.
 
     Attributes:
-        name: How it is asked for, and how the report calls it.
-        needs: What it needs, of the constants of this module. Attacks whose needs are not met are left out.
+        name: Its name in `tfmiaq.audit` and in reports.
+        needs: What it needs, of the constants of `tfmiaq.attacks`. Attacks whose needs are not met are left out.
         threshold: The score at or above which the attack itself calls a record a member, or None: then the audit
             chooses one on other records.
         note: What an attacker needs for it, in half a sentence.
@@ -134,4 +132,4 @@ class Attack(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, evidence: Evidence) -> np.ndarray:
-        """Scores of all records, shape (n,), finite."""
+        """Returns the scores of all records, shape (n,), finite."""

@@ -10,7 +10,7 @@ from tfmiaq.attacks.base import OTHER_VERSION, SCORES, Attack, Evidence
 
 
 def make_classifier(seed: int) -> Any:
-    """Small boosted trees: what trained attacks learn with, at seconds for 20,000 records."""
+    """Returns small boosted trees, which trained attacks learn with: seconds for 20,000 records."""
     from sklearn import ensemble
 
     return ensemble.HistGradientBoostingClassifier(
@@ -30,9 +30,10 @@ class GradientBoosting(Attack):
 
 
 class TwoVersions(Attack):
-    """The same with the signals of another version of the target, and their differences.
+    """A classifier on the signals of two versions of the target, and their differences.
 
-    Who holds the float model and the quantized one, or two bit-widths, sees more than in either (after CompLeak, 2025).
+    Who holds the float model and the quantized one, or two bit-widths, finds more than in either (after CompLeak,
+    2025).
     """
 
     name = "two versions"

@@ -8,7 +8,7 @@ from tfmiaq.attacks.base import AUGMENTED_QUERIES, Attack, Evidence
 
 
 class LabelOnly(Attack):
-    """Whether the target is right on a record, and how often on changed copies of it (Choquette-Choo et al. 2021).
+    """Whether the target is right on a record, and how often on augmented copies of it (Choquette-Choo et al. 2021).
 
     A logistic regression weighs the two, as the attack model of section 4 does; each record is scored by one that did
     not train on it.
@@ -16,7 +16,7 @@ class LabelOnly(Attack):
 
     name = "label-only"
     needs = frozenset({AUGMENTED_QUERIES})
-    note = "labels of the record and of changed copies, known members and non-members"
+    note = "labels of the record and of augmented queries, known members and non-members"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         from sklearn import linear_model

@@ -24,9 +24,10 @@ class Lira(Attack):
     Args:
         name: Name in the report.
         online: Use the models that trained on a record too.
-        fix_variance: One variance for all records, which few reference models can tell, instead of one for each.
+        fix_variance: One variance for all records, which few reference models can estimate, instead of one for each.
         of: What is compared: OUTPUTS, AUGMENTED_OUTPUTS, which is how models that were trained with augmentation are
-            attacked (section VI-C, which fits Gaussians over the copies together), or LABEL_AGREEMENT, of labels alone.
+            attacked (section VI-C, which fits Gaussians over the queries together), or LABEL_AGREEMENT, of labels
+            alone.
     """
 
     def __init__(self, name: str, online: bool, fix_variance: bool, of: str = OUTPUTS) -> None:
@@ -36,12 +37,12 @@ class Lira(Attack):
         self.of = of
         self.needs = needs_of(of)
         models = "reference models with and without the record" if online else "reference models without the record"
-        self.note = f"{models}, through the same pipeline" + ("" if of == OUTPUTS else ", and changed copies")
+        self.note = f"{models}, through the same pipeline" + ("" if of == OUTPUTS else ", and augmented queries")
 
     def _gaussians(self, confidences: np.ndarray, of_record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centre and spread of each record's confidences over the models that count for it, shape (n,) each.
+        """Returns centre and spread of each record's confidences over the models that count for it, shape (n,) each.
 
-        A record without such models has the mean of the others.
+        A record without such models gets the mean of the others.
         """
         values = np.where(of_record, confidences, np.nan)
         with warnings.catch_warnings():

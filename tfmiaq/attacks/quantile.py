@@ -18,7 +18,7 @@ class QuantileRegression(Attack):
 
     Regressions on non-members of the other half predict the mean and the spread of the confidence from the record and
     its class (the Gaussian variant of section 3); the score is how many spreads the target's confidence lies above.
-    The record enters by its first 32 principal components, which a linear model of a small cost can read; the paper's
+    The record enters by its first 32 principal components, which boosted trees can use at a small cost; the paper's
     regressors are neural networks.
     """
 
@@ -51,7 +51,7 @@ class QuantileRegression(Attack):
 
 
 def _components(records: np.ndarray, seed: int) -> np.ndarray:
-    """The first principal components of records, fitted on a few of them and applied in chunks."""
+    """Returns the first principal components of records, fitted on a few of them and applied in chunks."""
     from sklearn import decomposition
 
     flat = records.reshape(len(records), -1)

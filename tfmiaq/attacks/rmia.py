@@ -11,7 +11,7 @@ from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, needs_of
 class Rmia(Attack):
     """RMIA (Zarifzadeh et al. 2024): how often a record's likelihood ratio beats that of a record of the population.
 
-    The score of x is the share of population records z with (p(x|t) / p(x)) / (p(z|t) / p(z)) >= gamma (equations 2
+    The score of x is the part of population records z with (p(x|t) / p(x)) / (p(z|t) / p(z)) >= gamma (equations 2
     and 3), where p(x|t) is the target's probability of the true class and p(x) its mean over reference models. Where
     every model left x out, p(x) is ((1 + a) mean + 1 - a) / 2 (section 3.2). The population is the non-members.
 
@@ -29,11 +29,11 @@ class Rmia(Attack):
         self.name = name
         self.of = of
         self.needs = needs_of(of)
-        copies = "" if of == OUTPUTS else ", changed copies"
-        self.note = f"few reference models through the same pipeline{copies}, and records of the population"
+        queries = "" if of == OUTPUTS else ", augmented queries"
+        self.note = f"few reference models through the same pipeline{queries}, and records of the population"
 
     def ratios(self, evidence: Evidence) -> np.ndarray:
-        """p(x|t) / p(x) of all records, shape (n,)."""
+        """Returns p(x|t) / p(x) of all records, shape (n,)."""
         references = evidence.reference_signals
         assert references is not None
         of_target, of_references = map(special.expit, evidence.confidences(self.of))

@@ -13,8 +13,8 @@ _MOST_ROWS = 100_000
 class ShadowModels(Attack):
     """A classifier that learns members from non-members on shadow models' signals (Shokri et al. 2017, section IV).
 
-    It is applied to the target as it is, at its own threshold: no record's membership in the target's training set is
-    known to it. Shadow models are those that `train_fn` makes; with more than 100,000 rows of them a sample is learnt.
+    It is applied to the target as it is, at its own threshold, and knows of no record whether the target trained on it.
+    Shadow models are the reference models; with more than 100,000 rows of signals it trains on a sample of them.
     """
 
     name = "shadow models"

@@ -18,7 +18,7 @@ SMALLEST_SET = 12
 
 @contextlib.contextmanager
 def _seeded_and_quiet(seed: int) -> Iterator[None]:
-    """The suite draws from NumPy's global generator and logs each step: seed it, hush it, put both back."""
+    """Seeds NumPy's global generator and silences the log, both of which the suite uses, and restores both."""
     state, level = np.random.get_state(), logging.root.manager.disable
     np.random.seed(seed)
     logging.disable(logging.INFO)

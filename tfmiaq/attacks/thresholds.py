@@ -22,8 +22,8 @@ class Confidence(Attack):
 class ModifiedEntropy(Attack):
     """Modified entropy, with a threshold for each class (Song and Mittal 2021, section 3.2).
 
-    A class's threshold is, on the known half, the value that tells its members apart best. Scores are relative to it. A
-    class with fewer than 5 known members or non-members takes the threshold of all.
+    A class's threshold is, on the known half, the value that separates its members from non-members best. Scores are
+    relative to it. A class with fewer than 5 known members or non-members takes the threshold of all.
     """
 
     name = "modified entropy by class"
@@ -45,7 +45,7 @@ class ModifiedEntropy(Attack):
 
 
 def _best(values: np.ndarray, member: np.ndarray) -> float:
-    """The value at which the share of members at or above it exceeds that of non-members most."""
+    """Returns the value at which the rate of members at or above it exceeds that of non-members most."""
     order = np.argsort(-values, kind="stable")
     gains = np.cumsum(np.where(member[order], 1 / member.sum(), -1 / (~member).sum()))
     return float(values[order][gains.argmax()])

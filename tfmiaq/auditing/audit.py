@@ -136,13 +136,14 @@ def audit(
         RuntimeError: A process that trained a reference model died.
     """
     chosen = choose(attacks)
-    checked = check(
+    numbers = check(
         "audit",
         batch_size=(batch_size, AT_LEAST_ONE),
         threads=(threads, integer(1, or_none=True, none_means="the interpreter's default")),
         seed=(seed, SEED),
     )
-    sets = _Sets(*_check_sets(members, non_members), checked["batch_size"], checked["threads"])
+    seed = numbers.pop("seed")
+    sets = _Sets(*_check_sets(members, non_members), **numbers)
     _check_reference_models(reference_models, len(sets.members[1]))
     can_query = not isinstance(target, (tuple, list))
     if attacks is not None:
@@ -159,7 +160,7 @@ def audit(
         evidence = Evidence(
             target=found,
             is_member=np.arange(len(found.labels)) < len(sets.members[1]),
-            seed=checked["seed"],
+            seed=seed,
             other=None if other is None else sets.signals(other),
             records=None if sets.members[0].shape[1:] == (0,) else sets.x,
             reference_signals=_reference_signals(reference_models, sets, found, make, can_query, seed, progress),

@@ -81,7 +81,7 @@ def check_records(
     if np.issubdtype(x_in.dtype, np.integer) != np.issubdtype(x_out.dtype, np.integer):
         raise ValueError(
             f"{owner}: {names[0]} is {x_in.dtype} and {names[1]} {x_out.dtype}. Scale both alike: a difference in "
-            "preprocessing tells members apart by itself."
+            "preprocessing reveals members by itself."
         )
     return (x_in, y_in), (x_out, y_out)
 

@@ -98,7 +98,7 @@ class ReferenceModels:
             warnings.warn(
                 f"audit: Reference models train on {count // 2} of {count} records of the population, the target on "
                 f"{members}: the attack is weaker than one with more records.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

@@ -49,7 +49,7 @@ class Signals:
             equation 7).
         logits: Shape (n, at most 16), float32: all logits, or of more classes the largest, in falling order. Log
             probabilities where the target gives probabilities.
-        label_agreement: Shape (n,), share of a record's augmented queries whose label is right, or None without them.
+        label_agreement: Shape (n,), part of a record's augmented queries whose label is right, or None without them.
         augmented_confidences: Shape (n,), mean over those queries of the logit-scaled confidence, or None.
     """
 

@@ -105,7 +105,7 @@ def histogram_svg(attack: str, member_scores: np.ndarray, non_member_scores: np.
     for name, scores in (("members", member_scores), ("non-members", non_member_scores)):
         inside = np.clip(scores, edges[0], edges[-1])
         axes.hist(inside, edges, weights=np.full(len(scores), 1 / len(scores)), alpha=0.55, label=name)
-    axes.set(xlabel=f"score of {attack}", ylabel="share of records")
+    axes.set(xlabel=f"score of {attack}", ylabel="fraction of records")
     axes.legend(fontsize="small")
     return _svg(figure)
 

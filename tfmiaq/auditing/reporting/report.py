@@ -10,6 +10,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq import metrics
+from tfmiaq._checks import check, real
 from tfmiaq.auditing.reporting import markdown, page, plots, saved, wording
 from tfmiaq.auditing.reporting.results import AttackResult, Slice, decisions, estimate, with_interval
 from tfmiaq.metrics import RATES, Estimate, format_figure
@@ -89,17 +90,17 @@ class AuditReport:
 
     @property
     def tpr(self) -> float:
-        """Share of members called members."""
+        """Fraction of members called members."""
         return self.confusion.tpr
 
     @property
     def fpr(self) -> float:
-        """Share of non-members called members."""
+        """Fraction of non-members called members."""
         return self.confusion.fpr
 
     @property
     def precision(self) -> float:
-        """Share of members among those called members, at equal prior."""
+        """Fraction of members among those called members, at equal prior."""
         return self.confusion.precision
 
     @property
@@ -141,8 +142,7 @@ class AuditReport:
         Raises:
             ValueError: A limit outside (0, 1).
         """
-        if not 0 < limit < 1:
-            raise ValueError(f"tpr_at_fpr: Expected a rate between 0 and 1. Received {limit}.")
+        check("tpr_at_fpr", limit=(limit, real(0, 1, closed="neither")))
         if limit * self.resolution < 1:
             return None
         return float(np.mean([metrics.tpr_at_fpr(fpr, tpr, limit) for fpr, tpr in self.curves]))
@@ -311,7 +311,7 @@ class AuditReport:
         """
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / saved.FILE).write_text(json.dumps(self._to_saved()) + "\n", encoding="utf-8")
+        (folder / saved.FILE).write_text(saved.to_text(self._to_saved()), encoding="utf-8")
         (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
         (folder / "report.html").write_text(self.to_html(), encoding="utf-8")
         plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
@@ -337,6 +337,8 @@ class AuditReport:
         path, content = saved.read(path)
         try:
             report = cls._from_saved(content)
+            for name in report.chosen:
+                report[name]
             is_whole = saved.same_figures(report._to_saved(), content)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error

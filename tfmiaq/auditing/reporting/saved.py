@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import numbers
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def counts_to_curve(counts: dict[str, list[int]]) -> Curve:
     """Returns false and true positive rates of a curve whose last point is (1, 1)."""
     fpr, tpr = (np.array(counts[name], np.float64) for name in ("false_positives", "true_positives"))
     return fpr / fpr[-1], tpr / tpr[-1]
+
+
+def to_text(content: dict[str, Any]) -> str:
+    """Returns JSON with a line for each value; a list of counts takes one line."""
+    text = json.dumps(content, indent=2)
+    # No string of JSON has a line break in it, so that this finds lists alone.
+    return re.sub(r"\[\n[\d\s,]+\]", lambda counts: " ".join(counts[0].split()), text) + "\n"
 
 
 def read(path: Any) -> tuple[pathlib.Path, dict[str, Any]]:

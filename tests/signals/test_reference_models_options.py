@@ -1,0 +1,112 @@
+"""What reference models are made of: their options, their training sets and their errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pipelines
+import pytest
+
+import tfmiaq
+from tfmiaq import signals
+
+
+def test_every_record_is_in_half_of_the_reference_models_sets():
+    chosen = signals.half_splits(101, 6, 0)
+    assert set(chosen.sum(0)) == {3}
+    assert set(chosen.sum(1)) == {50, 51}
+    assert (chosen != signals.half_splits(101, 6, 1)).any()
+
+
+def test_disjoint_splits_never_train_on_an_audited_record():
+    seen = []
+
+    def train(x, y):
+        seen.append(x)
+        return pipelines.train_slowly(x, y)
+
+    (members, non_members), (population, _) = pipelines.sets(60), pipelines.sets(200)
+    population = population[0][60:], population[1][60:]
+    report = tfmiaq.audit(
+        pipelines.train_slowly(*members),
+        members,
+        non_members,
+        ["offline LiRA", "RMIA", "LiRA"],
+        reference_models=tfmiaq.ReferenceModels(train, 4, splits="disjoint", population=population),
+        verbose=False,
+    )
+    audited = {record.tobytes() for record in np.concatenate([members[0], non_members[0]])}
+    assert len(seen) == 4
+    assert not any(record.tobytes() in audited for x in seen for record in x)
+    assert report["offline LiRA"].auc > 0.55
+    # Without models that trained on a record, online and offline are one.
+    assert report["LiRA"].auc == report["offline LiRA"].auc
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"train_fn": 3}, TypeError, "Expected train_fn as a function"),
+        ({"train_fn": []}, TypeError, "Expected train_fn as a function"),
+        ({"count": 1}, ValueError, "Expected count to be an integer of at least 2. Received 1"),
+        ({"count": True}, ValueError, "Expected count to be an integer of at least 2. Received True"),
+        ({"splits": "thirds"}, ValueError, "Unknown splits 'thirds'"),
+        ({"splits": "disjoint"}, ValueError, "population=.* go together"),
+        ({"splits": "disjoint", "population": 3}, TypeError, "Expected population as a pair"),
+        ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
+        ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
+        ({"cache": __file__}, ValueError, "Expected cache as a folder"),
+        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be an integer of at least 1, or -1, or None.*Received 0"),
+    ],
+)
+def test_reference_models_that_cannot_be_are_refused_when_they_are_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        tfmiaq.ReferenceModels(**{"train_fn": pipelines.train_slowly, **arguments})
+
+
+def test_reference_models_are_frozen_options_with_plain_numbers():
+    options = tfmiaq.ReferenceModels(pipelines.train_slowly, np.int64(6), population=None, n_jobs=np.int32(2))
+    assert (options.count, options.n_jobs, type(options.count), type(options.n_jobs)) == (6, 2, int, int)
+    assert tfmiaq.ReferenceModels(pipelines.train_slowly).count == 4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.count = 3
+    members, _ = pipelines.sets(200)
+    disjoint = tfmiaq.ReferenceModels(pipelines.train_slowly, splits="disjoint", population=members)
+    assert len(repr(disjoint)) < 250
+
+
+@pytest.mark.parametrize(
+    ("train_fn", "error", "message"),
+    [
+        (lambda x, y: 3, TypeError, "model that train_fn returned cannot be scored.*Received int"),
+        (lambda x, y: lambda x: np.full((len(x), 10), np.nan), ValueError, "NaN or infinity for 40 of 40 audited rec"),
+        (lambda x, y: lambda x: np.zeros(len(x), int), ValueError, "returned a model that gives labels"),
+    ],
+)
+def test_reference_models_that_cannot_be_scored_are_told(train_fn, error, message):
+    members, non_members = pipelines.sets(20)
+    target = pipelines.train_slowly(*members)
+    with pytest.raises(error, match=message):
+        tfmiaq.audit(target, members, non_members, reference_models=tfmiaq.ReferenceModels(train_fn))
+
+
+def test_a_population_smaller_than_the_members_is_warned_of():
+    members, non_members = pipelines.sets(60)
+    population = pipelines.sets(110)[0]
+    options = tfmiaq.ReferenceModels(
+        pipelines.train_slowly, 2, splits="disjoint", population=(population[0][60:], population[1][60:])
+    )
+    target = pipelines.train_slowly(*members)
+    with pytest.warns(UserWarning, match="train on 25 of 50 records of the population, the target on 60") as caught:
+        tfmiaq.audit(target, members, non_members, ["RMIA"], reference_models=options, verbose=False)
+    assert caught[0].filename == __file__
+
+
+def test_the_type_of_a_seed_is_none_of_the_cache_key(tmp_path):
+    members, non_members = pipelines.sets(20)
+    target = pipelines.train_slowly(*members)
+    for seed in (3, np.int64(3)):
+        options = tfmiaq.ReferenceModels(pipelines.train_slowly, np.int64(2), cache=tmp_path)
+        tfmiaq.audit(target, members, non_members, ["RMIA"], reference_models=options, seed=seed, verbose=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 2

@@ -1,0 +1,80 @@
+"""Figures of attacks, against closed forms, other estimators and their definitions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from tfmiaq import metrics
+from tfmiaq.metrics import Estimate
+
+
+def test_figures_follow_from_the_confusion():
+    c = metrics.Confusion(true_positives=80, false_negatives=20, false_positives=30, true_negatives=70)
+    assert (c.tpr, c.fpr, c.accuracy) == (0.8, 0.3, pytest.approx(0.75))
+    assert c.precision == pytest.approx(80 / 110)
+    assert c.f1_members == pytest.approx(2 * 80 / (2 * 80 + 30 + 20))
+    assert c.f1_non_members == pytest.approx(2 * 70 / (2 * 70 + 30 + 20))
+
+
+def test_figures_do_not_depend_on_the_sizes_of_the_sets():
+    one, other = metrics.Confusion(80, 20, 30, 70), metrics.Confusion(80, 20, 300, 700)
+    for figure in ("accuracy", "precision", "f1_members", "f1_non_members"):
+        assert getattr(one, figure) == pytest.approx(getattr(other, figure))
+
+
+def test_the_auc_interval_is_a_bootstraps():
+    generator = np.random.default_rng(0)
+    members, non_members = generator.normal(1, 1, 300), generator.normal(0, 1, 200)
+    auc = metrics.auc_estimate(members, non_members)
+    draws = [
+        metrics.auc_estimate(generator.choice(members, 300), generator.choice(non_members, 200)).value
+        for _ in range(1000)
+    ]
+    assert (auc.low, auc.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
+    assert auc.value == pytest.approx(np.mean(members[:, None] > non_members[None]))
+
+
+def test_the_bound_on_epsilon_is_below_the_true_one():
+    """Randomized response of known epsilon: the bound holds, and comes near it."""
+    generator = np.random.default_rng(0)
+    epsilon = 2.0
+    truth = np.exp(epsilon) / (1 + np.exp(epsilon))
+    members = (generator.random(4000) < truth).astype(float)
+    non_members = (generator.random(4000) > truth).astype(float)
+    halves = (members[:2000], non_members[:2000]), (members[2000:], non_members[2000:])
+    assert 1.6 < metrics.epsilon_lower_bound(*halves) <= epsilon
+
+
+def test_an_estimate_is_a_number_that_prints_its_interval():
+    estimate = Estimate(0.6124, 0.58, 0.64)
+    assert str(estimate) == f"{estimate}" == f"{estimate:.3f}" == "0.612 (0.580 to 0.640)"
+    assert f"{estimate:.1%}" == "61.2% (58.0% to 64.0%)"
+    assert (float(estimate), estimate.value, estimate.low, estimate.high) == (0.6124, 0.6124, 0.58, 0.64)
+    assert 0.5 < estimate < 0.7
+    assert estimate + 0.1 == pytest.approx(0.7124)
+    assert estimate == Estimate(0.6124, 0.58, 0.64) != Estimate(0.6124, 0.5, 0.64)
+    assert json.dumps(estimate) == "0.6124"
+    for again in (pickle.loads(pickle.dumps(estimate)), copy.deepcopy(estimate)):
+        assert (again, again.low, again.high) == (estimate, 0.58, 0.64)
+    with pytest.raises(AttributeError):
+        estimate.low = 0.1
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+def test_a_thin_curve_has_the_rates_of_the_whole_one(digits):
+    """Rounded scores have ties, which make the curve's steps slopes."""
+    generator = np.random.default_rng(0)
+    members, non_members = (np.round(generator.normal(shift, 1, 400), digits) for shift in (0.7, 0))
+    fpr, tpr = metrics.roc(members, non_members)
+    labels = np.repeat([1, 0], 400)
+    whole = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]))
+    assert len(fpr) < len(whole[0])
+    assert (fpr[-1], tpr[-1]) == (1, 1)
+    for limit in np.linspace(0, 1, 997):
+        assert metrics.tpr_at_fpr(fpr, tpr, limit) == metrics.tpr_at_fpr(*whole[:2], limit)
