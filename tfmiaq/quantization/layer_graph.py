@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, keras
+from tfmiaq.quantization.transformations import functional
 from tfmiaq.quantization.transformations.functional import activation_name
 
 _layers = keras.layers
@@ -96,17 +97,16 @@ def inner(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizeWrapperV2) else layer
 
 
-def _producer(tensor: Any) -> Any:
-    """The layer that makes a tensor, before its range."""
-    layer = tensor._keras_history.layer
+def _before_range(layer: Any) -> Any:
+    """Returns the layer inside a wrapper, or the one whose output a layer of ranges passes on."""
     while isinstance(layer, QuantizeLayer):
-        layer = layer.inbound_nodes[0].keras_inputs[0]._keras_history.layer
+        layer = functional.sources(layer)[0]
     return inner(layer)
 
 
 def ends_in_softmax(model: Any) -> bool:
     """Whether a model, quantized or not, ends in a softmax."""
-    return is_softmax(_producer(model.outputs[0]))
+    return is_softmax(_before_range(functional.output_layers(model)[0]))
 
 
 def _is_linear(layer: Any, kinds: Iterable[Any]) -> bool:
@@ -135,14 +135,13 @@ class LayerGraph:
         self.layers = [inner(layer) for layer in outer.values()]
         self.aliases = aliases
         self.fixed = fixed
-        self.outputs = {_producer(tensor).name for tensor in model.outputs}
-        self.calls = {inner(layer).name: len(layer.inbound_nodes) for layer in outer.values()}
+        self.outputs = {_before_range(layer).name for layer in functional.output_layers(model)}
+        self.calls = {inner(layer).name: functional.count_calls(layer) for layer in outer.values()}
         self.inputs: dict[str, list[Any]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         for layer in outer.values():
             reader = inner(layer)
-            nodes = [node for node in layer.inbound_nodes if not node.is_input]
-            self.inputs[reader.name] = [_producer(tensor) for node in nodes for tensor in node.keras_inputs]
+            self.inputs[reader.name] = [_before_range(source) for source in functional.sources(layer)]
             for source in self.inputs[reader.name]:
                 self.consumers[source.name].append(reader)
         self.front = self._front()

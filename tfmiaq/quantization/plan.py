@@ -22,9 +22,11 @@ from tfmiaq.quantization.layer_graph import (
     is_softmax,
     operation,
 )
-from tfmiaq.quantization.transformations import functional as graph
 from tfmiaq.quantization.transformations import keras3
-from tfmiaq.quantization.transformations.functional import activation_name, is_functional
+from tfmiaq.quantization.transformations.copying import float32
+from tfmiaq.quantization.transformations.expansions import FlatModel, flatten
+from tfmiaq.quantization.transformations.folding import fold_into_convolutions
+from tfmiaq.quantization.transformations.functional import activation_name, is_functional, layer_of, nested_models
 
 _layers = keras.layers
 
@@ -38,7 +40,7 @@ def _check_model(model: Any) -> None:
             "Input, before it is quantized."
         )
     subclassed = [] if is_functional(model) else [model]
-    subclassed += graph.nested_models(model)
+    subclassed += nested_models(model)
     if subclassed:
         raise ValueError(
             "quantize_model: Expected a Sequential or Functional model. "
@@ -151,7 +153,7 @@ class Plan:
         output: Bits of the model's answers, or None.
     """
 
-    flat: graph.FlatModel
+    flat: FlatModel
     configs: dict[str, Any]
     ranges: frozenset[str]
     floats: dict[str, str]
@@ -227,7 +229,7 @@ def _move_ranges_behind_concatenations(layer_graph: LayerGraph, plan: dict[str, 
             plan[layer.name] = quantize_configs.ReluQuantizeConfig(max(known))
 
 
-def _convolvable(flat: graph.FlatModel) -> list[str]:
+def _convolvable(flat: FlatModel) -> list[str]:
     """Names of normalizations without a kernel to fold into, and of layers that are convolutions by constants."""
     layer_graph = LayerGraph(flat.model, flat.aliases, flat.fixed)
 
@@ -277,9 +279,9 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
     policy = BitwidthPolicy.mia_default() if policy is None else policy
     if not isinstance(policy, BitwidthPolicy):
         raise TypeError(f"quantize_model: Expected a BitwidthPolicy or None as policy. Received {policy!r:.200}.")
-    with graph.float32():
-        flat = graph.flatten(model)
-        flat = graph.fold_into_convolutions(flat, _convolvable(flat))
+    with float32():
+        flat = flatten(model)
+        flat = fold_into_convolutions(flat, _convolvable(flat))
     layer_graph = LayerGraph(flat.model, flat.aliases, flat.fixed)
     decided = decide(layer_graph, policy)
     if policy.output is not None:
@@ -290,7 +292,7 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
 def _check_outputs(model: Any, layer_graph: LayerGraph, floats: dict[str, str]) -> None:
     """Refuses output bits for what has no scores of classes to round, or has them in float."""
     for tensor in model.outputs:
-        layer = tensor._keras_history.layer
+        layer = layer_of(tensor)
         if not tensor.shape.rank or (tensor.shape[-1] or 0) < 2:
             raise ValueError(
                 f"quantize_model: BitwidthPolicy.output needs a score for each class. Output {layer.name!r} has shape "

@@ -16,7 +16,8 @@ from tfmiaq.quantization import layers, quantize_configs, quantizers
 from tfmiaq.quantization.layer_graph import LayerGraph, is_softmax
 from tfmiaq.quantization.plan import Plan, decide, plan_model
 from tfmiaq.quantization.summary import quantized_layers, quantized_outputs
-from tfmiaq.quantization.transformations import functional as graph
+from tfmiaq.quantization.transformations import copying
+from tfmiaq.quantization.transformations.functional import input_layers, layer_of, output_layers, rebuild
 
 _WAY_OUT = (
     "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
@@ -113,7 +114,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    with graph.float32():
+    with copying.float32():
         return _apply(plan)
 
 
@@ -122,7 +123,7 @@ def _apply(plan: Plan) -> Any:
 
     def copied(layer: Any, args: tuple) -> Any:
         if layer.name not in copies:
-            copy = graph.copy_layer(layer, graph.shapes_of(args[0]) if args else None)
+            copy = copying.copy_layer(layer, copying.shapes_of(args[0]) if args else None)
             config = plan.configs.get(layer.name)
             copies[layer.name] = copy if config is None else layers.QuantizedLayer(copy, config)
         return copies[layer.name]
@@ -144,14 +145,14 @@ def _apply(plan: Plan) -> Any:
         answers = plan.output is not None and layer.name in outputs_of_model
         if answers and is_softmax(layer):
             args = (coarse(layer.name, args[0]), *args[1:])
-        outputs = graph.call_copy(copied(layer, args), args, kwargs)
+        outputs = copying.call_copy(copied(layer, args), args, kwargs)
         if answers and not is_softmax(layer):
             return coarse(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
 
-    inputs = {tensor._keras_history.layer.name for tensor in plan.flat.model.inputs}
-    outputs_of_model = {tensor._keras_history.layer.name for tensor in plan.flat.model.outputs}
-    return graph.rebuild(plan.flat.model, call, read=lambda tensor: ranged(tensor._keras_history.layer.name, tensor))
+    inputs = {layer.name for layer in input_layers(plan.flat.model)}
+    outputs_of_model = {layer.name for layer in output_layers(plan.flat.model)}
+    return rebuild(plan.flat.model, call, read=lambda tensor: ranged(layer_of(tensor).name, tensor))
 
 
 def set_policy(model: Any, policy: BitwidthPolicy) -> None:

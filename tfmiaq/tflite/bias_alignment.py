@@ -13,16 +13,9 @@ import numpy as np
 from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, number, weight_quantizers
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.layer_graph import KEEP_CODES, KEEP_CODES_OPERATIONS, inner, operation
-from tfmiaq.quantization.transformations.functional import activation_name
+from tfmiaq.quantization.transformations.functional import activation_name, readers, sources
 
 _layers = keras.layers
-
-
-def sources(layer: Any) -> list[Any]:
-    """The layers that a layer of a functional model reads, one entry for each tensor of each call."""
-    return [
-        tensor._keras_history.layer for node in layer.inbound_nodes if not node.is_input for tensor in node.keras_inputs
-    ]
 
 
 def output_scale(layer: Any) -> Optional[float]:
@@ -51,11 +44,11 @@ def _weight_scale(wrapper: Any) -> np.ndarray:
 
 def _norm_behind(wrapper: Any) -> Optional[Any]:
     """The BatchNormalization that folds into a kernel."""
-    readers = [node.layer for node in wrapper.outbound_nodes]
-    if len(readers) != 1 or activation_name(wrapper.layer) not in ("", "linear"):
+    behind = readers(wrapper)
+    if len(behind) != 1 or activation_name(wrapper.layer) not in ("", "linear"):
         return None
     folds = isinstance(wrapper.layer, (_layers.Conv2D, _layers.DepthwiseConv2D))
-    reader = inner(readers[0])
+    reader = inner(behind[0])
     return reader if folds and type(reader) is _layers.BatchNormalization else None
 
 

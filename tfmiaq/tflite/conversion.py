@@ -15,7 +15,8 @@ from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.layer_graph import LayerGraph
 from tfmiaq.quantization.plan import check_finite
 from tfmiaq.quantization.summary import get_policy, quantized_layers
-from tfmiaq.quantization.transformations import functional as graph
+from tfmiaq.quantization.transformations import copying
+from tfmiaq.quantization.transformations.functional import input_layers, layer_of, pack_inputs, rebuild
 from tfmiaq.tflite import bias_alignment as biases
 from tfmiaq.tflite.flatbuffer import write_metadata
 from tfmiaq.tflite.interpreter import Interpreter, quiet
@@ -125,7 +126,7 @@ def _save_function(model: Any, folder: str) -> None:
     """
 
     def serve(*tensors: Any) -> dict[str, Any]:
-        outputs = model(tf.nest.pack_sequence_as(model._nested_inputs, tensors), training=False)
+        outputs = model(pack_inputs(model, tensors), training=False)
         return dict(zip(model.output_names, tf.nest.flatten(outputs)))
 
     specs = [tf.TensorSpec(t.shape, t.dtype, name) for t, name in zip(model.inputs, model.input_names)]
@@ -160,7 +161,7 @@ def _check_levels(model: Any, buffer: bytes, count: int = 4) -> None:
     """Compares levels on random records: which values they hold does not matter for that."""
     generator = np.random.default_rng(0)
     records = {
-        tensor._keras_history.layer.name: (
+        layer_of(tensor).name: (
             generator.integers(0, 2, (count, *[size or 1 for size in tensor.shape[1:]]))
             if tensor.dtype.is_integer
             else generator.normal(size=(count, *[size or 1 for size in tensor.shape[1:]]))
@@ -182,7 +183,7 @@ def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
         ValueError: Preprocessing that is no scale and offset.
     """
     layer_graph = LayerGraph.of_quantized(model)
-    inputs = {tensor._keras_history.layer.name for tensor in model.inputs}
+    inputs = {layer.name for layer in input_layers(model)}
     if layer_graph.front <= inputs:
         return model, {}
     normalization = {name: {"scale": 1.0, "offset": 0.0} for name in inputs}
@@ -200,7 +201,7 @@ def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
         return args[0] if layer.name in layer_graph.front else layer(*args, **kwargs)
 
-    return graph.rebuild(model, call), normalization
+    return rebuild(model, call), normalization
 
 
 def _origin(layer: Any, layer_graph: LayerGraph) -> str:
@@ -237,11 +238,11 @@ def _unrolled(model: Any) -> Any:
             inner = config["layer"]["config"] if isinstance(layer, _layers.Bidirectional) else config
             inner["unroll"] = True
             copies[layer.name] = type(layer).from_config(config)
-            graph.build(copies[layer.name], args[0].shape)
+            copying.build(copies[layer.name], args[0].shape)
             copies[layer.name].set_weights(layer.get_weights())
         return copies[layer.name](*args, **kwargs)
 
-    return graph.rebuild(model, call)
+    return rebuild(model, call)
 
 
 def _is_recurrent(layer: Any) -> bool:

@@ -13,6 +13,7 @@ from tfmiaq._tables import format_table
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.layer_graph import ends_in_softmax
 from tfmiaq.quantization.summary import quantized_layers, quantized_outputs
+from tfmiaq.quantization.transformations.functional import input_layers
 from tfmiaq.tflite.flatbuffer import TFLiteModel
 from tfmiaq.tflite.interpreter import Interpreter
 
@@ -149,7 +150,7 @@ def _listed(outputs: Any) -> list[np.ndarray]:
 
 def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
     """One array for each input of a Keras model, by the input's name, in its order."""
-    names = [tensor._keras_history.layer.name for tensor in model.inputs]
+    names = [layer.name for layer in input_layers(model)]
     arrays = [x[name] for name in names] if isinstance(x, dict) else _listed(x)
     if len(arrays) != len(names):
         raise ValueError(f"verify: The model has {len(names)} inputs ({', '.join(names)}). Received {len(arrays)}.")
