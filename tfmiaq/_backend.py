@@ -34,6 +34,9 @@ with warnings.catch_warnings():
         namespace.keras.Model  # noqa: B018
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.keras.compat import keras
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_aware_activation import (
+        QuantizeAwareActivation,
+    )
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_config import QuantizeConfig
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
@@ -49,6 +52,7 @@ if _KERAS_2_IS_BUILT_IN:
         )
 
 __all__ = [
+    "QuantizeAwareActivation",
     "QuantizeConfig",
     "QuantizeLayer",
     "QuantizeWrapperV2",

@@ -15,7 +15,7 @@ from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.quantize import load_model, quantize_model
-from tfmiaq.quantization.summary import get_policy
+from tfmiaq.quantization.inspection import get_policy
 from tfmiaq.search.search import search_policy
 from tfmiaq.signals import signals
 from tfmiaq.signals.reference_models import half_splits

@@ -20,7 +20,7 @@ from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization.layer_graph import inner
 from tfmiaq.quantization.quantize import quantize_model, set_policy
 from tfmiaq.quantization.quantizers import ReluQuantizer
-from tfmiaq.quantization.summary import get_policy, quantized_layers
+from tfmiaq.quantization.inspection import get_policy, quantized_layers
 from tfmiaq.signals import signals
 from tfmiaq.training.recipe import TrainingRecipe
 

@@ -12,9 +12,9 @@ import numpy as np
 from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf
 from tfmiaq._version import __version__
 from tfmiaq.quantization import quantizers
+from tfmiaq.quantization.inspection import get_policy, quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph
 from tfmiaq.quantization.plan import check_finite
-from tfmiaq.quantization.summary import get_policy, quantized_layers
 from tfmiaq.quantization.transformations import copying
 from tfmiaq.quantization.transformations.functional import input_layers, layer_of, pack_inputs, rebuild
 from tfmiaq.tflite import bias_alignment as biases

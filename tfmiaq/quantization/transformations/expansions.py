@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import keras, tf
+from tfmiaq.quantization.layer_specs import spec_of
 from tfmiaq.quantization.transformations.copying import (
     build,
     call_copy,
@@ -64,7 +65,7 @@ class _Flattener:
         self._originals: list[Any] = []  # Kept alive, so that no identity is given twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        expansion = _EXPANSIONS.get(type(layer))
+        expansion = _EXPANSIONS.get(type(layer), _expand_kernel if spec_of(layer).kernel else None)
         if expansion and len(args) == 1 and not set(kwargs) - {"training"}:
             context = _Context(self, layer, path, kwargs)
             expanded = expansion(context, layer, args[0])
@@ -173,9 +174,7 @@ def _rest(layer: Any) -> Any:
 
 def _expand_kernel(context: _Context, layer: Any, x: Any) -> Any:
     """An activation that TFLite does not fuse becomes a layer; what came before it keeps the name."""
-    if isinstance(layer, _layers.Dense) and (x.shape.rank > 2 or _precedes_norm(layer)):
-        return _expand_dense(context, layer, x)
-    if activation_name(layer) in FUSED_ACTIVATIONS:
+    if activation_name(layer) in ("", *FUSED_ACTIVATIONS):
         return None
     config = {**layer.get_config(), "activation": None}
     return context.activate(layer.activation, context.call("", type(layer), x, layer.get_weights(), **config))
@@ -186,6 +185,12 @@ def _precedes_norm(layer: Any) -> bool:
 
 
 def _expand_dense(context: _Context, layer: Any, x: Any) -> Any:
+    if x.shape.rank > 2 or _precedes_norm(layer):
+        return _expand_dense_over_axes(context, layer, x)
+    return _expand_kernel(context, layer, x)
+
+
+def _expand_dense_over_axes(context: _Context, layer: Any, x: Any) -> Any:
     """A Dense layer over more than one axis is a 1 x 1 convolution.
 
     So is one that a BatchNormalization follows: with a scale for each channel, it can be folded.
@@ -352,11 +357,9 @@ def _expand_affine(context: _Context, symbol: str, x: Any, args: tuple, kwargs: 
     return context.call("", _layers.Rescaling, x, scale=scale, offset=offset)
 
 
+# What stands for several operations, or for another layer. All other types with a kernel take `_expand_kernel`.
 _EXPANSIONS: dict[Any, Any] = {
-    _layers.Dense: _expand_kernel,
-    _layers.Conv2D: _expand_kernel,
-    _layers.DepthwiseConv2D: _expand_kernel,
-    _layers.Conv2DTranspose: _expand_kernel,
+    _layers.Dense: _expand_dense,
     _layers.Conv1D: _expand_conv1d,
     _layers.SeparableConv2D: _expand_separable,
     _layers.SeparableConv1D: _expand_separable1d,

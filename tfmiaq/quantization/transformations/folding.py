@@ -91,3 +91,20 @@ def _average(pooling: Any) -> Any:
         trainable=False,
         name=pooling.name,
     )
+
+
+def norm_as_affine(norm: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a BatchNormalization as y = (x - mean) * factor + offset, as inference and the converter compute it.
+
+    Args:
+        norm: A built BatchNormalization.
+
+    Returns:
+        mean, factor and offset, float64, one number for each channel.
+    """
+    mean = norm.moving_mean.numpy().astype(np.float64)
+    factor = 1.0 / np.sqrt(norm.moving_variance.numpy().astype(np.float64) + norm.epsilon)
+    if norm.scale:
+        factor = factor * norm.gamma.numpy()
+    offset = norm.beta.numpy().astype(np.float64) if norm.center else np.zeros_like(mean)
+    return mean, factor, offset
