@@ -7,8 +7,8 @@ from typing import Any
 from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, weight_quantizers
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
-# tfmot's own class around the activation of a wrapped layer. Known for loading only: registered under "tfmiaq", it would
-# change the files of models that tfmot quantizes.
+# tfmot's own class around the activation of a wrapped layer. It is made known for loading only: registered under
+# "tfmiaq", it would change the files of models that tfmot quantizes.
 keras.utils.get_custom_objects().setdefault("QuantizeAwareActivation", QuantizeAwareActivation)
 
 

@@ -177,7 +177,7 @@ class _RangeQuantizer(_Base):
 
 
 def relu_top(largest: Any, spread: Any, bits: Any) -> Any:
-    """Returns where to clip non-negative activations: the maximum for 8 bits, below (0.9 + 0.85 bits) root mean squares.
+    """Returns where to clip non-negative activations: at the maximum for 8 bits, else (0.9 + 0.85 bits) times the RMS.
 
     The factor is a straight line through the clips of least squared error (Lloyd 1982) for a rectified Gaussian. At few
     bits a step as long as the maximum over 2^b - 1 would round most activations to zero.
