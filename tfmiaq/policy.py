@@ -72,7 +72,7 @@ class OutputBits:
     (22 reference models, 67 queries for each record). They are being measured anew (docs/defence.md).
 
     Example:
-        >>> BitwidthPolicy(LayerBits(2, 4), output=OutputBits(bits=2, clip=4.0))
+        >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))
 
     Attributes:
         bits: 1 to 8.
@@ -248,7 +248,7 @@ class BitwidthPolicy:
         return resolved
 
     def named(self, names: Sequence[str]) -> Optional[LayerBits]:
-        """Returns the bits that `layers` gives a layer of these names: of the last pattern that matches any, or None."""
+        """Returns the bits in `layers` for a layer of these names: of the last pattern that matches any, or None."""
         found = None
         for pattern, bits in self.rules:
             if any(fnmatch.fnmatchcase(name, pattern) for name in names):

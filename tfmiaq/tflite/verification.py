@@ -60,7 +60,7 @@ class Verification:
         return all(layer.exact for layer in self.layers)
 
     def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (f"{row.name} {row.tensor}", str(row.bits), str(row.trained), str(row.stored), "yes" if row.exact else "NO")
             for row in self.layers
         ]
