@@ -227,9 +227,7 @@ def test_uint8_files_are_the_same_network(trained, digits):
     np.testing.assert_array_equal(*(tfmiaq.tflite.Interpreter(b).predict(x) for b in (as_int8, as_uint8)))
     with pytest.raises(ValueError, match="'int8' or 'uint8'"):
         tfmiaq.convert(quantized, "mobile", io_type="uint8")
-    with pytest.raises(
-        ValueError, match="Unknown io_type 'int4'. Expected one of 'int8', 'uint8'. Did you mean 'int8'"
-    ):
+    with pytest.raises(ValueError, match=r"Unknown io_type 'int4'. Expected one of 'int8', 'uint8'. Did you"):
         tfmiaq.convert(quantized, "edgetpu", io_type="int4")
 
 

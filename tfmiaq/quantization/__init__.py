@@ -1,6 +1,6 @@
 """Keras models with a bit-width for each layer."""
 
-# With everything that a saved model may hold registered.
+# Registers the losses, so that `keras` loads every saved model that this package can write.
 import tfmiaq.losses  # noqa: F401
 from tfmiaq._backend import keras
 from tfmiaq.quantization.inspection import get_policy

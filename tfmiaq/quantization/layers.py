@@ -1,4 +1,4 @@
-"""The two layers that quantized models are made of: tfmot's, completed."""
+"""The layers that quantized models are made of: tfmot's, with what saving and loading needs."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def _convolvable(flat: FlatModel) -> list[str]:
 
 
 def _pads_nothing(pooling: Any) -> bool:
-    """Whether every window of a pooling lies inside its input; DepthwiseConv2D takes square strides only."""
+    """Returns whether every window of a pooling lies inside its input; DepthwiseConv2D takes square strides only."""
     whole = [(size - window) % stride == 0 and window <= stride for size, window, stride in _windows(pooling)]
     square = pooling.strides[0] == pooling.strides[1] and pooling.data_format == "channels_last"
     return square and (pooling.padding == "valid" or all(whole))

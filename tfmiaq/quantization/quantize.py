@@ -1,4 +1,4 @@
-"""quantize_model: a Keras model in, the same model with a bit-width for each layer out."""
+"""Quantizes a Keras model with a bit-width for each layer, changes the bits, and loads quantized models."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _bits_variable(layer: Any, name: str, bits: int) -> Any:
 
 
 def _scalar(layer: Any, name: str, value: float) -> Any:
-    # Replicas of a distributed training see other records each, and agree on the mean of their ranges.
+    # Replicas of a distributed training see different records; they take the mean of their ranges.
     return layer.add_weight(
         name,
         initializer=keras.initializers.Constant(value),
@@ -54,7 +54,7 @@ def exporting() -> Iterator[None]:
 
 
 def _fake_quant(inputs: Any, low: Any, high: Any, step: Any, training: Any) -> Any:
-    """8-bit FakeQuant, which outside of training and export rounds as precisely as an int8 kernel does.
+    """Returns an 8-bit FakeQuant, which outside of training and export rounds as precisely as an int8 kernel does.
 
     FakeQuant rounds (x - low) / step in float32. With the 240 codes below zero of a 4-bit activation that offset costs
     four digits, and sums near the middle between two codes fall to the other side than in the kernel.
@@ -94,7 +94,7 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
 
     top = tf.maximum(tf.pow(tf.constant(2.0, weights.dtype), bits - 1.0) - 1.0, 1.0)
     uniform_step = largest / top
-    # With a threshold below zero every weight is kept, and the ternary rule becomes the binary one.
+    # A threshold below zero keeps every weight: the ternary rule becomes the binary one.
     is_binary = tf.cast(bits < 1.5, weights.dtype)
     threshold = (1.0 - is_binary) * 0.7 * mean - is_binary
     # Signs, not comparisons: the converter of TensorFlow 2.21 folds no operation whose result is over twice the size of

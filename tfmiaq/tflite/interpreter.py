@@ -1,4 +1,4 @@
-"""Running a .tflite on float arrays."""
+"""Runs a .tflite on float arrays."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
         if len(trained) > 1
         else [(*stored.values(), *trained.values())]
     )
-    # What keeps its tensors runs on TFLite's reference kernels, whose sums round twice: only the levels are read there.
+    # With its tensors kept, an interpreter runs TFLite's reference kernels, whose sums round twice: only levels count.
     interpreter = Interpreter(tflite, keep_tensors=True)
     interpreter.predict(arrays)
     layers = [

@@ -1,4 +1,4 @@
-"""Copies of layers in float32, with their weights."""
+"""Copies layers, in float32 and with their weights."""
 
 from __future__ import annotations
 

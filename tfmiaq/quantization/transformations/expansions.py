@@ -34,7 +34,7 @@ from tfmiaq.quantization.transformations.functional import (
 _layers = keras.layers
 
 FUSED_ACTIVATIONS = ("linear", "relu")
-# What the parts of a separable convolution share with it.
+# Arguments that the parts of a layer take over from it.
 _SHARED = ("trainable", "dtype")
 
 
@@ -62,7 +62,7 @@ class _Flattener:
         # For sequences and vectors that were images of height 1 just before, those images.
         self.images: dict[int, tuple[Any, Any]] = {}
         self._copies: dict[tuple[int, str], Any] = {}
-        self._originals: list[Any] = []  # Kept alive, so that no identity is given twice.
+        self._originals: list[Any] = []  # Kept alive, so that no `id` is used twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
         expansion = _EXPANSIONS.get(type(layer), _expand_kernel if spec_of(layer).kernel else None)
@@ -154,7 +154,7 @@ class _Context:
 
 
 def _constraints(layer: Any, prefix: str, to: str = "kernel") -> dict[str, Any]:
-    """Initializer, regularizer and constraint of a weight, as arguments for a layer that calls it otherwise."""
+    """Returns initializer, regularizer and constraint of a weight, as arguments of a layer with another name for it."""
     kinds = ("initializer", "regularizer", "constraint")
     return {f"{to}_{kind}": getattr(layer, f"{prefix}_{kind}", None) for kind in kinds}
 
@@ -164,7 +164,7 @@ def _bias(layer: Any) -> dict[str, Any]:
 
 
 def _fused(layer: Any) -> Any:
-    """The part of a layer's activation that its kernel does itself."""
+    """Returns a layer's activation if its kernel runs it, or None."""
     return layer.activation if activation_name(layer) in FUSED_ACTIVATIONS else None
 
 
@@ -173,7 +173,7 @@ def _rest(layer: Any) -> Any:
 
 
 def _expand_kernel(context: _Context, layer: Any, x: Any) -> Any:
-    """An activation that TFLite does not fuse becomes a layer; what came before it keeps the name."""
+    """Makes an activation that TFLite does not fuse a layer; the kernel keeps the name."""
     if activation_name(layer) in ("", *FUSED_ACTIVATIONS):
         return None
     config = {**layer.get_config(), "activation": None}
@@ -191,9 +191,9 @@ def _expand_dense(context: _Context, layer: Any, x: Any) -> Any:
 
 
 def _expand_dense_over_axes(context: _Context, layer: Any, x: Any) -> Any:
-    """A Dense layer over more than one axis is a 1 x 1 convolution.
+    """Makes a Dense layer over more than one axis a 1 x 1 convolution.
 
-    So is one that a BatchNormalization follows: with a scale for each channel, it can be folded.
+    The same for one with a BatchNormalization behind it: with a scale for each channel, that can be folded.
     """
     if None in x.shape[1:]:
         return None
@@ -238,7 +238,7 @@ def _expand_separable(context: _Context, layer: Any, x: Any) -> Any:
 
 
 def _as_image(context: _Context, layer: Any, x: Any) -> Any:
-    """A sequence as an image of height 1, padded on the left where the convolution is causal."""
+    """Returns a sequence as an image of height 1, padded on the left where the convolution is causal."""
     y = context.expand(x, (1, *x.shape[1:]))
     if layer.padding == "causal":
         left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
@@ -256,7 +256,7 @@ def _image_arguments(layer: Any) -> dict[str, Any]:
 
 
 def _expand_conv1d(context: _Context, layer: Any, x: Any) -> Any:
-    """A convolution over a sequence is one over an image of height 1."""
+    """Makes a convolution over a sequence one over an image of height 1."""
     if None in x.shape[1:] or layer.data_format != "channels_last":
         return None
     kernel, *bias = layer.get_weights()
@@ -285,7 +285,7 @@ def _expand_separable1d(context: _Context, layer: Any, x: Any) -> Any:
 
 
 def _expand_activation(context: _Context, activation: Any, x: Any, part: str) -> Any:
-    """Activations that are others put together; None for those that are not."""
+    """Makes an activation of others, such as swish of sigmoid; returns None if it is none of these."""
     name = getattr(activation, "__name__", "")
     if name in ("swish", "silu"):
         return context.call(
@@ -320,7 +320,7 @@ def _expand_activation_layer(context: _Context, layer: Any, x: Any) -> Any:
 
 
 def _expand_merge(context: _Context, layer: Any, inputs: Any) -> Any:
-    """TFLite's Add and Mul are binary: a sum of many becomes a chain, each link with a range of its own."""
+    """Makes a sum or product of many a chain, each link with its own range: TFLite's Add and Mul are binary."""
     if not isinstance(inputs, (list, tuple)) or len(inputs) < 3:
         return None
     total = inputs[0]
@@ -331,7 +331,7 @@ def _expand_merge(context: _Context, layer: Any, inputs: Any) -> Any:
 
 
 def _expand_operation(context: _Context, layer: Any, args: tuple, kwargs: dict) -> Any:
-    """TensorFlow operations on Keras tensors, as the layers that they are; None for others."""
+    """Makes a TensorFlow operation the layer that computes the same; returns None if there is none."""
     symbol = str(layer.symbol).rpartition(".")[2]
     tensors = [value for value in tf.nest.flatten([args, kwargs]) if is_keras_tensor(value)]
     if symbol in ("relu", "relu6") and len(tensors) == 1:
@@ -348,7 +348,7 @@ def _expand_operation(context: _Context, layer: Any, args: tuple, kwargs: dict) 
 
 
 def _expand_affine(context: _Context, symbol: str, x: Any, args: tuple, kwargs: dict) -> Any:
-    """A sum or a product of a tensor and a number is a Rescaling."""
+    """Makes a sum or a product of a tensor and a number a Rescaling."""
     values = [v for v in (*args, *(kwargs.get(key) for key in ("y", "x"))) if isinstance(v, (int, float, np.number))]
     if len(values) != 1 or x is not args[0]:
         return None
@@ -357,7 +357,7 @@ def _expand_affine(context: _Context, symbol: str, x: Any, args: tuple, kwargs: 
     return context.call("", _layers.Rescaling, x, scale=scale, offset=offset)
 
 
-# What stands for several operations, or for another layer. All other types with a kernel take `_expand_kernel`.
+# Layer types that are replaced by several layers, or by another. Other types with a kernel take `_expand_kernel`.
 _EXPANSIONS: dict[Any, Any] = {
     _layers.Dense: _expand_dense,
     _layers.Conv1D: _expand_conv1d,

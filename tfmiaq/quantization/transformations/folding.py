@@ -1,4 +1,4 @@
-"""Constant convolutions for what TFLite would otherwise have to do in float, or on too rough a grid."""
+"""Constant convolutions in place of layers that TFLite computes in float, or rounds to the input's grid."""
 
 from __future__ import annotations
 

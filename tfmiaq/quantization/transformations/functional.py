@@ -1,7 +1,7 @@
-"""The graph of layers of a functional Keras 2 model, read and built anew.
+"""Reads and rebuilds the graph of layers of a functional Keras 2 model.
 
-Keras has no public way to read it. All that the package takes of Keras's private names is in this module; those of
-Keras 3 are in `keras3`.
+Keras has no public way to read it. Keras's private names are used in this module only; those of Keras 3 in
+`keras3`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def nested_models(model: Any) -> Iterator[Any]:
 def activation_name(layer: Any) -> str:
     """Returns the name of a layer's activation, or an empty string."""
     activation = getattr(layer, "activation", None)
-    # tfmot puts an object of its own around the activation of a layer that it has wrapped.
+    # tfmot puts its own object around the activation of a wrapped layer.
     activation = getattr(activation, "activation", activation)
     if isinstance(activation, keras.layers.Layer):
         return type(activation).__name__
