@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import tiny_model
@@ -141,3 +144,13 @@ def test_relax_loss_keeps_a_model_from_sure_outputs(digits):
     assert found["plain"][0] < 0.1
     assert 0.25 < found["relaxed"][0] < 1.0
     assert found["relaxed"][1] > 0.9
+
+
+def test_a_fresh_process_loads_a_model_that_trained_with_a_loss_of_ours(tmp_path):
+    """It imports nothing but tfmiaq, and passes no custom objects."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", losses.RelaxLoss(0.5, True))
+    path = str(tmp_path / "model.h5")
+    model.save(path)
+    code = f"import tfmiaq; assert tfmiaq.keras.models.load_model({path!r}).loss.alpha == 0.5"
+    subprocess.run([sys.executable, "-c", code], check=True)

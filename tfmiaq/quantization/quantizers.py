@@ -118,23 +118,14 @@ def int8_refinement(bits: Any) -> Any:
     return tf.floor(127.0 / top + 1e-3)
 
 
-class _Base(Quantizer):
-    """The base of all quantizers of this module."""
-
-    is_weight = False
-    bits = 8
-
-
 @_register
-class WeightQuantizer(_Base):
+class WeightQuantizer(Quantizer):
     """Symmetric weights of 1 to 8 bits on an int8 grid, with a straight-through gradient.
 
     Args:
         bits: Initial bit-width, 1 to 8.
         per_channel: One step for each index of the kernel's last axis.
     """
-
-    is_weight = True
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
         self.bits = bits
@@ -166,7 +157,7 @@ def _track(variable: Any, seen: Any, batch: Any, momentum: float) -> Any:
     return variable.assign(tf.where(seen > 0.5, averaged, batch))
 
 
-class _RangeQuantizer(_Base):
+class _RangeQuantizer(Quantizer):
     """Keeps a range of activations: taken from the first batch, then an exponential moving average."""
 
     # With 0.99 ranges lag behind short trainings, and clip what the network has learnt since.
@@ -289,7 +280,7 @@ class LinearQuantizer(_RangeQuantizer):
 
 
 @_register
-class FixedRangeQuantizer(_Base):
+class FixedRangeQuantizer(Quantizer):
     """Activations at 8 bits in a range that is known beforehand.
 
     Args:
@@ -316,7 +307,7 @@ class FixedRangeQuantizer(_Base):
 
 
 @_register
-class OutputQuantizer(_Base):
+class OutputQuantizer(Quantizer):
     """A classifier's outputs: each logit's distance to the largest, clipped and rounded to 2^bits levels.
 
     The step is clip / (2^b - 1), and the 8-bit FakeQuant has range [-clip, (256 - 2^b) step]: int8 saturation does the
