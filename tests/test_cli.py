@@ -179,7 +179,7 @@ def test_policies_are_named_in_three_ways(text, policy):
         ("audit a.tflite --records own.npz --train other/json.py:train", "has the name of another module"),
         ("audit a.tflite --records own.npz --train pipeline_of_digits.py:fit", "has no function 'fit'"),
         ("audit a.tflite --records own.npz --train pipeline_of_digits.py:constant", "has no function 'constant'"),
-        ("defend m.keras --records own.npz --policy w9a4", "Expected 1 to 8 bits"),
+        ("defend m.keras --records own.npz --policy w9a4", "Expected weight to be an integer from 1 to 8"),
         ("defend m.keras --records own.npz --policy w2", "as policy. Received 'w2'"),
         ("defend m.keras --records own.npz --output_bits 1", "Expected both of --output_bits and --output_clip"),
         ("defend m.keras --records own.npz --policy search --output_bits 1 --output_clip 1", "no knob of the search"),

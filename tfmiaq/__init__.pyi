@@ -6,7 +6,6 @@ from . import losses as losses
 from . import metrics as metrics
 from . import signals as signals
 from . import tflite as tflite
-from ._backend import keras as keras
 from ._version import __version__ as __version__
 from .auditing import AttackResult as AttackResult
 from .auditing import AuditReport as AuditReport
@@ -18,12 +17,14 @@ from .defence import defend as defend
 from .policy import BitwidthPolicy as BitwidthPolicy
 from .policy import LayerBits as LayerBits
 from .policy import OutputBits as OutputBits
+from .quantization import LayerSpec as LayerSpec
 from .quantization import LayerSummary as LayerSummary
 from .quantization import ModelSummary as ModelSummary
 from .quantization import get_policy as get_policy
+from .quantization import keras as keras
 from .quantization import load_model as load_model
 from .quantization import quantize_model as quantize_model
-from .quantization import quantize_scope as quantize_scope
+from .quantization import register_layer as register_layer
 from .quantization import set_policy as set_policy
 from .quantization import summary as summary
 from .search import Candidate as Candidate

@@ -13,9 +13,9 @@ from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import ARRAYS, VALUES, Store
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import get_policy, quantize_model, set_policy
+from tfmiaq.quantization.inspection import quantized_layers
 from tfmiaq.quantization.layer_graph import inner
 from tfmiaq.quantization.quantizers import ReluQuantizer
-from tfmiaq.quantization.summary import quantized_layers
 from tfmiaq.search.allocation import FULL, Bits
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate
