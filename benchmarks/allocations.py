@@ -93,7 +93,7 @@ def recipe() -> tfmiaq.TrainingRecipe:
 def measured(model: Any, members: signals.Records, others: signals.Records) -> dict[str, float]:
     """Accuracies, and the AUC of the confidence attack."""
     inside, outside = (signals.extract(model, records, batch_size=500) for records in (members, others))
-    auc = metrics.auc_interval(inside.confidences, outside.confidences)
+    auc = metrics.auc_estimate(np.asarray(inside.confidences), np.asarray(outside.confidences))
     return {
         "train_accuracy": round(float(inside.correct.mean()), 5),
         "test_accuracy": round(float(outside.correct.mean()), 5),
@@ -227,7 +227,7 @@ class Ground:
             tfmiaq.PolicySearch(n_trials=_TRIALS, sample=_SAMPLE, retrained=_SEARCHES[name]),
             recipe=recipe(),
             policies=list(ALLOCATIONS[self.network].values()),
-            cache=folder,
+            folder=folder,
             seed=self.seed,
         )
         seconds = None if goes_on else round(time.process_time() - started)

@@ -18,14 +18,12 @@ from typing import Any
 
 from absl import app, flags
 from networks import NETWORKS
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import datasets
 
-DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
-MEMBERS = flags.DEFINE_integer("members", 10_000, "Training records.", 32)
-FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 6, "Epochs of float training.", 1)
 RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models classify.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
@@ -38,16 +36,6 @@ Keras model and the int8 kernel round it apart, for every record that has it. So
 by itself before FakeQuant, whose offset of up to 254 codes costs it digits (`tfmiaq/quantization/quantizers.py`).
 `python benchmarks/mismatches.py` counts what is left, layer by layer (`benchmarks/mismatches.json`)."""
 _WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
-
-
-def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
-    """Trains with SGD and a cosine schedule."""
-    keras = tfmiaq.keras
-    model.compile(
-        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // 128)), 0.9, True),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
 
 
 def _zipped(buffer: bytes) -> int:

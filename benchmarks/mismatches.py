@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from exactness import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from networks import NETWORKS
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq

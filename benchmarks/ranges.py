@@ -16,8 +16,8 @@ from unittest import mock
 
 import numpy as np
 from absl import app, flags
-from exactness import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from networks import resnet8
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq

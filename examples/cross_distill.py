@@ -92,16 +92,14 @@ def main(argv: list[str]) -> None:
     policy = tfmiaq.BitwidthPolicy(
         tfmiaq.LayerBits(WEIGHTS.value, ACTIVATIONS.value), first=end, last=end, output=output
     )
-    cross_distillation = None
-    if FOLDS.value:
-        cross_distillation = tfmiaq.CrossDistillation(FOLDS.value, REPEATS.value, TEACHER_WEIGHT.value)
+    options = FOLDS.value and tfmiaq.CrossDistillation(FOLDS.value, REPEATS.value, TEACHER_WEIGHT.value)
     defence = tfmiaq.defend(
         train_float,
         (data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]),
         (data.x_test[: 2 * MEMBERS.value], data.y_test[: 2 * MEMBERS.value]),
         policy=policy,
         recipe=whole if FOLDS.value else tuning,
-        cross_distillation=cross_distillation,
+        cross_distillation=options or False,
         reference_models=REFERENCE_MODELS.value,
         seed=SEED.value,
         folder=pathlib.Path(FOLDER.value),

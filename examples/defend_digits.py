@@ -131,10 +131,10 @@ def main(argv: list[str]) -> None:
             (
                 name,
                 f"{float((predictions.argmax(1) == data.y_test).mean()):.3f}",
-                f"{report.attack_accuracy:.3f}",
+                f"{float(report.attack_accuracy):.3f}",
                 f"{report.gap_attack_accuracy:.3f}",
-                f"{report.auc:.3f}",
-                _rate(report.tpr_at_fpr(0.01)),
+                f"{float(report.auc):.3f}",
+                tfmiaq.metrics.format_figure(report.tpr_at_fpr(0.01)),
                 size,
             )
         )

@@ -68,6 +68,24 @@ def test_no_target_needs_itself():
     graphlib.TopologicalSorter(needs).prepare()
 
 
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("examples", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+    if "app.run(main)" in path.read_text()
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_can_be_imported_and_lists_its_flags(script):
+    result = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=False)
+    # absl's own status after --help.
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "--[no]help" in result.stdout or "--helpfull" in result.stdout
+
+
 def _demo(*arguments, script="defend_digits.py", **kwargs):
     command = [sys.executable, str(ROOT / "examples" / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
