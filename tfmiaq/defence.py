@@ -285,7 +285,7 @@ def _check_options(**given: Any) -> dict[str, Any]:
     return checked
 
 
-def _split_records(train: Any, test: Any, options: dict[str, Any]) -> dict[str, signals.Records]:
+def _split_records(train: Any, test: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the records by their part, or raises an error if they are too few or do not go with the options."""
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, options["seed"]))
@@ -319,7 +319,7 @@ def _float_stage(run: _Run) -> Any:
     model = run.stored_model(
         "float.keras", run.key, lambda: _seeded(run.seed, run.model, *run.members) if run.is_function else run.model
     )
-    # A function's model tells its number of classes only now.
+    # The number of classes of a function's model is known only now.
     _check_labels(run.labels, model, "", bool)
     return model
 

@@ -79,7 +79,7 @@ def test_a_softmax_is_seen_through_a_quantized_end(ending):
         (None, {"x": np.zeros((0, 8, 8, 1))}, ValueError, "holds no records"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(teacher, arguments, error, message, digits):
+def test_what_cannot_be_distilled_raises(teacher, arguments, error, message, digits):
     given = {"student": _dense(), "x": digits.x_test[:20], **arguments}
     with pytest.raises(error, match=message):
         tfmiaq.distill(teacher or (lambda x: np.zeros((len(x), 10))), **given)
@@ -171,7 +171,7 @@ def test_a_cross_distilled_model_is_no_more_confident_on_its_members(digits):
         ({"y": np.arange(20)}, ValueError, "labels go up to 19, and the student has 10 classes"),
     ],
 )
-def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, digits):
+def test_what_cannot_be_cross_distilled_raises(arguments, error, message, digits):
     given = {"train_fn": _Remembers(), "student": _dense(), "x": digits.x_train[:20], "y": np.arange(20) % 10}
     given |= arguments
     with pytest.raises(error, match=message):
@@ -225,7 +225,7 @@ def test_training_stops_where_leakage_outgrows_accuracy(digits):
     ("arguments", "message"),
     [({"weight": -1}, "weight of at least 0. Received -1"), ({"patience": 0}, "patience of at least 1. Received 0")],
 )
-def test_stopping_refuses_bad_arguments(arguments, message, digits):
+def test_bad_arguments_of_stopping_raise(arguments, message, digits):
     records = digits.x_train[:20], digits.y_train[:20]
     with pytest.raises(ValueError, match=message):
         tfmiaq.callbacks.LeakageEarlyStopping(records, records, **arguments)

@@ -142,8 +142,8 @@ class Store:
             key: Hash of everything that the value depends on; see `fingerprint`.
             make: Function that makes the value. A value that cannot be stored is returned all the same.
             kind: Kind of the value.
-            is_right: Function that tells whether a stored value has the shape that is expected. One that has not is
-                made again.
+            is_right: Function that returns whether a stored value has the expected shape. One that has not is made
+                again.
 
         Returns:
             The value.

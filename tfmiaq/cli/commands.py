@@ -191,7 +191,7 @@ def verify(given: Arguments) -> int:
 
 
 def check(given: Arguments) -> int:
-    """Tells what the Edge TPU compiler will map."""
+    """Prints what the Edge TPU compiler will map."""
     from tfmiaq import edgetpu
 
     found = edgetpu.check(str(given.file))
