@@ -129,7 +129,7 @@ def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
     assert first.returncode == 0, first.stderr
     assert "| label-only |" in first.stdout
     assert again.stdout == first.stdout
-    assert len(list((tmp_path / "teachers").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
 
 
 @pytest.mark.parametrize(
