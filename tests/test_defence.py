@@ -20,6 +20,7 @@ import pytest
 import tfmiaq
 import tfmiaq.defence
 from tfmiaq._backend import keras
+from tfmiaq.training import stages
 
 RECIPE = tfmiaq.TrainingRecipe(epochs=2, batch_size=16)
 
@@ -137,13 +138,13 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
 @pytest.mark.slow
 def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch, log):
     weights = []
-    distil = tfmiaq.defence.cross_distill
+    distil = stages.cross_distill
 
     def noted(train_fn, student, x, y, options, **given):
         weights.append(options.teacher_weight)
         return distil(train_fn, student, x, y, options, **given)
 
-    monkeypatch.setattr(tfmiaq.defence, "cross_distill", noted)
+    monkeypatch.setattr(stages, "cross_distill", noted)
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
     options = tfmiaq.CrossDistillation(folds=2, teacher_weight=0.5)
     given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2}

@@ -18,14 +18,15 @@ from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantization import get_policy, load_model, quantize_model
+from tfmiaq.quantization import get_policy, load_model
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat, cross_distill, out_of_fold_predictions
+from tfmiaq.training.distillation import CrossDistillation, TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
+from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
 # docs/frontier.md: against 3 to 4 reference models cross-distillation gains where the gap is wide, and it costs
 # accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
@@ -68,47 +69,6 @@ class Defence:
 
     def _repr_html_(self) -> str:
         return self.comparison._repr_html_()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Quantize:
-    """The later stage of a pipeline: trains the quantized model on from the float model."""
-
-    policy: BitwidthPolicy
-    recipe: TrainingRecipe
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns everything that defines the stage, for its fingerprint."""
-        return dict(vars(self))
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        return self.recipe.fit(quantize_model(model, self.policy), x, y)
-
-
-@dataclasses.dataclass(frozen=True)
-class _CrossDistill:
-    """The later stage of a pipeline with cross-distillation: the quantized model starts from random weights."""
-
-    policy: BitwidthPolicy
-    recipe: TrainingRecipe
-    train_fn: TrainFloat
-    options: CrossDistillation
-    cache: str
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
-        return {name: value for name, value in vars(self).items() if name != "cache"}
-
-    def teach(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
-        """Trains the teachers, whose outputs a call then finds in the cache."""
-        folds, repeats = self.options.folds, self.options.repeats
-        out_of_fold_predictions(self.train_fn, x, y, folds=folds, repeats=repeats, cache=self.cache, verbose=verbose)
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        student = quantize_model(keras.models.clone_model(model), self.policy)
-        return cross_distill(
-            self.train_fn, student, x, y, self.options, recipe=self.recipe, cache=self.cache, verbose=False
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,14 +320,13 @@ def _bits_stage(run: _Run, float_model: Any) -> BitwidthPolicy:
 def _quantized_stage(run: _Run, float_model: Any, bits: BitwidthPolicy) -> tuple[Any, Any]:
     """Returns the trained quantized model, and the stage of the pipeline that trains it."""
     assert run.recipe is not None
-    quantize: Any = _Quantize(bits, run.recipe)
+    quantize: Any = QuantizedTraining(bits, run.recipe)
     if isinstance(run.cross_distillation, CrossDistillation):
-        quantize = _CrossDistill(bits, run.recipe, run.model, run.cross_distillation, str(run.cache))
+        quantize = CrossDistilledTraining(bits, run.recipe, run.model, run.cross_distillation, str(run.cache))
 
     def train() -> Any:
-        if isinstance(quantize, _CrossDistill):
-            quantize.teach(*run.members, run.verbose)
-        return _seeded(run.seed, quantize, float_model, *run.members)
+        quantize.prepare(*run.members, run.verbose)
+        return _seeded(run.seed, quantize.train, float_model, *run.members)
 
     model = run.stored_model("quantized.keras", fingerprint(run.key, "quantized", quantize), train)
     write_text(run.folder / "policy.json", get_policy(model).to_json())
