@@ -205,9 +205,12 @@ def test_augmented_queries_find_what_outputs_on_the_record_do_not():
         return signals.from_scores(logits, np.zeros(count, int), False)
 
     features = np.stack([outputs().features for _ in halves[1:]])
-    queried = np.stack([np.column_stack([np.full(count, 0.5), confidences() + half]) for half in halves])
+    agreement = np.full(count, 0.5)
+    means = [confidences() + half for half in halves]
+    columns = [{"label_agreement": agreement, "augmented_confidence": mean} for mean in means]
+    queried = np.stack([np.column_stack([model[name] for name in signals.AUGMENTED]) for model in columns])
     evidence = attacks.Evidence(
-        dataclasses.replace(outputs(), label_agreement=queried[0, :, 0], augmented_confidences=queried[0, :, 1]),
+        dataclasses.replace(outputs(), label_agreement=agreement, augmented_confidences=means[0]),
         halves[0],
         reference_signals=references.ReferenceSignals(features, halves[1:], queried[1:]),
     )

@@ -66,6 +66,12 @@ class _Sets:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    @property
+    def have_features(self) -> bool:
+        """Whether the records themselves are there; they may be left out with saved outputs."""
+        x, _ = self.members
+        return x.shape[1:] != (0,)
+
     def x(self) -> np.ndarray:
         """Returns all records without their labels; a copy."""
         return np.concatenate([self.members[0], self.non_members[0]])
@@ -162,7 +168,7 @@ def audit(
             is_member=np.arange(len(found.labels)) < len(sets.members[1]),
             seed=seed,
             other=None if other is None else sets.signals(other),
-            records=None if sets.members[0].shape[1:] == (0,) else sets.x,
+            records=sets.x if sets.have_features else None,
             reference_signals=_reference_signals(reference_models, sets, found, make, can_query, seed, progress),
         )
         ready, skipped = _split(chosen, evidence)
