@@ -208,7 +208,7 @@ def draw(architecture: Architecture, path: pathlib.Path) -> None:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Prints the layers and the faults, and draws the picture if asked to; returns the exit status."""
+    """Prints the layers and the faults, and draws the picture with --svg; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--svg", type=pathlib.Path, metavar="FILE", help="draw the picture to this .svg or .png")
     parser.add_argument("--package", type=pathlib.Path, default=ROOT / "tfmiaq", help="folder of the package")
