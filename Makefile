@@ -1,4 +1,4 @@
-# Set-up, demo, tests and checks. Each target installs what it needs.
+# Set-up, demo, tests and checks: see `make help`. Each target installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 MODERN := .venv-modern
@@ -6,23 +6,38 @@ ARGS ?=
 # Two processes, and the tests of a file in one of them: they share its models.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 
-.PHONY: demo test test-modern lint bench clean
+.PHONY: help demo test test-fast test-modern lint format architecture bench clean
 
-demo: $(VENV)/.ready
+help:  ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+demo: $(VENV)/.ready  ## Trains, quantizes, audits and converts a model of digits: make demo ARGS="--help"
 	$(VENV)/bin/python examples/defend_digits.py $(ARGS)
 
-test: $(VENV)/.cluster
+test: $(VENV)/.cluster  ## Runs all tests
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
 
-test-modern: $(MODERN)/.cluster
+test-fast: $(VENV)/.ready  ## Runs the tests that take less than about ten seconds each
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS) -m "not slow" $(ARGS)
+
+test-modern: $(MODERN)/.cluster  ## Runs all tests on TensorFlow 2.21 with tf_keras
 	$(MODERN)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready  ## Checks style, format, types and the order of imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python tools/draw_architecture.py
 
-bench: $(VENV)/.ready
+format: $(VENV)/.ready  ## Formats the sources and mends what ruff can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+architecture: $(VENV)/.ready  ## Draws the picture of the imports and writes the BUILD files
+	$(VENV)/bin/python tools/build_files.py
+	$(VENV)/bin/python tools/draw_architecture.py --svg=docs/figures/architecture.svg
+
+bench: $(VENV)/.ready  ## Runs the short benchmarks
 	$(VENV)/bin/python benchmarks/bits.py
 	$(VENV)/bin/python benchmarks/digits.py
 
@@ -46,5 +61,5 @@ $(MODERN)/.ready: requirements/modern.txt requirements/dev.txt setup.cfg pyproje
 	$*/bin/python -m pip install --quiet --no-deps -r requirements/cluster.txt
 	@touch $@
 
-clean:
+clean:  ## Removes the environments and what was built
 	rm -rf $(VENV) $(MODERN) out build *.egg-info

@@ -28,9 +28,7 @@ from scipy import stats
 from seeds import grouped, mean
 
 import tfmiaq
-from tfmiaq import datasets, metrics
-from tfmiaq._backend import keras
-from tfmiaq.signals import signals
+from tfmiaq import datasets, metrics, signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 NETWORK = flags.DEFINE_multi_enum("network", ["resnet8"], [*NETWORKS], "Networks.")
@@ -88,23 +86,15 @@ ALLOCATIONS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A whole training; of the same records and epochs it is the same to a search that goes on."""
-
-    x: np.ndarray
-    y: np.ndarray
-    epochs: int
-
-    def __call__(self, model: Any, callbacks: Any = ()) -> Any:
-        recipe = tfmiaq.TrainingRecipe(epochs=self.epochs, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
-        return recipe.fit(model, self.x, self.y, callbacks)
+def recipe() -> tfmiaq.TrainingRecipe:
+    """The whole training of every model."""
+    return tfmiaq.TrainingRecipe(epochs=EPOCHS.value, learning_rate=0.1, batch_size=128, weight_decay=5e-4)
 
 
 def measured(model: Any, members: signals.Records, others: signals.Records) -> dict[str, float]:
     """Accuracies, and the AUC of the confidence attack."""
-    inside, outside = signals.extract(model, members, others, 500)
-    auc: Any = metrics.auc_interval(inside.confidences, outside.confidences)[0]
+    inside, outside = (signals.extract(model, records, batch_size=500) for records in (members, others))
+    auc = metrics.auc_estimate(np.asarray(inside.confidences), np.asarray(outside.confidences))
     return {
         "train_accuracy": round(float(inside.correct.mean()), 5),
         "test_accuracy": round(float(outside.correct.mean()), 5),
@@ -205,7 +195,7 @@ class Ground:
 
     def fresh(self) -> Any:
         """An untrained float model."""
-        keras.utils.set_random_seed(self.seed)
+        tfmiaq.keras.utils.set_random_seed(self.seed)
         return NETWORKS[self.network](self.members[0].shape[1:], self.classes)
 
     def train(self, name: str, policy: Optional[tfmiaq.BitwidthPolicy], results: Results) -> None:
@@ -218,11 +208,11 @@ class Ground:
             model = tfmiaq.quantize_model(model, policy)
             packed = tfmiaq.summary(model).packed_bytes
         started = time.process_time()
-        Training(*self.members, EPOCHS.value)(model)
+        recipe().fit(model, *self.members)
         seconds = round(time.process_time() - started)
         figures = {**measured(model, self.members, self.others), "packed_bytes": packed, "processor_seconds": seconds}
         results.add("rows", network=self.network, allocation=name, seed=self.seed, **figures)
-        keras.backend.clear_session()
+        tfmiaq.keras.backend.clear_session()
 
     def search(self, name: str, results: Results) -> tfmiaq.SearchResult:
         """Searches, trains what it found, and keeps what it said.
@@ -235,10 +225,8 @@ class Ground:
             self.fresh(),
             self.members,
             self.seen,
-            n_trials=_TRIALS,
-            sample=_SAMPLE,
-            fit=Training(*self.members, EPOCHS.value),
-            finalists=_SEARCHES[name],
+            tfmiaq.PolicySearch(n_trials=_TRIALS, sample=_SAMPLE, retrained=_SEARCHES[name]),
+            recipe=recipe(),
             policies=list(ALLOCATIONS[self.network].values()),
             folder=folder,
             seed=self.seed,
@@ -255,7 +243,7 @@ class Ground:
             accuracy=found.best.accuracy,
             leakage=found.best.leakage,
             trial=trials.index(found.best.policy) if found.best.policy in trials else None,
-            finalists=[[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.finalists],
+            retrained=[[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.retrained],
             best=json.loads(found.best.policy.to_json()),
         )
         return found

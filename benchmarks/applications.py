@@ -66,8 +66,8 @@ def one(name: str) -> dict[str, Any]:
     import numpy as np
 
     import tfmiaq
-    from tfmiaq._backend import keras
 
+    keras = tfmiaq.keras
     keras.utils.set_random_seed(0)
     warnings.simplefilter("ignore")
     size, arguments = MODELS[name]

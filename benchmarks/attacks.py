@@ -22,16 +22,14 @@ from seeds import grouped, mean
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import auditing, datasets
+from tfmiaq import auditing, datasets, signals
 from tfmiaq.attacks import Evidence
-from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 5_000, "Members, and as many non-members.", 100)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of targets of each kind, seeds from 0.", 1)
 CACHE = flags.DEFINE_string("cache", "out/attacks", "Folder of finished reference models' signals.")
-JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
+N_JOBS = flags.DEFINE_integer("n_jobs", None, "Processes that train reference models.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/attacks.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/attacks_measured.md", "Markdown table, written at the end.")
 _MINUTES = "minutes_of_reference_models"
@@ -46,8 +44,7 @@ chosen on the other half of the records, or at the attack's own. Seconds are pro
 
 
 def _fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> Any:
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     steps = epochs * -(-len(x) // 64)
     model.compile(
         keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, steps), 0.9, True),
@@ -79,7 +76,7 @@ class Quantize:
         return _fit(tfmiaq.quantize_model(model, policy), x, y, _TUNING, 0.02)
 
 
-MODELS = {
+MODELS: dict[str, list[Any]] = {
     "float": [train_float],
     "w8 a8": [train_float, Quantize(8, 8)],
     "w2 a4": [train_float, Quantize(2, 4)],
@@ -89,8 +86,6 @@ MODELS = {
 
 def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: pathlib.Path, name: str) -> Any:
     """The target's signals, members first."""
-    from tfmiaq._backend import keras
-
     count = MEMBERS.value
     path = folder / f"target-{name.replace(' ', '-')}-{count}-{seed}.npz"
     if path.is_file():
@@ -98,11 +93,11 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
             return signals.Signals(**dict(file))
     members = data.x_train[:count], data.y_train[:count]
     non_members = data.x_test[:count], data.y_test[:count]
-    keras.utils.set_random_seed(7_000 + seed)
+    tfmiaq.keras.utils.set_random_seed(7_000 + seed)
     model = pipeline[0](*members)
     for step in pipeline[1:]:
         model = step(model, *members)
-    found = signals.Signals.concatenate(signals.extract(model, members, non_members))
+    found = signals.Signals.concatenate([signals.extract(model, part) for part in (members, non_members)])
     label_agreement = [
         signals.query_augmented(model, part, signals.augmented_queries)["label_agreement"]
         for part in (members, non_members)
@@ -113,6 +108,11 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     return found
 
 
+def _rate(attack: auditing.AttackResult, fpr: float) -> Optional[float]:
+    rate = attack.tpr_at_fpr(fpr)
+    return None if rate is None else float(rate)
+
+
 def _rows(
     name: str, found: Any, seed: int, refs: Optional[Any], adaptive: Optional[bool], records: np.ndarray, other: Any
 ) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _rows(
         target=found,
         is_member=np.arange(2 * half) < half,
         seed=seed,
-        references=refs,
+        reference_signals=refs,
         other=None if name == "float" else other,
         records=lambda: records,
     )
@@ -141,10 +141,10 @@ def _rows(
             "attack": attack.name,
             "reference_models": len(refs.features) if refs is not None else 0,
             "adaptive": adaptive,
-            "auc": attack.auc,
+            "auc": float(attack.auc),
             "accuracy": attack.confusion.accuracy,
-            "tpr_at_0.1_percent_fpr": attack.tpr_at_fpr(0.001)[0],
-            "tpr_at_1_percent_fpr": attack.tpr_at_fpr(0.01)[0],
+            "tpr_at_0.1_percent_fpr": _rate(attack, 0.001),
+            "tpr_at_1_percent_fpr": _rate(attack, 0.01),
             "tpr": attack.confusion.tpr,
             "f1_members": attack.confusion.f1_members,
             "f1_non_members": attack.confusion.f1_non_members,
@@ -201,9 +201,8 @@ def main(argv: list[str]) -> None:
             other = _target(MODELS["float"], data, seed, folder, "float")
             started = time.perf_counter()
             with tqdm(total=max(_COUNTS), desc=name) as bar:
-                refs = references.train_references(
-                    pipeline, pool, max(_COUNTS), folder=folder, n_jobs=JOBS.value, seed=seed, progress=bar.update
-                )
+                reference_models = tfmiaq.ReferenceModels(pipeline, max(_COUNTS), cache=folder, n_jobs=N_JOBS.value)
+                refs = signals.train_references(reference_models, pool, seed=seed, progress=bar.update)
             took = round((time.perf_counter() - started) / 60, 1)
             # A run that finds all of them in the cache says nothing of what they cost.
             minutes[f"{name}, seed {seed}"] = max(took, minutes.get(f"{name}, seed {seed}", 0.0))

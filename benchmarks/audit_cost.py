@@ -9,20 +9,21 @@ The attacks, of which tensorflow-privacy's take a quarter of an hour, are not ru
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any, Optional
 
 import numpy as np
 from absl import app, flags
 from networks import resnet8
 
 import tfmiaq
-from tfmiaq import auditing, datasets
+from tfmiaq import auditing, datasets, signals
 from tfmiaq.attacks import Evidence
-from tfmiaq.signals import signals
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 10_000, "Members, and as many non-members.", 100)
@@ -44,8 +45,7 @@ def _timed(act: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def _compile(model: Any) -> Any:
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     model.compile(
         keras.optimizers.SGD(0.05, 0.9, True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -77,10 +77,10 @@ def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], 
     for name, attacks in (("ours", ours), ("tensorflow-privacy", tfmiaq.attacks.choose(_PEERS))):
         total, rows = 0.0, {}
         for attack in attacks:
-            report, processor, seconds = _timed(lambda attack=attack: auditing.score(evidence, [attack]))
+            report, processor, seconds = _timed(functools.partial(auditing.score, evidence, [attack]))
             total += processor
             rows[attack.name] = {
-                "auc": report[attack.name].auc,
+                "auc": float(report[attack.name].auc),
                 "attack_accuracy": report[attack.name].confusion.accuracy,
                 "processor_seconds": round(processor, 2),
                 "seconds": round(seconds, 2),
@@ -94,8 +94,6 @@ def _attacks(found: signals.Signals, result: dict[str, Any], save: Callable[[], 
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     data = datasets.load(DATASET.value)
     count = MEMBERS.value
     members = data.x_train[:count], data.y_train[:count]
@@ -109,7 +107,7 @@ def main(argv: list[str]) -> None:
     def save() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    keras.utils.set_random_seed(0)
+    tfmiaq.keras.utils.set_random_seed(0)
     model = _compile(resnet8(data.x_train.shape[1:], data.classes))
     model.fit(*members, batch_size=128, epochs=EPOCHS.value, verbose=0)
     quantized = _compile(tfmiaq.quantize_model(model))
@@ -123,9 +121,13 @@ def main(argv: list[str]) -> None:
         (".tflite, 1 thread", buffer, 1),
         (".tflite, 2 threads", buffer, 2),
     ):
-        few = tuple(part[:256] for part in members)
-        signals.extract(target, few, few, threads=threads)
-        found, _, seconds = _timed(lambda t=target, n=threads: signals.extract(t, members, non_members, threads=n))
+        few = (members[0][:256], members[1][:256])
+        signals.extract(target, few, threads=threads)
+
+        def extract(target: Any = target, threads: Optional[int] = threads) -> list[signals.Signals]:
+            return [signals.extract(target, part, threads=threads) for part in (members, non_members)]
+
+        found, _, seconds = _timed(extract)
         rates[name] = round(2 * count / seconds)
         if name == "keras, float":
             result["accuracy"] = [float(part.correct.mean()) for part in found]

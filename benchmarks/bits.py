@@ -16,7 +16,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-from defend_digits import fit
+from small_classifier import fit
 
 import tfmiaq
 from tfmiaq import datasets
@@ -27,8 +27,7 @@ EPOCHS = flags.DEFINE_integer("training_epochs", 25, "Epochs of quantization-awa
 
 def build_model() -> Any:
     """Conv2D, DepthwiseConv2D and Dense, with BatchNormalization, a sum and ReLUs of each kind."""
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     layers = keras.layers
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1")(inputs)
@@ -47,8 +46,7 @@ def build_model() -> Any:
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     data = datasets.load("digits", 0)
     x, y = data.x_train, data.y_train
     keras.utils.set_random_seed(0)

@@ -8,10 +8,12 @@ else the machine does weighs on both. Ratios are ours over tfmot's; of times, th
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -39,7 +41,7 @@ def _in_turns(actions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, f
 
 
 def _latency(buffer: bytes, records: np.ndarray) -> Callable[[], None]:
-    from tfmiaq._backend import tf
+    import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(model_content=buffer, num_threads=1)
     interpreter.allocate_tensors()
@@ -54,16 +56,19 @@ def _latency(buffer: bytes, records: np.ndarray) -> Callable[[], None]:
 
 
 def _tfmot_file(model: Any) -> bytes:
-    from tfmiaq._backend import tf
+    import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter.convert()  # type: ignore[no-any-return]
+    return bytes(converter.convert())
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras, tf, tfmot
+    # The Keras that tfmot uses is chosen by tfmiaq, before TensorFlow is loaded.
+    keras = tfmiaq.keras
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
 
     keras.utils.set_random_seed(0)
     model = NETWORKS[NETWORK.value]()
@@ -75,11 +80,11 @@ def main(argv: list[str]) -> None:
     }
     x = tf.constant(np.random.default_rng(0).normal(size=(_BATCH, 32, 32, 3)), tf.float32)
     y = tf.constant(np.arange(_BATCH) % 10)
-    steps: dict[str, Callable[[], None]] = {}
+    steps: dict[str, Callable[[], Any]] = {}
     for name, each in models.items():
         each.compile(keras.optimizers.SGD(1e-3, 0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         data = tf.data.Dataset.from_tensors((x, y)).repeat(STEPS.value)
-        steps[name] = lambda each=each, data=data: each.fit(data, verbose=0)
+        steps[name] = functools.partial(each.fit, data, verbose=0)
     print("training steps")
     step = _in_turns(steps, ROUNDS.value)
 
@@ -100,7 +105,12 @@ def main(argv: list[str]) -> None:
         3,
     )
     policies = [tfmiaq.BitwidthPolicy.uniform(bits, bits) for bits in (2, 4)]
-    switch = _in_turns({"set_policy": lambda: [tfmiaq.set_policy(ours, policy) for policy in policies]}, 5)
+
+    def switch_policies() -> None:
+        for policy in policies:
+            tfmiaq.set_policy(ours, policy)
+
+    switch = _in_turns({"set_policy": switch_policies}, 5)
     result = {
         "command": f"python benchmarks/cost.py --network={NETWORK.value} --rounds={ROUNDS.value} --steps={STEPS.value}",
         "seed": 0,

@@ -32,10 +32,9 @@ _WIDTHS = (8, 32)
 
 def _models(data: datasets.Dataset, x: Any, y: Any, width: int, seed: int) -> Any:
     """Each row's name and its trained model."""
-    from tfmiaq._backend import keras
 
     def fresh() -> Any:
-        keras.utils.set_random_seed(seed)
+        tfmiaq.keras.utils.set_random_seed(seed)
         return build_model(x.shape[1:], data.classes, width)
 
     def train(model: Any, epochs: int) -> Any:
@@ -60,7 +59,7 @@ def _models(data: datasets.Dataset, x: Any, y: Any, width: int, seed: int) -> An
 
 def main(argv: list[str]) -> None:
     del argv
-    rows: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for seed in tqdm(range(SEEDS.value), desc="seeds"):
         data = datasets.load("digits", seed)
         count = RECORDS.value
@@ -88,11 +87,11 @@ def main(argv: list[str]) -> None:
     print(_table(rows))
 
 
-def _mean(rows: list[dict[str, float]], key: str) -> float:
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
     return float(np.mean([row[key] for row in rows]))
 
 
-def _table(rows: dict[str, list[dict[str, float]]]) -> str:
+def _table(rows: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| model | test accuracy | attack accuracy | gap attack | AUC |", "| --- | --- | --- | --- | --- |"]
     for name, runs in rows.items():
         spread = float(np.std([run["attack_accuracy"] for run in runs]))
@@ -103,7 +102,7 @@ def _table(rows: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _write(rows: dict[str, list[dict[str, float]]]) -> None:
+def _write(rows: dict[str, list[dict[str, Any]]]) -> None:
     command = f"python benchmarks/digits.py --seeds={SEEDS.value} --records={RECORDS.value}"
     result = {"command": command, "seeds": list(range(SEEDS.value)), "rows": rows}
     pathlib.Path(RESULTS.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -18,14 +18,12 @@ from typing import Any
 
 from absl import app, flags
 from networks import NETWORKS
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import datasets
 
-DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set, or the path of an .npz file.")
-MEMBERS = flags.DEFINE_integer("members", 10_000, "Training records.", 32)
-FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 6, "Epochs of float training.", 1)
 RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models classify.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
@@ -40,17 +38,6 @@ the model rounds by itself before FakeQuant, whose offset of up to 254 codes cos
 (`tfmiaq/quantization/quantizers.py`). `python benchmarks/mismatches.py` counts what is left, layer by layer
 (`benchmarks/mismatches.json`)."""
 _WEIGHTS, _ACTIVATIONS = (8, 4, 3, 2, 1), (8, 4, 3, 2)
-
-
-def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
-    """Trains with SGD and a cosine schedule."""
-    from tfmiaq._backend import keras
-
-    model.compile(
-        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // 128)), 0.9, True),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
 
 
 def _zipped(buffer: bytes) -> int:
@@ -104,8 +91,6 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     results = pathlib.Path(RESULTS.value)
     rows = json.loads(results.read_text())["rows"] if results.is_file() else {}
     data = datasets.load(DATASET.value)
@@ -114,7 +99,7 @@ def main(argv: list[str]) -> None:
         todo = [(w, a) for a in _ACTIVATIONS for w in _WEIGHTS if (w, a) not in done]
         if not todo:
             continue
-        keras.utils.set_random_seed(0)
+        tfmiaq.keras.utils.set_random_seed(0)
         model = build(data.x_train.shape[1:], data.classes)
         fit(model, data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value], FLOAT_EPOCHS.value, 0.1)
         floats = model.get_weights()

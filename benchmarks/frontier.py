@@ -32,12 +32,9 @@ from scipy import stats
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import auditing, datasets
+from tfmiaq import auditing, datasets, signals, training
 from tfmiaq.attacks import Evidence
-from tfmiaq.caching.store import Store
-from tfmiaq.signals import reference_models as references
-from tfmiaq.signals import signals
-from tfmiaq.training.recipe import cosine_sgd, flips_and_shifts
+from tfmiaq.caching import ARRAYS, Store
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.")
@@ -48,7 +45,7 @@ ROWS = flags.DEFINE_multi_string(
 # Of three, complementary halves tell members apart even for a target that saw none of them (tests/test_attacks.py).
 MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and each other's references.", 4)
 RECORDS = flags.DEFINE_integer("records", None, "Records of the pool; the task's own number if not given.", 100)
-FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of what every model answers.")
+FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of every model's outputs.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
 FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
@@ -110,7 +107,7 @@ class Task:
     source: str = "cifar10"
 
 
-_IMAGES = {
+_IMAGES: dict[str, Any] = {
     "records": 20_000,
     "epochs": 24,
     "early": (2, 4, 6, 8, 12, 16),
@@ -119,10 +116,17 @@ _IMAGES = {
     "student": 12,
 }
 # A fifth of ResNet-8's members, or what is dear in these networks would not be run at all.
-_FEW = {**_IMAGES, "records": 4_000}
+_FEW: dict[str, Any] = {**_IMAGES, "records": 4_000}
 _MIXED_TEACHERS = (3, 2, 16)
 _BETTER_TEACHERS = (5, 1, 24)
-_LONG = {"records": 20_000, "epochs": 24, "early": (12, 18), "short": (16, 48), "teachers": (3, 1, 16), "augment": True}
+_LONG: dict[str, Any] = {
+    "records": 20_000,
+    "epochs": 24,
+    "early": (12, 18),
+    "short": (16, 48),
+    "teachers": (3, 1, 16),
+    "augment": True,
+}
 TASKS_KNOWN = {
     "digits": Task(networks.lenet, 600, 40, (2, 4, 8, 16), (4, 8, 16), (5, 3, 20), 20, 32, 0.05, source="digits"),
     "location30": Task(
@@ -144,12 +148,12 @@ class Row:
 
     Attributes:
         bits: Bits of weights and activations between both ends, which have 8; None for float.
-        output: Bits and clip of the answers, which are then asked for changed copies of each record too.
+        output: Bits and clip of the outputs; the model then gets augmented queries of each record too.
         tuned: Whether training goes on from the float model; else from scratch.
-        length: Epochs as a share of the task's float training, from scratch.
+        length: Epochs as a fraction of the task's float training, from scratch.
         loss: Makes a Keras loss.
-        smoothing: Share of each label that is spread over all classes.
-        share: Share of the out-of-fold teachers' answer in the labels, or None for the labels alone.
+        smoothing: Part of each label that is spread over all classes.
+        teacher_weight: Weight of the out-of-fold teachers' probabilities in the labels, or None for the labels alone.
         teachers: Folds of the teachers, how often they are drawn anew, and their epochs; as the task has it if None.
         mixup: alpha of mixup, or 0. Teachers are then trained with mixup of 0.4.
         noise: Noise multiplier of DP-SGD, or None.
@@ -166,7 +170,7 @@ class Row:
     length: float = 1.0
     loss: Optional[Callable[[], Any]] = None
     smoothing: float = 0.0
-    share: Optional[float] = None
+    teacher_weight: Optional[float] = None
     teachers: Optional[tuple[int, int, int]] = None
     mixup: float = 0.0
     noise: Optional[float] = None
@@ -196,20 +200,22 @@ def rows(task: Task) -> dict[str, Row]:
     found |= {f"w{w} a{a}": Row((w, a)) for w, a in ((8, 8), (4, 4), (2, 4), (1, 4))}
     found["tfmot's w8 a8"] = Row(tfmot=True)
     for name, bits in (("float", None), ("w8 a8", (8, 8)), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
-        found[f"{name}, cross-distilled"] = Row(bits, share=1.0)
-        found[f"{name}, cross-distilled by 0.7"] = Row(bits, share=0.7)
+        found[f"{name}, cross-distilled"] = Row(bits, teacher_weight=1.0)
+        found[f"{name}, cross-distilled by 0.7"] = Row(bits, teacher_weight=0.7)
     found["float, cross-distilled, teachers drawn once"] = Row(
-        share=1.0, teachers=(task.teachers[0], 1, task.teachers[2])
+        teacher_weight=1.0, teachers=(task.teachers[0], 1, task.teachers[2])
     )
-    found["float, cross-distilled, a quarter as long"] = Row(share=1.0, length=0.25)
+    found["float, cross-distilled, a quarter as long"] = Row(teacher_weight=1.0, length=0.25)
     found["w4 a4, outputs of 1 bit, 0.2"] = Row((4, 4), output=(1, 0.2))
     found["w1 a4, outputs of 1 bit, 0.2"] = Row((1, 4), output=(1, 0.2))
     for clip in (0.2, 1.0):
         found[f"w2 a4, outputs of 1 bit, {clip}"] = Row((2, 4), output=(1, clip))
-        found[f"w2 a4, cross-distilled, outputs of 1 bit, {clip}"] = Row((2, 4), share=1.0, output=(1, clip))
+        found[f"w2 a4, cross-distilled, outputs of 1 bit, {clip}"] = Row((2, 4), teacher_weight=1.0, output=(1, clip))
     for name, bits in (("float", None), ("w1 a4", (1, 4))):
         found[f"{name}, mixup 1.0"] = Row(bits, mixup=1.0)
-        found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(bits, mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS)
+        found[f"{name}, mixup 1.0, cross-distilled by 0.5"] = Row(
+            bits, mixup=1.0, teacher_weight=0.5, teachers=_MIXED_TEACHERS
+        )
     found["float, mixup 1.0, half as long"] = Row(mixup=1.0, length=0.5)
     found["w8 a8, mixup 1.0, half as long"] = Row((8, 8), mixup=1.0, length=0.5)
     found["w8 a8, mixup 1.0, half as long, outputs of 1 bit, 0.2"] = Row((8, 8), mixup=1.0, length=0.5, output=(1, 0.2))
@@ -223,7 +229,7 @@ def rows(task: Task) -> dict[str, Row]:
         found[name] = Row((4, 4), mixup=mixup, length=length)
         found[f"{name}, outputs of 1 bit, 0.2"] = dataclasses.replace(found[name], output=(1, 0.2))
     found["w1 a4, mixup 1.0, cross-distilled by 0.5, outputs of 1 bit, 0.2"] = Row(
-        (1, 4), mixup=1.0, share=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
+        (1, 4), mixup=1.0, teacher_weight=0.5, teachers=_MIXED_TEACHERS, output=(1, 0.2)
     )
     found["float, mixup 0.4"] = Row(mixup=0.4)
     for name, bits, mixup in (
@@ -232,11 +238,11 @@ def rows(task: Task) -> dict[str, Row]:
         ("w2 a4, mixup 0.4", (2, 4), 0.4),
         ("w4 a4", (4, 4), 0.0),
     ):
-        by_five = Row(bits, mixup=mixup, share=1.0, teachers=_BETTER_TEACHERS)
+        by_five = Row(bits, mixup=mixup, teacher_weight=1.0, teachers=_BETTER_TEACHERS)
         found[f"{name}, cross-distilled by five"] = by_five
         if bits is not None:
-            coarse = dataclasses.replace(by_five, output=(1, 0.2))
-            found[f"{name}, cross-distilled by five, outputs of 1 bit, 0.2"] = coarse
+            quantized = dataclasses.replace(by_five, output=(1, 0.2))
+            found[f"{name}, cross-distilled by five, outputs of 1 bit, 0.2"] = quantized
     for name, bits in (("float", None), ("w2 a4", (2, 4)), ("w1 a4", (1, 4))):
         found |= {f"{name}, RelaxLoss {alpha}": Row(bits, loss=_relaxed(alpha)) for alpha in (0.5, 1.0)}
         found[f"{name}, label smoothing 0.3"] = Row(bits, smoothing=0.3)
@@ -244,8 +250,8 @@ def rows(task: Task) -> dict[str, Row]:
         found |= {f"{name}, confidence penalty {beta}": Row(bits, loss=_penalized(beta)) for beta in (0.3, 1.0)}
         found[f"{name}, distilled on records outside"] = Row(bits, outside="distilled")
         found[f"{name}, stopped on leakage"] = Row(bits, outside="stopped")
-    coarse = Row((2, 4), outside="distilled", output=(1, 0.2))
-    found["w2 a4, distilled on records outside, outputs of 1 bit, 0.2"] = coarse
+    quantized = Row((2, 4), outside="distilled", output=(1, 0.2))
+    found["w2 a4, distilled on records outside, outputs of 1 bit, 0.2"] = quantized
     found["w2 a4, bits falling"] = Row((2, 4), falling=True)
     found |= {f"float, DP-SGD {noise}": Row(noise=noise) for noise in (0.3, 1.0)}
     return found
@@ -259,7 +265,7 @@ def _recipe(
         learning_rate=rate,
         batch_size=task.batch_size,
         loss=loss,
-        augment=flips_and_shifts() if task.augment else None,
+        augment=training.flips_and_shifts() if task.augment else None,
         weight_decay=5e-4,
         mixup=mixup,
     )
@@ -298,7 +304,7 @@ class Job:
 
     def quantized(self, model: Any) -> Any:
         if self.row.tfmot:
-            from tfmiaq._backend import tfmot
+            import tensorflow_model_optimization as tfmot
 
             return tfmot.quantization.keras.quantize_model(model)
         if self.row.bits is None:
@@ -311,8 +317,6 @@ class Job:
 
 def train(job: Job, score: Callable[[Any, int], None]) -> Any:
     """Trains a row's model; `score` is called with it and the epoch on the trajectory, and not at the end."""
-    from tfmiaq._backend import keras
-
     task, row = job.task, job.row
     weights = job.folder / f"weights-{job.index}.npz"
     if row.tuned:
@@ -325,13 +329,13 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
             np.savez(weights, *model.get_weights())
         return job.recipe(task.tuning, task.learning_rate / 5).fit(job.quantized(model), job.x, job.y)
     epochs = max(1, round(row.length * task.epochs))
-    if row.share is not None and task.student and not row.mixup:
+    if row.teacher_weight is not None and task.student and not row.mixup:
         epochs = max(1, round(row.length * task.student))
     recipe = job.recipe(epochs, task.learning_rate)
     model = job.quantized(job.fresh())
     if row.noise is not None:
         return _private(job, model, epochs)
-    if row.share is not None:
+    if row.teacher_weight is not None:
         folds, repeats, epochs = row.teachers or task.teachers
         taught = _recipe(task, epochs, task.learning_rate, mixup=0.4 if row.mixup else 0.0)
         return tfmiaq.cross_distill(
@@ -339,18 +343,16 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
             model,
             job.x,
             job.y,
-            share=row.share,
-            folds=folds,
-            repeats=repeats,
+            tfmiaq.CrossDistillation(folds, repeats, row.teacher_weight),
             recipe=recipe,
-            folder=job.folder / "teachers",
+            cache=job.folder / "teachers",
             seed=1_000 * job.index,
         )
     if row.outside == "distilled":
         teacher = _recipe(task, task.epochs, task.learning_rate).fit(job.fresh(), job.x, job.y)
         x = job.outside[0]
-        optimizer = cosine_sgd(task.learning_rate, epochs, len(x), task.batch_size, 5e-4)
-        tfmiaq.distill(teacher, model, x, epochs=epochs, batch_size=task.batch_size, optimizer=optimizer)
+        plain = dataclasses.replace(_recipe(task, epochs, task.learning_rate), augment=None)
+        tfmiaq.distill(teacher, model, x, recipe=plain)
         return model
     callbacks: list[Any] = []
     if row.outside == "stopped":
@@ -362,7 +364,7 @@ def train(job: Job, score: Callable[[Any, int], None]) -> Any:
     if row.trajectory:
         wanted = {epoch - 1: epoch for epoch in task.early}
         scored = lambda epoch, logs: score(model, wanted[epoch]) if epoch in wanted else None  # noqa: E731
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=scored)]
+        callbacks = [tfmiaq.keras.callbacks.LambdaCallback(on_epoch_end=scored)]
     labels = job.y
     if row.smoothing:
         labels = (1 - row.smoothing) * np.eye(job.classes)[job.y] + row.smoothing / job.classes
@@ -376,7 +378,7 @@ def _private(job: Job, model: Any, epochs: int) -> Any:
     """DP-SGD of tensorflow-privacy, on a network without batch normalization, whose records are not independent."""
     from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras_vectorized
 
-    from tfmiaq._backend import keras
+    keras = tfmiaq.keras
 
     def plain(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -394,38 +396,34 @@ def _private(job: Job, model: Any, epochs: int) -> Any:
     return model
 
 
-def _answers(model: Any, pool: signals.Records, ask: bool = False) -> dict[str, np.ndarray]:
-    half = len(pool[1]) // 2
-    parts = signals.extract(model, (pool[0][:half], pool[1][:half]), (pool[0][half:], pool[1][half:]), 500)
-    found = signals.Signals.concatenate(parts).to_arrays()
-    if ask:
+def _outputs(model: Any, pool: signals.Records, augmented: bool = False) -> dict[str, np.ndarray]:
+    found = signals.extract(model, pool, batch_size=500).to_arrays()
+    if augmented:
         found.update(signals.query_augmented(model, pool, signals.augmented_queries, batch_size=500))
     return found
 
 
-class _AskedOnce:
-    """A model of coarse answers, as two targets that are asked the same queries in the same order, one after the other;
+class _QueriedOnce:
+    """A model of quantized outputs, as two targets that get the same queries in the same order, one after the other;
     the network runs for the first of them only."""
 
     def __init__(self, model: Any) -> None:
-        from tfmiaq._backend import keras
-
         self._rounding = model.get_layer("logits_output")
-        self._network = keras.Model(model.inputs, self._rounding.input)
-        self._answers: collections.deque[np.ndarray] = collections.deque()
+        self._network = tfmiaq.keras.Model(model.inputs, self._rounding.input)
+        self._waiting: collections.deque[np.ndarray] = collections.deque()
 
     def before_rounding(self, x: np.ndarray) -> np.ndarray:
-        answers = self._network.predict_on_batch(x)
-        self._answers.append(answers)
-        return answers
+        outputs = self._network.predict_on_batch(x)
+        self._waiting.append(outputs)
+        return outputs
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
-        answers = self._answers.popleft()
-        if len(answers) != len(x):
+        outputs = self._waiting.popleft()
+        if len(outputs) != len(x):
             raise ValueError(
-                f"Expected the queries of before. Received {len(x)} records where there were {len(answers)}."
+                f"Expected the queries of before. Received {len(x)} records where there were {len(outputs)}."
             )
-        return self._rounding(answers, training=False).numpy()
+        return self._rounding(outputs, training=False).numpy()
 
 
 def _pool(task: Task) -> Optional[tuple[signals.Records, signals.Records]]:
@@ -454,46 +452,44 @@ def _make(
     folder: pathlib.Path,
     bar: Any,
 ) -> None:
-    """Trains what is missing of a row's models, and stores what they answer."""
-    from tfmiaq._backend import keras
-
+    """Trains what is missing of a row's models, and stores their outputs."""
     store = Store(folder)
-    for index, chosen in enumerate(references.half_splits(len(pool[1]), MODELS.value, 0)):
+    for index, chosen in enumerate(signals.half_splits(len(pool[1]), MODELS.value, 0)):
         key = f"{name}-{index}"
-        if store.arrays(key) is None:
+        if store.get(key, ARRAYS) is None:
             classes = int(pool[1].max()) + 1
             job = Job(task, row, pool[0][chosen], pool[1][chosen], outside, classes, folder, index)
-            keras.utils.set_random_seed(1_000 + index)
+            tfmiaq.keras.utils.set_random_seed(1_000 + index)
             started = time.perf_counter(), time.process_time()
 
             def on_the_way(model: Any, epoch: int, index: int = index) -> None:
-                store.put_arrays(f"{name}, epoch {epoch}-{index}", _answers(model, pool))
+                store.put(f"{name}, epoch {epoch}-{index}", _outputs(model, pool), ARRAYS)
 
             model = train(job, on_the_way)
             took = [time.perf_counter() - started[0], time.process_time() - started[1]]
-            asked: Any = model
+            target: Any = model
             plain = name.partition(", outputs of")[0]
-            if row.output is not None and plain in rows(task) and store.arrays(f"{plain}-{index}") is None:
-                # Training does not see the rounding: what the network answers before it is the row without.
-                once = _AskedOnce(model)
-                store.put_arrays(f"{plain}-{index}", _answers(once.before_rounding, pool, True))
-                asked = once.rounded
-            store.put_arrays(key, {**_answers(asked, pool, True), "seconds": np.array(took)})
-            keras.backend.clear_session()
+            if row.output is not None and plain in rows(task) and store.get(f"{plain}-{index}", ARRAYS) is None:
+                # Training does not see the rounding: the network's outputs before it are those of the row without.
+                once = _QueriedOnce(model)
+                store.put(f"{plain}-{index}", _outputs(once.before_rounding, pool, True), ARRAYS)
+                target = once.rounded
+            store.put(key, {**_outputs(target, pool, True), "seconds": np.array(took)}, ARRAYS)
+            tfmiaq.keras.backend.clear_session()
         bar.update()
 
 
 def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, Any]]:
     """A row's figures, means over its targets, or None while models are missing."""
-    found = [Store(folder).arrays(f"{name}-{index}") for index in range(MODELS.value)]
+    found = [Store(folder).get(f"{name}-{index}", ARRAYS) for index in range(MODELS.value)]
     if any(arrays is None for arrays in found):
         return None
     seconds = [arrays.pop("seconds", None) for arrays in found if arrays is not None]
     models = [signals.Signals(**arrays) for arrays in found if arrays is not None]
-    halves = references.half_splits(count, MODELS.value, 0)
+    halves = signals.half_splits(count, MODELS.value, 0)
     features = np.stack([model.features for model in models])
-    copies = [model.augmented for model in models]
-    asked = None if any(of_model is None for of_model in copies) else np.stack([*copies])
+    of_models = [model.augmented for model in models]
+    augmented = None if any(part is None for part in of_models) else np.stack([*of_models])
     values: dict[str, list[float]] = {}
     for index, (model, chosen) in enumerate(zip(models, halves)):
         order = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
@@ -502,10 +498,10 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
             target=model[order],
             is_member=np.arange(count) < chosen.sum(),
             seed=index,
-            references=references.ReferenceSignals(
+            reference_signals=signals.ReferenceSignals(
                 features[others][:, order],
                 halves[others][:, order],
-                None if asked is None else asked[others][:, order],
+                None if augmented is None else augmented[others][:, order],
             ),
         )
         attacks = [attack for name, attack in tfmiaq.attacks.ATTACKS.items() if name in ("gap", *_SIGNALS)]
@@ -522,10 +518,10 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
                 ("f1_non_members", attack.confusion.f1_non_members),
             ):
                 values.setdefault(f"{attack.name}: {key}", []).append(float(value))
-            for key, rate in (("tpr_at_0.1_percent_fpr", 0.001), ("tpr_at_1_percent_fpr", 0.01)):
-                resolved = attack.tpr_at_fpr(rate)
-                if resolved is not None:
-                    values.setdefault(f"{attack.name}: {key}", []).append(resolved[0])
+            for key, fpr in (("tpr_at_0.1_percent_fpr", 0.001), ("tpr_at_1_percent_fpr", 0.01)):
+                rate = attack.tpr_at_fpr(fpr)
+                if rate is not None:
+                    values.setdefault(f"{attack.name}: {key}", []).append(float(rate))
     return {
         "targets": len(models),
         "seconds": None if seconds[0] is None else [round(float(value)) for value in np.mean(seconds, axis=0)],
@@ -682,7 +678,7 @@ def figure(name: str, of_task: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def agreement(of_task: dict[str, Any]) -> tuple[int, float]:
-    """Rows without coarse answers, and Spearman's rank correlation over them of the confidence attack's AUC, which
+    """Rows without quantized outputs, and Spearman's rank correlation over them of the confidence attack's AUC, which
     costs no reference models, and the strongest one."""
     plain = [row for label, row in of_task["rows"].items() if "outputs of" not in label]
     pairs = [(row["mean"]["confidence: auc"], strongest(row, "auc")[1]) for row in plain]

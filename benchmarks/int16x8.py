@@ -19,11 +19,14 @@ from absl import app, flags
 from tqdm import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-from defend_digits import fit
+from small_classifier import fit
 
 import tfmiaq
 from tfmiaq import datasets
-from tfmiaq._backend import keras, tf, weight_quantizers
+from tfmiaq._backend import weight_quantizers
+
+keras = tfmiaq.keras
+import tensorflow as tf  # noqa: E402
 
 RESULTS = flags.DEFINE_string("results", "benchmarks/int16x8.json", "Result file.")
 EPOCHS = flags.DEFINE_integer("training_epochs", 10, "Epochs of quantization-aware training.", 1)
@@ -66,7 +69,7 @@ def _convert(model: Any, x: np.ndarray) -> bytes:
 
 
 def _hidden(buffer: bytes, model: Any, x: np.ndarray) -> tuple[float, int]:
-    """Largest error of a stored weight as a share of the largest weight, and the values that hidden units take."""
+    """Largest error of a stored weight as a fraction of the largest weight, and the values that hidden units take."""
     interpreter = tf.lite.Interpreter(
         model_content=buffer,
         experimental_preserve_all_tensors=True,
@@ -103,7 +106,7 @@ def main(argv: list[str]) -> None:
         frozen = _with_quantized_kernels(quantized)
         buffer = _convert(frozen, data.x_train)
         error, values = _hidden(buffer, frozen, data.x_test)
-        answers = tfmiaq.tflite.Interpreter(buffer).predict(data.x_test[:500]).argmax(1)
+        predicted = tfmiaq.tflite.Interpreter(buffer).predict(data.x_test[:500]).argmax(1)
         trained = quantized.predict(data.x_test[:500], verbose=0).argmax(1)
         rows.append(
             {
@@ -111,7 +114,7 @@ def main(argv: list[str]) -> None:
                 "largest_weight_error": error,
                 "trained_values_of_hidden_units": 16,
                 "stored_values_of_hidden_units": values,
-                "agreement": float(np.mean(answers == trained)),
+                "agreement": float(np.mean(predicted == trained)),
             }
         )
         text = json.dumps({"command": "python benchmarks/int16x8.py", "seed": 0, "rows": rows}, indent=1)

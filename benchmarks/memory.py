@@ -16,7 +16,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from tfmiaq.signals import signals
+from tfmiaq import signals
 
 RECORDS = flags.DEFINE_integer("records", 1_000_000, "Records, half of them members.", 1_000)
 CLASSES = flags.DEFINE_integer("classes", 1_000, "Classes.", 2)
@@ -27,19 +27,19 @@ def main(argv: list[str]) -> None:
     del argv
     half, classes = RECORDS.value // 2, CLASSES.value
     generator = np.random.default_rng(0)
-    answers = generator.normal(0, 2, (4096, classes)).astype(np.float32)
+    outputs = generator.normal(0, 2, (4096, classes)).astype(np.float32)
 
     def target(x: np.ndarray) -> np.ndarray:
-        return answers[x[:, 0] % len(answers)]
+        return outputs[x[:, 0] % len(outputs)]
 
     x = np.arange(half, dtype=np.int64)[:, None]
     y = generator.integers(0, classes, half)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    inside, outside = signals.extract(target, (x, y), (x, y))
+    found = [signals.extract(target, (x, y)) for _ in range(2)]
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = sum(part.nbytes for found in (inside, outside) for part in found.to_arrays().values())
+    kept = sum(part.nbytes for half_of_them in found for part in half_of_them.to_arrays().values())
     result = {
         "command": f"python benchmarks/memory.py --records={RECORDS.value} --classes={classes}",
         "all_outputs_as_float32_mb": round(4 * RECORDS.value * classes / 2**20),

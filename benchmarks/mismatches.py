@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from exactness import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from networks import NETWORKS
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq
@@ -26,14 +26,13 @@ NETWORK = flags.DEFINE_enum("network", "small_mobilenet", list(NETWORKS), "Netwo
 WEIGHT = flags.DEFINE_integer("weight", 1, "Bits of weights.", 1, 8)
 ACTIVATION = flags.DEFINE_integer("activation", 4, "Bits of activations.", 1, 8)
 COUNT = flags.DEFINE_integer("count", 400, "Test records.", 1)
-OUT = flags.DEFINE_string("out", "benchmarks/mismatches.json", "Result file.")
+RESULTS = flags.DEFINE_string("results", "benchmarks/mismatches.json", "Result file.")
 _MANY = 1e-5
 
 
 def _codes(model: Any, layer: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A layer's output in the file and in the model, and the model's value before rounding, in codes."""
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     scale = biases.output_scale(layer)
     part = keras.Model(model.inputs, [layer.output, layer.input])
     trained, before = part.predict(x, verbose=0)
@@ -43,11 +42,9 @@ def _codes(model: Any, layer: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     data = datasets.load(DATASET.value)
     x, y = data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]
-    keras.utils.set_random_seed(0)
+    tfmiaq.keras.utils.set_random_seed(0)
     model = NETWORKS[NETWORK.value](x.shape[1:], data.classes)
     fit(model, x, y, FLOAT_EPOCHS.value, 0.1)
     quantized = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(WEIGHT.value, ACTIVATION.value))
@@ -75,7 +72,7 @@ def main(argv: list[str]) -> None:
                 "share_of_all_differing": float(differ[..., channel].sum() / differ.sum()),
                 "values_in_codes": {f"{values[i]:.5f}": int(counts[i]) for i in most},
             }
-    pathlib.Path(OUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    pathlib.Path(RESULTS.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

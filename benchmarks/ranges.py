@@ -16,18 +16,20 @@ from unittest import mock
 
 import numpy as np
 from absl import app, flags
-from exactness import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from networks import resnet8
+from short_training import DATASET, FLOAT_EPOCHS, MEMBERS, fit
 from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import datasets
-from tfmiaq._backend import keras, tf
 from tfmiaq.quantization import quantizers
+
+keras = tfmiaq.keras
+import tensorflow as tf  # noqa: E402
 
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", 1)
 EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of quantization-aware training.", 1)
-OUT = flags.DEFINE_string("out", "benchmarks/ranges.json", "Result file.")
+RESULTS = flags.DEFINE_string("results", "benchmarks/ranges.json", "Result file.")
 _BITS = (4, 3, 2)
 
 
@@ -140,8 +142,8 @@ def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     del argv
-    out = pathlib.Path(OUT.value)
-    rows = json.loads(out.read_text())["rows"] if out.is_file() else []
+    results = pathlib.Path(RESULTS.value)
+    rows = json.loads(results.read_text())["rows"] if results.is_file() else []
     data = datasets.load(DATASET.value)
     for seed in range(SEEDS.value):
         done = {(row["estimator"], row["activation_bits"]) for row in rows if row["seed"] == seed}
@@ -154,7 +156,7 @@ def main(argv: list[str]) -> None:
         for estimator, bits in tqdm(todo, desc=f"seed {seed}"):
             rows.append(_row(model, data, estimator, bits, seed))
             result = {"command": "python benchmarks/ranges.py", "summary": _summary(rows), "rows": rows}
-            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for row in _summary(rows):
         print(row)
 

@@ -25,12 +25,21 @@ from small_classifier import build_model, fit
 
 import tfmiaq
 from tfmiaq import datasets
-from tfmiaq.search.search import SAMPLERS
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds, from 0.", 1)
-TRIALS = flags.DEFINE_integer("trials", 60, "Trials of each search.", 1)
+N_TRIALS = flags.DEFINE_integer("n_trials", 60, "Trials of each search.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/search.json", "Result file.")
 _RECORDS, _EPOCHS, _TUNING = 300, 60, 40
+_SAMPLERS = ("tpe", "nsga2", "random")
+
+
+class DemoTraining(tfmiaq.TrainingRecipe):
+    """Trains as the demo does, with Adam."""
+
+    def fit(self, model: Any, x: Any, y: Any, callbacks: Any = ()) -> Any:
+        """Trains a model and returns it."""
+        fit(model, x, y, self.epochs, self.learning_rate, callbacks=callbacks)
+        return model
 
 
 def _policies(model: Any, members: Any, seen: Any, seed: int) -> Any:
@@ -46,31 +55,23 @@ def _policies(model: Any, members: Any, seen: Any, seed: int) -> Any:
     ):
         yield name, policy, 0.0, None
 
-    def train(quantized: Any, callbacks: Any) -> None:
-        fit(quantized, *members, _TUNING, 3e-3, callbacks=callbacks)
-
-    for sampler, finalists in (*((sampler, 0) for sampler in SAMPLERS), ("tpe", 4)):
+    for sampler, retrained in (*((sampler, 0) for sampler in _SAMPLERS), ("tpe", 4)):
         started = time.perf_counter()
         found = tfmiaq.search_policy(
             model,
             members,
             seen,
-            sampler=sampler,
-            n_trials=TRIALS.value,
-            max_accuracy_drop=0.02,
-            fit=train,
-            finalists=finalists,
+            tfmiaq.PolicySearch(n_trials=N_TRIALS.value, max_accuracy_drop=0.02, retrained=retrained, sampler=sampler),
+            recipe=DemoTraining(epochs=_TUNING, learning_rate=3e-3),
             seed=seed,
             verbose=False,
         )
-        name = f"searched, {sampler}" + (f", {finalists} finalists" if finalists else "")
+        name = f"searched, {sampler}" + (f", {retrained} retrained candidates" if retrained else "")
         yield name, found.best.policy, time.perf_counter() - started, found.best.leakage
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from tfmiaq._backend import keras
-
     rows: list[dict[str, Any]] = []
     for seed in tqdm(range(SEEDS.value), desc="seeds"):
         data = datasets.load("digits", seed)
@@ -80,13 +81,13 @@ def main(argv: list[str]) -> None:
             (x[start : start + _RECORDS], y[start : start + _RECORDS]) for start in (0, _RECORDS, 2 * _RECORDS)
         )
         rest = x[3 * _RECORDS :], y[3 * _RECORDS :]
-        keras.utils.set_random_seed(seed)
+        tfmiaq.keras.utils.set_random_seed(seed)
         model = build_model(x.shape[1:], data.classes, 8)
         started = time.perf_counter()
         fit(model, *members, _EPOCHS, 3e-3)
         float_seconds = time.perf_counter() - started
         for name, policy, seconds, leakage in _policies(model, members, seen, seed):
-            keras.utils.set_random_seed(seed)
+            tfmiaq.keras.utils.set_random_seed(seed)
             quantized = tfmiaq.quantize_model(model, policy)
             fit(quantized, *members, _TUNING, 3e-3)
             report = tfmiaq.audit(quantized, members, audited, seed=seed, verbose=False)

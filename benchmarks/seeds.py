@@ -18,5 +18,5 @@ def grouped(rows: Rows, *keys: str) -> dict[tuple[Any, ...], Rows]:
 
 
 def mean(rows: Rows, key: str) -> float:
-    """Mean of a column; NaN where a row does not have it."""
-    return float(np.mean([row.get(key, np.nan) for row in rows]))
+    """Mean of a column; NaN where a row has no value in it."""
+    return float(np.mean([np.nan if row.get(key) is None else row[key] for row in rows]))

@@ -7,7 +7,7 @@
         --mixup=0.4 --weight_bits=4 --output_bits=1 --output_clip=0.2
 
 The quantized model starts afresh and learns its own training records from teachers that were not trained on them. What
-was stopped goes on in the same --out.
+was stopped goes on in the same --folder.
 
 The audits here have few reference models. Stronger attackers find far more in cross-distilled models; a second record
 of the same person voids the defence; and --output_bits hides nothing from who holds the .tflite: see "Read this first"
@@ -25,7 +25,7 @@ from absl import app, flags
 from small_classifier import build_model
 
 import tfmiaq
-from tfmiaq import datasets
+from tfmiaq import datasets, training
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -36,23 +36,23 @@ EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs of the float model, of each 
 FOLDS = flags.DEFINE_integer(
     "folds", 4, "Folds of the teachers; 0 fine-tunes the float model on the labels instead.", 0
 )
-SHARE = flags.DEFINE_float(
-    "share", 1.0, "Share of the teachers' answer in the labels; the rest is the label.", 0.0, 1.0
+TEACHER_WEIGHT = flags.DEFINE_float(
+    "teacher_weight", 1.0, "Weight of the teachers' probabilities in the labels; the rest is the label.", 0.0, 1.0
 )
 REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split into folds anew.", 1)
 WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
 ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.", 1, 8)
 OUTPUT = flags.DEFINE_integer(
-    "output_bits", None, "Bits of the answers; as the last layer gives them if not given.", 1, 8
+    "output_bits", None, "Bits of the outputs; as the last layer gives them if not given.", 1, 8
 )
 CLIP = flags.DEFINE_float(
-    "output_clip", None, "Distance to the largest logit at which coarse answers end; with --output_bits.", 1e-3
+    "output_clip", None, "Distance to the largest logit at which quantized outputs end; with --output_bits.", 1e-3
 )
 AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
 MIXUP = flags.DEFINE_float("mixup", 0.0, "alpha of mixup in every training; 0 for none.", 0.0)
 REFERENCE_MODELS = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
-OUT = flags.DEFINE_string("out", "out/cross_distilled", "Folder for all that is made.")
+FOLDER = flags.DEFINE_string("folder", "out/cross_distilled", "Folder for all that is made.")
 
 flags.register_validator(
     "dataset",
@@ -72,8 +72,6 @@ flags.register_validator("folds", lambda count: count != 1, message="expected 0,
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    from tfmiaq.training.recipe import flips_and_shifts
-
     data = datasets.load(DATASET.value, SEED.value)
     if len(data.x_train) < MEMBERS.value:
         raise app.UsageError(f"--members={MEMBERS.value}, but {data.name} has {len(data.x_train)} training records.")
@@ -82,7 +80,7 @@ def main(argv: list[str]) -> None:
     if AUGMENT.value:
         if len(shape) != 3:
             raise app.UsageError(f"--augment flips and shifts images. The records have shape {shape}.")
-        augment = flips_and_shifts()
+        augment = training.flips_and_shifts()
     whole = tfmiaq.TrainingRecipe(EPOCHS.value, 0.1, 32, augment=augment, weight_decay=5e-4, mixup=MIXUP.value)
     tuning = dataclasses.replace(whole, epochs=max(1, EPOCHS.value // 3), learning_rate=0.02)
 
@@ -94,18 +92,17 @@ def main(argv: list[str]) -> None:
     policy = tfmiaq.BitwidthPolicy(
         tfmiaq.LayerBits(WEIGHTS.value, ACTIVATIONS.value), first=end, last=end, output=output
     )
+    options = FOLDS.value and tfmiaq.CrossDistillation(FOLDS.value, REPEATS.value, TEACHER_WEIGHT.value)
     defence = tfmiaq.defend(
         train_float,
         (data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]),
         (data.x_test[: 2 * MEMBERS.value], data.y_test[: 2 * MEMBERS.value]),
         policy=policy,
         recipe=whole if FOLDS.value else tuning,
-        folds=FOLDS.value,
-        share=SHARE.value,
-        repeats=REPEATS.value,
-        n_reference=REFERENCE_MODELS.value,
+        cross_distillation=options or False,
+        reference_models=REFERENCE_MODELS.value,
         seed=SEED.value,
-        folder=pathlib.Path(OUT.value),
+        folder=pathlib.Path(FOLDER.value),
     )
     print(defence)
 

@@ -3,7 +3,7 @@
     python examples/defend_digits.py
     python examples/defend_digits.py --dataset=cifar10 --members=5000 --width=32 --epochs=30
 
-Prints one table and writes models, policy, reports and their comparison to --out.
+Prints one table and writes models, policy, reports and their comparison to --folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
@@ -38,18 +39,18 @@ ATTACKS = flags.DEFINE_list(
 REFERENCE_MODELS = flags.DEFINE_integer(
     "reference_models", 0, "Reference models that the attacker trains through each model's own pipeline; 0 for none.", 0
 )
-JOBS = flags.DEFINE_integer("jobs", None, "Processes that train reference models.", 1)
+N_JOBS = flags.DEFINE_integer("n_jobs", None, "Processes that train reference models.", 1)
 POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; the default policy if not given.")
 OUTPUT_BITS = flags.DEFINE_integer(
     "output_bits",
     None,
-    "Bits of the quantized model's answers: each logit's distance to the largest, up to 0.2. Not rounded if not given.",
+    "Bits of the quantized model's outputs: each logit's distance to the largest, up to 0.2. Not rounded if not given.",
     1,
     8,
 )
 TARGET = flags.DEFINE_enum("target", "edgetpu", ["mobile", "edgetpu"], "What the .tflite is for.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the split, of initial weights and of the audit.")
-OUT = flags.DEFINE_string("out", "out", "Folder for all that is written.")
+FOLDER = flags.DEFINE_string("folder", "out", "Folder for all that is written.")
 
 flags.register_validator(
     "dataset",
@@ -60,6 +61,12 @@ flags.register_validator("reference_models", lambda count: count != 1, message="
 flags.register_validator(
     "policy", lambda path: path is None or pathlib.Path(path).is_file(), message="no such policy file"
 )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def main(argv: list[str]) -> None:
@@ -82,14 +89,8 @@ def main(argv: list[str]) -> None:
         if REFERENCE_MODELS.value:
             there.add(tfmiaq.attacks.REFERENCE_MODELS)
         attacks = [name for name, attack in tfmiaq.attacks.ATTACKS.items() if attack.needs <= there]
-    out = pathlib.Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
-
-    from tfmiaq._backend import keras
-    from tfmiaq.auditing.reporting.report import format_rate
-    from tfmiaq.quantization.summary import format_table
-    from tfmiaq.tflite import Interpreter
-
+    folder = pathlib.Path(FOLDER.value)
+    folder.mkdir(parents=True, exist_ok=True)
     rows, reports = [], {}
 
     # Values, not flags: reference models may be trained in other processes, which have not parsed any.
@@ -108,43 +109,45 @@ def main(argv: list[str]) -> None:
 
     def score(name: str, target: Any, pipeline: list[Any], predictions: Any, size: str) -> None:
         """Audits a model, saves the report and adds a row to the table."""
+        reference_models = None
+        if REFERENCE_MODELS.value:
+            reference_models = tfmiaq.ReferenceModels(
+                pipeline, REFERENCE_MODELS.value, cache=folder / "reference_models", n_jobs=N_JOBS.value
+            )
         report = tfmiaq.audit(
             target,
             members,
             non_members,
             attacks,
-            train_fn=pipeline if REFERENCE_MODELS.value else None,
-            n_reference=REFERENCE_MODELS.value,
-            cache=out / "reference_models",
-            n_jobs=JOBS.value,
+            reference_models=reference_models,
             # Quantized outputs tell little by themselves, and augmented queries may tell more. Who holds the file reads
             # the logits in front of the rounding, which these audits do not.
-            queries=name != "float" and policy.output is not None,
+            augmented_queries=name != "float" and policy.output is not None,
             seed=SEED.value,
         )
-        report.save(out / "reports" / name.lstrip("."))
+        report.save(folder / "reports" / name.lstrip("."))
         reports[name] = report
         rows.append(
             (
                 name,
                 f"{float((predictions.argmax(1) == data.y_test).mean()):.3f}",
-                f"{report.attack_accuracy:.3f}",
+                f"{float(report.attack_accuracy):.3f}",
                 f"{report.gap_attack_accuracy:.3f}",
-                f"{report.auc:.3f}",
-                format_rate(report.tpr_at_fpr(0.01)),
+                f"{float(report.auc):.3f}",
+                tfmiaq.metrics.format_figure(report.tpr_at_fpr(0.01)),
                 size,
             )
         )
 
-    keras.utils.set_random_seed(SEED.value)
+    tfmiaq.keras.utils.set_random_seed(SEED.value)
     model = train_float(*members, "float training")
-    model.save(out / "float.h5")
+    model.save(folder / "float.h5")
     weights = f"{4 * model.count_params():,} B of weights"
     score("float", model, [train_float], model.predict(data.x_test, verbose=0), weights)
 
     quantized = quantize(model, *members, "quantized training")
-    quantized.save(out / "quantized.h5")
-    (out / "policy.json").write_text(policy.to_json() + "\n", encoding="utf-8")
+    quantized.save(folder / "quantized.h5")
+    (folder / "policy.json").write_text(policy.to_json() + "\n", encoding="utf-8")
     summary = tfmiaq.summary(quantized)
     pipeline = [train_float, quantize]
     score(
@@ -156,16 +159,18 @@ def main(argv: list[str]) -> None:
     )
 
     buffer = tfmiaq.convert(quantized, TARGET.value, audit=reports["quantized"])
-    (out / "model.tflite").write_bytes(buffer)
+    (folder / "model.tflite").write_bytes(buffer)
     verification = tfmiaq.verify(quantized, buffer, data.x_test)
-    (out / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
-    score(".tflite", buffer, pipeline, Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file")
-    tfmiaq.compare(reports).save(out)
+    (folder / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
+    score(
+        ".tflite", buffer, pipeline, tfmiaq.tflite.Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file"
+    )
+    tfmiaq.compare(reports).save(folder)
 
     head = ("model", "test accuracy", "attack accuracy", "gap attack", "AUC", "TPR at 1 % FPR", "size")
-    table = format_table(head, rows)
-    (out / "table.txt").write_text(table + "\n", encoding="utf-8")
-    print(f"\n{summary}\n\n{verification}\n\n{table}\n\nWritten to {out}/")
+    table = _table([head, *rows])
+    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    print(f"\n{summary}\n\n{verification}\n\n{table}\n\nWritten to {folder}/")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+import tfmiaq
+
 
 def build_model(input_shape: tuple[int, ...], classes: int, width: int) -> Any:
     """A small convolutional network for images, a perceptron for vectors; it ends in logits."""
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     layers = keras.layers
     inputs = keras.Input(input_shape, name="records")
     x = inputs
@@ -30,8 +31,7 @@ def fit(
     model: Any, x: Any, y: Any, epochs: int, learning_rate: float, label: str = "", callbacks: Sequence[Any] = ()
 ) -> None:
     """Trains with Adam and a cosine schedule, with one progress bar over the epochs."""
-    from tfmiaq._backend import keras
-
+    keras = tfmiaq.keras
     batch_size = 32
     steps = epochs * -(-len(x) // batch_size)
     model.compile(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import importlib
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -13,6 +15,13 @@ import pytest
 
 import tfmiaq
 from tfmiaq import cli
+from tfmiaq.cli import flags as flags_of
+from tfmiaq.cli import parsing
+from tfmiaq.tflite import conversion
+from tfmiaq.training import FINE_TUNING, FROM_SCRATCH
+
+RECIPE_FLAGS = {"epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment"}
+W1A3_OUTPUT = dataclasses.replace(tfmiaq.BitwidthPolicy.uniform(1, 3), output=tfmiaq.OutputBits(2, 3.0))
 
 PIPELINE = """
 import tfmiaq
@@ -68,7 +77,7 @@ def run(capsys):
 def defended(home):
     """The folder of `tfmiaq defend`."""
     line = "defend pipeline_of_digits.py:train --records own.npz --policy w1a3 --output_bits 1 --output_clip 0.2"
-    line += " --epochs 1 --augment --references 2 --labels labels.txt"
+    line += " --epochs 1 --augment --reference_models 2 --labels labels.txt"
     command = [sys.executable, "-m", "tfmiaq", *line.split()]
     made = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
@@ -82,12 +91,12 @@ def test_a_model_is_defended_with_what_the_flags_say(defended):
     assert policy.output == tfmiaq.OutputBits(1, 0.2)
     assert tfmiaq.LayerBits(1, 3) in dict(policy.rules).values()
     assert tfmiaq.tflite.read_metadata((defended / "model.tflite").read_bytes())["labels"] == [*"abcdefghij"]
-    # An attacker who adapts, and asks for changed copies.
+    # An attacker who adapts, and makes augmented queries.
     assert "RMIA on augmented queries" in (defended / "reports" / "tflite" / "report.json").read_text()
 
 
 @pytest.mark.slow
-def test_what_was_made_is_summed_up_converted_verified_and_checked(defended, run):
+def test_what_was_made_is_summarized_converted_verified_and_checked(defended, run):
     assert "Conv2D" in run("summary defended/float.keras --policy w1a3")[1].out
     assert run("convert defended/quantized.keras edge.tflite --target edgetpu --io_type uint8")[0] == 0
     status, printed = run("verify defended/quantized.keras defended/model.tflite --records own.npz --count 20")
@@ -98,7 +107,7 @@ def test_what_was_made_is_summed_up_converted_verified_and_checked(defended, run
 
 @pytest.mark.slow
 def test_an_audit_fails_above_the_auc_that_is_allowed(defended, run):
-    audit = "audit defended/float.keras --records own.npz --attacks confidence --out audited"
+    audit = "audit defended/float.keras --records own.npz --attacks confidence --folder audited"
     status, printed = run(audit)
     report = (pathlib.Path("audited") / "report.json").read_text()
     assert status == 0 and '"confidence"' in report and "Written to audited" in printed.out
@@ -109,23 +118,25 @@ def test_an_audit_fails_above_the_auc_that_is_allowed(defended, run):
 
 @pytest.mark.slow
 def test_every_target_is_read_before_the_first_is_audited(defended, run, monkeypatch):
-    monkeypatch.setattr(tfmiaq, "audit", lambda *args, **given: pytest.fail("audited"))
+    monkeypatch.setattr("tfmiaq.auditing.audit", lambda *args, **given: pytest.fail("audited"))
     status, printed = run("audit defended/model.tflite none.tflite --records own.npz")
     assert status == 2 and "No .tflite file at 'none.tflite'" in printed.err
 
 
 @pytest.mark.slow
 def test_an_audit_trains_reference_models_through_functions_of_a_file(defended, run):
-    pipeline = "--train pipeline_of_digits.py:train --train pipeline_of_digits.py:quantize --references 2 --jobs 2"
-    line = f"audit defended/model.tflite --records own.npz --members 50 --out adaptive --attacks RMIA {pipeline}"
+    pipeline = "--train_fn pipeline_of_digits.py:train --train_fn pipeline_of_digits.py:quantize"
+    models = "--reference_models 2 --n_jobs 2 --cache kept"
+    line = "audit defended/model.tflite --records own.npz --members 50 --folder adaptive --attacks RMIA"
+    line = f"{line} {pipeline} {models}"
     status, printed = run(line)
     assert status == 0 and "2 reference models were trained" in printed.out
-    assert any((pathlib.Path("adaptive") / "reference_models").iterdir())
+    assert any(pathlib.Path("kept").iterdir())
 
 
 @pytest.mark.slow
 def test_several_targets_are_compared(defended, run):
-    line = "audit defended/float.keras defended/model.tflite --records own.npz --attacks gap --out both"
+    line = "audit defended/float.keras defended/model.tflite --records own.npz --attacks gap --folder both"
     status, printed = run(line)
     assert status == 0 and "| model.tflite |" in printed.out
     assert {"comparison.html", "float.keras", "model.tflite"} <= {path.name for path in pathlib.Path("both").iterdir()}
@@ -133,20 +144,105 @@ def test_several_targets_are_compared(defended, run):
 
 @pytest.mark.slow
 def test_a_search_leaves_a_policy_that_other_commands_take(defended, run):
-    line = "search defended/float.keras --records own.npz --trials 2 --epochs 1 --finalists 0 --sampler random"
+    line = "search defended/float.keras --records own.npz --n_trials 2 --epochs 1 --retrained 0 --sampler random"
     status, printed = run(line)
     assert status == 0 and "frontier 1" in printed.out
     assert cli.policy_of("search/best.json")
 
 
-def test_help_does_without_tensorflow():
-    code = "import sys; from tfmiaq import cli; cli.parser().format_help(); sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("line", ["--help", "defend --help", "search --help", "audit --help"])
+def test_help_does_without_tensorflow(line):
+    code = (
+        f"import runpy, sys\nsys.argv = ['tfmiaq', *{line.split()!r}]\n"
+        "try:\n    runpy.run_module('tfmiaq', run_name='__main__')\n"
+        "except SystemExit as left:\n    assert left.code == 0\n"
+        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'tf_keras')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "usage: tfmiaq" in shown.stdout
+
+
+def _defaults(command):
+    return vars(cli.parser().parse_args([command, "m.keras", "--records", "digits"]))
+
+
+def test_defaults_are_those_of_the_functions():
+    """Options come from the dataclasses; what belongs to a function alone is compared with it."""
+    signature = inspect.signature(tfmiaq.defend).parameters
+    for name in ("reference_models", "target", "labels", "folder", "n_jobs", "seed"):
+        default = _defaults("defend")[name]
+        assert (str(default) if isinstance(default, pathlib.Path) else default) == signature[name].default
+    assert _defaults("audit")["seed"] == inspect.signature(tfmiaq.audit).parameters["seed"].default
+    assert _defaults("search")["seed"] == inspect.signature(tfmiaq.search_policy).parameters["seed"].default
+    assert parsing.TARGETS == conversion.TARGETS
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "names"),
+    [
+        (
+            "defend",
+            tfmiaq.TrainingRecipe,
+            RECIPE_FLAGS,
+        ),
+        (
+            "search",
+            tfmiaq.TrainingRecipe,
+            RECIPE_FLAGS,
+        ),
+        ("defend", tfmiaq.CrossDistillation, {"folds", "repeats", "teacher_weight"}),
+        ("defend", tfmiaq.PolicySearch, {field.name for field in dataclasses.fields(tfmiaq.PolicySearch)}),
+        ("search", tfmiaq.PolicySearch, {field.name for field in dataclasses.fields(tfmiaq.PolicySearch)}),
+    ],
+)
+def test_flags_have_the_names_of_the_fields_and_no_default_of_their_own(command, options, names):
+    fields = {field.name for field in dataclasses.fields(options)}
+    flags = {name: value for name, value in _defaults(command).items() if name in fields}
+    assert flags == dict.fromkeys(names)
+    assert flags_of.documented(options).keys() == fields
+
+
+def test_help_shows_the_defaults_of_the_fields(run):
+    shown = " ".join(run("defend --help")[1].out.split())
+    assert "number of epochs (10, with cross-distillation 24)" in shown
+    assert "how often the records are split anew (1)" in shown
+    assert "bits that weights may get, each from 1 to 8 (1,2,3,4,8)" in shown
+    assert "number of epochs (5)" in " ".join(run("search --help")[1].out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {"recipe": None, "cross_distillation": None, "policy": tfmiaq.BitwidthPolicy.mia_default()}),
+        ("--epochs 3", {"recipe": dataclasses.replace(FINE_TUNING, epochs=3), "cross_distillation": None}),
+        ("--folds 3", {"recipe": None, "cross_distillation": tfmiaq.CrossDistillation(3)}),
+        (
+            "--teacher_weight 0.5 --mixup 0.2",
+            {
+                "recipe": dataclasses.replace(FROM_SCRATCH, mixup=0.2),
+                "cross_distillation": tfmiaq.CrossDistillation(teacher_weight=0.5),
+            },
+        ),
+        ("--no_cross_distillation", {"recipe": None, "cross_distillation": False}),
+        (
+            "--policy search --n_trials 7 --weight_bits 2,8",
+            {"policy": tfmiaq.PolicySearch(7, weight_bits=(2, 8)), "reference_models": 4, "target": "mobile"},
+        ),
+        ("--policy w1a3 --output_bits 2 --output_clip 3", {"policy": W1A3_OUTPUT}),
+    ],
+)
+def test_flags_become_options(monkeypatch, run, flags, expected):
+    given = {}
+    monkeypatch.setattr("tfmiaq.defence.defend", lambda *args, **options: given.update(options))
+    status, printed = run(f"defend pipeline_of_digits.py:train --records own.npz {flags}")
+    assert status == 0, printed.err
+    assert {name: given[name] for name in expected} == expected
 
 
 def test_the_script_is_there():
     setup = configparser.ConfigParser()
-    setup.read(pathlib.Path(cli.__file__).parents[1] / "setup.cfg")
+    setup.read(pathlib.Path(cli.__file__).parents[2] / "setup.cfg")
     module, _, name = setup["options.entry_points"]["console_scripts"].partition("=")[2].strip().partition(":")
     assert getattr(importlib.import_module(module), name) is cli.main
 
@@ -173,16 +269,32 @@ def test_policies_are_named_in_three_ways(text, policy):
         ("audit none.tflite --records digit", "Unknown data set 'digit'"),
         ("audit none.tflite --records own.npz --members 61", "60 training records. Received --members=61"),
         ("audit a/m.tflite b/m.tflite --records own.npz", "Expected targets of different names. Received m.tflite"),
-        ("audit a.tflite b.tflite --records own.npz --train other/json.py:train", "audit the targets one by one"),
-        ("audit a.tflite --records own.npz --train pipeline_of_digits.py", "Expected FILE.py:FUNCTION"),
-        ("audit a.tflite --records own.npz --train none.py:train", "Received 'none.py:train'"),
-        ("audit a.tflite --records own.npz --train other/json.py:train", "has the name of another module"),
-        ("audit a.tflite --records own.npz --train pipeline_of_digits.py:fit", "has no function 'fit'"),
-        ("audit a.tflite --records own.npz --train pipeline_of_digits.py:constant", "has no function 'constant'"),
-        ("defend m.keras --records own.npz --policy w9a4", "Expected 1 to 8 bits"),
+        ("audit a.tflite b.tflite --records own.npz --train_fn other/json.py:train", "audit targets one by one"),
+        ("audit a.tflite --records own.npz --train_fn pipeline_of_digits.py", "Expected FILE.py:FUNCTION"),
+        ("audit a.tflite --records own.npz --train_fn none.py:train", "Received 'none.py:train'"),
+        ("audit a.tflite --records own.npz --train_fn other/json.py:train", "has the name of another module"),
+        ("audit a.tflite --records own.npz --train_fn pipeline_of_digits.py:fit", "has no function 'fit'"),
+        ("audit a.tflite --records own.npz --train_fn pipeline_of_digits.py:constant", "has no function 'constant'"),
+        ("defend m.keras --records own.npz --policy w9a4", "Expected weight to be an integer from 1 to 8"),
         ("defend m.keras --records own.npz --policy w2", "as policy. Received 'w2'"),
         ("defend m.keras --records own.npz --output_bits 1", "Expected both of --output_bits and --output_clip"),
-        ("defend m.keras --records own.npz --policy search --output_bits 1 --output_clip 1", "no knob of the search"),
+        (
+            "defend m.keras --records own.npz --policy search --output_bits 1 --output_clip 1",
+            "no dimension of the search",
+        ),
+        ("defend m.keras --records own.npz --n_trials 3", "--n_trials: options of a search, for --policy=search"),
+        (
+            "defend m.keras --records own.npz --folds 1",
+            "CrossDistillation: Expected folds to be an integer",
+        ),
+        ("defend m.keras --records own.npz --folds 2 --no_cross_distillation", "goes without --folds"),
+        (
+            "defend m.keras --records own.npz --epochs 0",
+            "TrainingRecipe: Expected epochs to be an integer",
+        ),
+        ("search m.keras --records own.npz --n_trials 0", "PolicySearch: Expected n_trials"),
+        ("audit a.tflite --records own.npz --reference_models 3", "need the target's pipeline: give --train_fn"),
+        ("verify m.keras m.tflite --records own.npz --count 0", "Expected count to be an integer of at least 1"),
         ("check none.tflite", "none.tflite"),
     ],
 )
@@ -193,6 +305,6 @@ def test_bad_input_gets_a_message_and_status_2(run, line, message):
     assert "Traceback" not in printed.err
 
 
-def test_a_traceback_is_shown_to_who_asks():
+def test_a_traceback_is_shown_with_its_flag():
     with pytest.raises(ValueError, match="Unknown data set"):
         cli.main(["audit", "m.tflite", "--records", "digit", "--traceback"])

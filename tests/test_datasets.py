@@ -24,7 +24,7 @@ def test_an_npz_is_scaled_and_flattened_labels(tmp_path):
     np.testing.assert_array_equal(data.y_train, data.y_test)
 
 
-def test_an_npz_without_the_arrays_is_refused(tmp_path):
+def test_an_npz_without_the_arrays_raises(tmp_path):
     path = str(tmp_path / "own.npz")
     np.savez(path, x_train=np.zeros(1), images=np.zeros(1))
     with pytest.raises(ValueError, match=r"lacks y_train, x_test, y_test"):
@@ -32,7 +32,13 @@ def test_an_npz_without_the_arrays_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "message"), [("cifar", "Unknown data set 'cifar'"), ("no.npz", "No .npz file")])
-def test_unknown_names_are_refused(name, message):
+def test_unknown_names_raise(name, message):
     assert not datasets.check_name(name)
     with pytest.raises(ValueError, match=message):
         datasets.load(name)
+
+
+def test_a_seed_out_of_range_raises():
+    assert len(datasets.load("digits", np.int64(3)).x_test) == 899
+    with pytest.raises(ValueError, match="load: Expected seed to be an integer from 0 to"):
+        datasets.load("digits", -1)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
 
 import numpy as np
+import pipelines
 import pytest
 
 import tfmiaq
 import tfmiaq.defence
 from tfmiaq._backend import keras
+from tfmiaq.training import stages
 
 RECIPE = tfmiaq.TrainingRecipe(epochs=2, batch_size=16)
 
@@ -34,12 +45,32 @@ def _train(x, y):
     return tfmiaq.TrainingRecipe(epochs=5, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
 
 
+def _noted(x, y):
+    pipelines.note(len(x))
+    return _train(x, y)
+
+
+def _memorizing(x, y):
+    pipelines.note(len(x))
+    return tfmiaq.TrainingRecipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """The notes of `pipelines.note`, which does not count in a function's fingerprint as a list of its own would."""
+    path = tmp_path / "log"
+    monkeypatch.setenv("TFMIAQ_TEST_LOG", str(path))
+    return lambda: path.read_text().split() if path.exists() else []
+
+
+def _defend(folder, sets, **given):
+    given = {"recipe": RECIPE, "reference_models": 2, "target": "edgetpu", **given}
+    return tfmiaq.defend(_train, *sets, folder=folder, verbose=False, **given)
+
+
 @pytest.fixture(scope="module")
 def made(sets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("defended")
-    return tfmiaq.defend(
-        _train, *sets, recipe=RECIPE, folds=0, n_reference=2, target="edgetpu", folder=folder, verbose=False
-    )
+    return _defend(tmp_path_factory.mktemp("defended"), sets)
 
 
 @pytest.mark.slow
@@ -55,22 +86,38 @@ def test_all_of_it_is_made(made):
     headline = json.loads((made.folder / "headline.json").read_text())
     assert headline["float"]["attack_accuracy"] == made.reports["float"].attack_accuracy
     assert "| .tflite |" in str(made)
+    assert len(repr(made)) < 200 and "quantized 0." in repr(made)
+    assert ".tflite" in made._repr_html_()
     metadata = tfmiaq.tflite.read_metadata(made.buffer)
     assert metadata["audit"]["attack_accuracy"] == made.reports["quantized"].attack_accuracy
     # The audited non-members are the half that no choice was made on.
     assert made.reports["float"].non_members == 60
 
 
+def _figures(made):
+    return {name: report.to_json() for name, report in made.reports.items()}
+
+
 @pytest.mark.slow
 def test_a_second_call_trains_nothing(made, sets, monkeypatch):
     monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))
-    again = tfmiaq.defend(
-        _train, *sets, recipe=RECIPE, folds=0, n_reference=2, target="edgetpu", folder=made.folder, verbose=False
-    )
-    assert {name: report.to_json() for name, report in again.reports.items()} == {
-        name: report.to_json() for name, report in made.reports.items()
-    }
+    again = _defend(made.folder, sets)
+    assert _figures(again) == _figures(made)
     assert again.buffer == made.buffer
+
+
+@pytest.mark.slow
+def test_truncated_files_are_written_again(made, sets, monkeypatch):
+    """Files of a name of their own are written from the cache, and never read."""
+    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(tfmiaq.defence, "audit", lambda *args, **given: made.reports["quantized"])
+    paths = [made.folder / name for name in ("float.keras", "quantized.keras", "policy.json", "model.tflite")]
+    whole = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, whole):
+        path.write_bytes(content[: len(content) // 2])
+    again = _defend(made.folder, sets)
+    assert [path.read_bytes() for path in paths] == whole
+    assert again.policy == made.policy
 
 
 @pytest.mark.slow
@@ -79,70 +126,216 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
     recipe = tfmiaq.TrainingRecipe(
         1, augment=keras.layers.RandomTranslation(0.1, 0.1), loss=tfmiaq.losses.RelaxLoss(0.2, True)
     )
-    made = tfmiaq.defend(float_model, *sets, policy="search", recipe=recipe, n_trials=3, folder=tmp_path, verbose=False)
+    policy = tfmiaq.PolicySearch(n_trials=3)
+    made = tfmiaq.defend(float_model, *sets, policy=policy, recipe=recipe, folder=tmp_path, verbose=False)
     assert (tmp_path / "search" / "best.json").is_file()
     assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "search" / "best.json").read_text()) == made.policy
     assert made.reports["quantized"].reference_models == 0
-    # Who trains on changed records is asked for them.
+    # Models that were trained with augmentation get augmented queries.
     assert all("label-only" in {attack.name for attack in report.attacks} for report in made.reports.values())
 
 
 @pytest.mark.slow
-def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch):
-    shares = []
-    distil = tfmiaq.defence.cross_distill
-    monkeypatch.setattr(
-        tfmiaq.defence, "cross_distill", lambda *args, **given: shares.append(given["share"]) or distil(*args, **given)
-    )
+def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch, log):
+    weights = []
+    distil = stages.cross_distill
+
+    def noted(train_fn, student, x, y, options, **given):
+        weights.append(options.teacher_weight)
+        return distil(train_fn, student, x, y, options, **given)
+
+    monkeypatch.setattr(stages, "cross_distill", noted)
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
-    made = tfmiaq.defend(
-        _train, *sets, policy=policy, recipe=RECIPE, folds=2, share=0.5, n_reference=2, folder=tmp_path, verbose=False
-    )
-    assert set(shares) == {0.5}
-    # Two folds for the model itself, and two for each of the reference models.
-    assert len(list((tmp_path / "teachers").glob("*.npz"))) == 6
+    options = tfmiaq.CrossDistillation(folds=2, teacher_weight=0.5)
+    given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2}
+    made = tfmiaq.defend(_noted, *sets, **given, folder=tmp_path, verbose=False)
+    assert set(weights) == {0.5}
+    # The float model and two reference models, of 60 records each, and two teachers of each of them.
+    assert sorted(log()) == ["30"] * 6 + ["60"] * 3
     assert made.reports["quantized"].reference_models == 2
     assert made.policy.output == policy.output
-    # Coarse answers, and those of the reference models, are asked for on changed copies too.
+    # Models of quantized outputs, and their reference models, get augmented queries.
     assert {"label-only", "RMIA on augmented queries", "LiRA on label agreement"} <= {
         a.name for a in made.reports[".tflite"].attacks
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by_heart", [True, False])
-def test_records_learnt_by_heart_are_relearnt_from_teachers(sets, tmp_path, monkeypatch, by_heart):
-    """Labels of chance can only be learnt by heart."""
+@pytest.mark.parametrize("memorized", [True, False])
+def test_memorized_records_are_relearnt_from_teachers(sets, tmp_path, monkeypatch, log, memorized):
+    """Random labels can only be memorized."""
     chance = [(x, np.random.default_rng(0).integers(0, 10, len(y))) for x, y in sets]
-    monkeypatch.setattr(tfmiaq.defence, "FROM_SCRATCH", RECIPE)
+    monkeypatch.setattr(tfmiaq.training.recipe, "FROM_SCRATCH", RECIPE)
+    tfmiaq.defend(_memorizing, *(chance if memorized else sets), reference_models=0, folder=tmp_path, verbose=False)
+    assert log() == (["60"] + ["48"] * 5 if memorized else ["60"])
 
-    def train(x, y):
-        return tfmiaq.TrainingRecipe(epochs=40, learning_rate=0.1, batch_size=16).fit(_untrained(), x, y)
 
-    tfmiaq.defend(train, *(chance if by_heart else sets), n_reference=0, folder=tmp_path, verbose=False)
-    teachers = list((tmp_path / "teachers").glob("*.npz")) if (tmp_path / "teachers").exists() else []
-    assert len(teachers) == (5 if by_heart else 0)
+_MODEL = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (
-            {"model": keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), "folds": 2},
+            {"model": _MODEL, "cross_distillation": tfmiaq.CrossDistillation()},
             ValueError,
-            "folds",
+            "trains teachers. Expected a f",
         ),
-        ({"folds": 61}, ValueError, "Expected folds from 2 to 60. Received 61"),
-        ({"folds": 1}, ValueError, "Expected folds of at least 2, or 0. Received 1"),
-        ({"repeats": 0}, ValueError, "Expected repeats of at least 1. Received 0"),
-        ({"share": 1.5}, ValueError, "defend: Expected share from 0 to 1. Received 1.5"),
-        ({"policy": "best"}, ValueError, "Expected a BitwidthPolicy, 'search' or None as policy. Received 'best'"),
-        ({"policy": 3}, TypeError, "Expected a BitwidthPolicy"),
-        ({"model": 3}, TypeError, "Expected a keras.Model or a function that trains one. Received 3"),
+        (
+            {"cross_distillation": tfmiaq.CrossDistillation(61)},
+            ValueError,
+            "folds to be an integer from 2 to 60. .* 61",
+        ),
+        ({"cross_distillation": 5}, TypeError, "Expected cross_distillation to be a CrossDistillation, False or None"),
+        ({"policy": "best"}, ValueError, "Expected policy to be a BitwidthPolicy, a PolicySearch or None. .* 'best'"),
+        ({"recipe": 3}, TypeError, "Expected recipe to be a TrainingRecipe or None. Received 3"),
+        ({"model": 3}, TypeError, r"Expected model to be a keras.Model or a function from \(x, y\) to one. Received 3"),
         ({"test": (np.zeros((5, 3)), np.zeros(5, int))}, ValueError, "defend: train has .* and test of shape"),
+        ({"target": "phone"}, ValueError, "Expected target to be one of 'mobile', 'edgetpu'. Received 'phone'"),
+        ({"labels": [*"abc"]}, ValueError, "Expected labels to be at least 10 names, one for each class. Received 3"),
+        ({"model": _MODEL, "labels": [*"abcdefghijk"]}, ValueError, "Expected labels to be 10 names, .* Received 11"),
+        ({"labels": 10}, TypeError, "Expected labels to be a list of names or None. Received 10"),
+        ({"reference_models": 1}, ValueError, "Expected reference_models to be an integer of at least 2, or 0. .* 1"),
+        ({"seed": 1.5}, ValueError, "Expected seed to be an integer from 0 to"),
+        ({"n_jobs": 0}, ValueError, "Expected n_jobs to be"),
+        (
+            {"seed": -1, "target": "phone", "reference_models": 1, "policy": 3},
+            ValueError,
+            "Expected policy .* Expected reference_models .* Expected target .* Expected seed",
+        ),
     ],
 )
-def test_bad_arguments_are_refused_before_any_work(sets, arguments, error, message, tmp_path):
+def test_bad_arguments_raise_before_any_work(sets, arguments, error, message, tmp_path):
     given = {"model": lambda x, y: pytest.fail("trained"), "train": sets[0], "test": sets[1], **arguments}
     with pytest.raises(error, match=message):
         tfmiaq.defend(**given, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_a_function_are_checked_when_its_model_is_there(sets, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected labels to be 10 names, one for each class. Received 11"):
+        tfmiaq.defend(lambda x, y: _MODEL, *sets, labels=[*"abcdefghijk"], folder=tmp_path)
+
+
+def test_too_few_records_raise_before_any_work(sets, tmp_path):
+    few = sets[1][0][:20], sets[1][1][:20]
+    with pytest.raises(ValueError, match=r"at least 12 training records and 24 test records.* Received 60 and 20"):
+        tfmiaq.defend(lambda x, y: pytest.fail("trained"), sets[0], few, folder=tmp_path)
+
+
+def perceptron(x, y):
+    """A float model of little cost, which other processes train too."""
+    pipelines.note("float")
+    inputs = keras.Input((8, 8, 1), name="images")
+    hidden = keras.layers.Dense(8, activation="relu", name="hidden")(keras.layers.Flatten(name="flat")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(hidden), name="perceptron")
+    return tfmiaq.TrainingRecipe(epochs=2, learning_rate=0.1).fit(model, x, y)
+
+
+class NotedRecipe(tfmiaq.TrainingRecipe):
+    """Adds a line to a file for each training, so that a test can count them over processes."""
+
+    def fit(self, model, x, y, callbacks=()):
+        model = super().fit(model, x, y, callbacks)
+        pipelines.note("quantized")
+        return model
+
+
+def small_defence(folder, seed=0):
+    """A defence with an adaptive attacker, of little cost."""
+    from tfmiaq import datasets
+
+    data = datasets.load("digits")
+    # One attack by reference models is enough to compare.
+    one_attack = functools.partial(tfmiaq.audit, attacks=["LiRA"])
+    with mock.patch.object(tfmiaq.defence, "audit", one_attack):
+        return tfmiaq.defend(
+            perceptron,
+            (data.x_train[:40], data.y_train[:40]),
+            (data.x_test[:60], data.y_test[:60]),
+            recipe=NotedRecipe(epochs=2),
+            reference_models=2,
+            folder=folder,
+            seed=seed,
+            verbose=False,
+        )
+
+
+def _weights(path):
+    return [weights.tolist() for weights in tfmiaq.load_model(str(path)).get_weights()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return small_defence(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the folder of a finished call."""
+    return pathlib.Path(shutil.copytree(undisturbed.folder, tmp_path / "defended"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_call_that_dies_between_two_files_leaves_its_model_to_no_other_call(
+    finished, undisturbed, monkeypatch, writes
+):
+    """Stage A, then stage B of other arguments, which dies after some of its files; then stage A again."""
+    replace, done = os.replace, []
+
+    def dies(*paths):
+        done.append(paths)
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            small_defence(finished, seed=1)
+    again = small_defence(finished)
+    assert _figures(again) == _figures(undisturbed)
+    assert _weights(finished / "float.keras") == _weights(undisturbed.folder / "float.keras")
+
+
+def test_a_broken_model_in_the_cache_is_made_again(finished, undisturbed, log):
+    whole = (finished / "float.keras").read_bytes()
+    victims = [path for path in finished.glob("cache/*.keras") if path.read_bytes() == whole]
+    assert len(victims) == 1
+    for path in (*victims, finished / "float.keras"):
+        path.write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="is broken"):
+        again = small_defence(finished)
+    assert log() == ["float"]
+    assert _figures(again) == _figures(undisturbed)
+    assert _weights(finished / "float.keras") == _weights(undisturbed.folder / "float.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3], ids=["quantized model", "first reference model"])
+def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed, count):
+    folder, tests = tmp_path / "defended", pathlib.Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import test_defence; test_defence.small_defence({str(folder)!r})"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 150
+    while len(list(folder.glob("cache/*.keras"))) < count:
+        assert time.monotonic() < end and process.poll() is None, "it was not killed in the middle"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("cache/*.*") if path.is_file()}
+    models = sum(name.endswith(".keras") for name in kept)
+    before = len(log())
+    again = small_defence(folder)
+    assert _figures(again) == _figures(undisturbed)
+    assert _weights(folder / "quantized.keras") == _weights(undisturbed.folder / "quantized.keras")
+    assert all((folder / "cache" / name).stat().st_mtime_ns == changed for name, changed in kept.items())
+    # Nothing that was finished is trained again: a float and a quantized model, then two of each for reference.
+    later = log()[before:]
+    assert later.count("float") == 3 - models + (models > 1)
+    assert later.count("quantized") == 3 - (models > 1)

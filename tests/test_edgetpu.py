@@ -1,9 +1,11 @@
-"""What the Edge TPU compiler will accept."""
+"""Which operations the Edge TPU compiler accepts."""
 
 from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +53,14 @@ def test_float_ends_of_mobile_files_are_not_mapped(quantized):
     assert not rows["DEQUANTIZE"].mapped
     assert rows["CONV_2D"].mapped
     assert "NO" in str(result)
+    assert repr(result) == f"<EdgeTpuCheck: {str(result).splitlines()[-2]}>"
+    assert len(repr(result)) < 200
+    assert result._repr_html_().count("<tr>") == len(result.operations) + 1
+
+
+def test_nothing_of_it_loads_tensorflow():
+    code = "import sys, tfmiaq.edgetpu, tfmiaq.tflite.metadata; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_documented_limits_are_told():
@@ -73,7 +83,7 @@ def test_unknown_operations_are_told():
     assert "does not know" in _reasons(model)["ABS"]
 
 
-def test_the_compiler_is_asked_where_it_is(quantized, tmp_path, monkeypatch):
+def test_the_compiler_runs_where_it_is_installed(quantized, tmp_path, monkeypatch):
     compiler = tmp_path / "edgetpu_compiler"
     compiler.write_text('#!/bin/sh\necho "compiled $(basename "$5")"\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IEXEC)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import tiny_model
@@ -42,7 +45,7 @@ def test_labels_of_high_entropy_have_that_entropy(classes, gamma):
     assert p >= 1 / classes - 1e-12
 
 
-def test_high_entropy_labels_are_best_answered_with_themselves():
+def test_high_entropy_labels_are_their_own_best_prediction():
     loss = losses.HighEntropyLabels(0.7, alpha=0.0)
     own = losses.high_entropy_label(4, 0.7)
     best = np.full((1, 4), (1 - own) / 3, np.float32)
@@ -110,10 +113,13 @@ def test_a_model_that_trained_with_it_is_saved_and_loaded(loss, tmp_path, digits
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: losses.RelaxLoss(-1), "Expected alpha from 0 to inf. Received -1"),
-        (lambda: losses.ConfidencePenalty("much"), "Expected beta from 0 to inf. Received 'much'"),
-        (lambda: losses.HighEntropyLabels(1.5), "Expected gamma from 0 to 1. Received 1.5"),
-        (lambda: losses.HighEntropyLabels(alpha=-1), "Expected alpha from 0 to inf. Received -1"),
+        (lambda: losses.RelaxLoss(-1), "Expected alpha to be a finite number of at least 0. Received -1"),
+        (lambda: losses.ConfidencePenalty("much"), "Expected beta to be a finite number of at least 0. Received .much"),
+        (lambda: losses.Distillation(0), "Expected temperature to be a finite number of at least 1e-06. Received 0"),
+        (lambda: losses.HighEntropyLabels(2, -1), "Expected gamma to be .* Expected alpha to be"),
+        (lambda: losses.high_entropy_label(1, 0.5), "Expected classes to be an integer of at least 2. Received 1"),
+        (lambda: losses.HighEntropyLabels(1.5), "Expected gamma to be a finite number from 0 to 1. Received 1.5"),
+        (lambda: losses.HighEntropyLabels(alpha=-1), "Expected alpha to be a finite number of at least 0. Received -1"),
     ],
 )
 def test_values_out_of_range_are_refused(make, message):
@@ -121,8 +127,8 @@ def test_values_out_of_range_are_refused(make, message):
         make()
 
 
-def test_relax_loss_keeps_a_model_from_sure_answers(digits):
-    """Trained until it knows all its records, it still holds the loss at its level."""
+def test_relax_loss_keeps_a_model_from_sure_outputs(digits):
+    """Trained until it classifies all its records, it still holds the loss at its level."""
     x, y = digits.x_train[:60], digits.y_train[:60]
     found = {}
     for name, loss in (
@@ -138,3 +144,13 @@ def test_relax_loss_keeps_a_model_from_sure_answers(digits):
     assert found["plain"][0] < 0.1
     assert 0.25 < found["relaxed"][0] < 1.0
     assert found["relaxed"][1] > 0.9
+
+
+def test_a_fresh_process_loads_a_model_that_trained_with_a_loss_of_ours(tmp_path):
+    """It imports nothing but tfmiaq, and passes no custom objects."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", losses.RelaxLoss(0.5, True))
+    path = str(tmp_path / "model.h5")
+    model.save(path)
+    code = f"import tfmiaq; assert tfmiaq.keras.models.load_model({path!r}).loss.alpha == 0.5"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,15 +29,41 @@ def test_json_round_trip_gives_an_equal_policy(policy):
     assert hash(again) == hash(policy)
 
 
+def test_numpy_numbers_are_taken_and_made_plain():
+    assert LayerBits(np.int64(2), np.uint8(4)) == LayerBits(2, 4)
+    assert type(LayerBits(np.int64(2)).weight) is int
+    assert OutputBits(np.int32(2), np.float32(4)) == OutputBits(2, 4.0)
+    policy = BitwidthPolicy.uniform(np.int64(2), np.int16(4), first=np.int8(8), output=OutputBits(np.int64(3)))
+    assert policy == BitwidthPolicy.uniform(2, 4, output=OutputBits(3))
+    assert BitwidthPolicy.from_json(policy.to_json()) == policy
+
+
+def test_uniform_keeps_its_ends_with_output_bits_and_layers():
+    policy = BitwidthPolicy.uniform(2, 4, output=OutputBits(2, 4.0), layers={"stem": LayerBits(4, 4)})
+    assert (policy.first, policy.last) == (LayerBits(8, 8), LayerBits(8, 8))
+    assert policy.output == OutputBits(2, 4.0)
+    assert policy.resolve(["stem", "a", "b"], ["stem"], ["b"]) == {
+        "stem": LayerBits(4, 4),
+        "a": LayerBits(2, 4),
+        "b": LayerBits(8, 8),
+    }
+    assert BitwidthPolicy.uniform(2, 4, first=None).first is None
+
+
+def test_every_fault_of_uniform_is_named_at_once():
+    with pytest.raises(ValueError, match=r"BitwidthPolicy.uniform: Expected weight to be .*Expected last to be"):
+        BitwidthPolicy.uniform(weight=9, last="8")
+
+
 @pytest.mark.parametrize("bits", [0, 9, -1])
 def test_bits_out_of_range_are_refused(bits):
-    with pytest.raises(ValueError, match=r"LayerBits.weight: Expected 1 to 8 bits"):
+    with pytest.raises(ValueError, match=r"LayerBits: Expected weight to be an integer from 1 to 8, or None for float"):
         LayerBits(weight=bits)
 
 
 @pytest.mark.parametrize("bits", ["4", 2.0, True])
 def test_bits_that_are_no_integers_are_refused(bits):
-    with pytest.raises(TypeError, match=r"LayerBits.activation: Expected an integer"):
+    with pytest.raises(TypeError, match=r"LayerBits: Expected activation to be an integer"):
         LayerBits(activation=bits)
 
 
@@ -91,11 +118,11 @@ def test_a_policy_does_not_load_tensorflow():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"bits": 9}, ValueError, r"OutputBits.bits: Expected 1 to 8 bits. Received 9"),
-        ({"bits": None}, TypeError, r"OutputBits.bits: Expected an integer from 1 to 8. Received None"),
-        ({"clip": 0}, ValueError, r"OutputBits.clip: Expected a finite number above 0. Received 0"),
-        ({"clip": float("nan")}, ValueError, r"OutputBits.clip: Expected a finite number above 0"),
-        ({"clip": "8"}, TypeError, r"OutputBits.clip: Expected a number above 0. Received '8'"),
+        ({"bits": 9}, ValueError, r"OutputBits: Expected bits to be an integer from 1 to 8. Received 9"),
+        ({"bits": None}, TypeError, r"OutputBits: Expected bits to be an integer from 1 to 8. Received None"),
+        ({"clip": 0}, ValueError, r"OutputBits: Expected clip to be a finite number above 0. Received 0"),
+        ({"clip": float("nan")}, ValueError, r"OutputBits: Expected clip to be a finite number above 0"),
+        ({"clip": "8"}, TypeError, r"OutputBits: Expected clip to be a finite number above 0. Received '8'"),
     ],
 )
 def test_output_bits_out_of_range_are_refused(arguments, error, message):

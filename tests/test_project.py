@@ -1,11 +1,13 @@
-"""The Bazel files, the Python check and the demo, as a user meets them."""
+"""The BUILD files, the Python check and the demo, as a user meets them."""
 
 from __future__ import annotations
 
 import ast
+import configparser
 import graphlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ import tfmiaq
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_files  # noqa: E402
+from imports import read_imports  # noqa: E402
 
 
 def _targets(build):
@@ -28,9 +31,27 @@ def _targets(build):
         yield call.func.id, arguments
 
 
-@pytest.mark.parametrize("package", build_files.PACKAGES)
-def test_the_bazel_files_are_what_the_imports_say(package):
+@pytest.mark.parametrize("package", build_files.packages())
+def test_the_build_files_are_what_the_imports_say(package):
     assert (ROOT / package / "BUILD").read_text() == build_files.build_file(package), "Run tools/build_files.py."
+
+
+def test_each_source_has_one_target_of_its_own():
+    listed = [
+        (ROOT / package / source).relative_to(ROOT).as_posix()
+        for package in build_files.packages()
+        for _, arguments in _targets(ROOT / package / "BUILD")
+        for source in arguments.get("srcs", [])
+    ]
+    tops = [
+        path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name not in ("build", "out")
+    ]
+    there = {path.relative_to(ROOT).as_posix() for top in tops for path in top.rglob("*.py*")}
+    assert len(listed) == len(set(listed))
+    assert {name for name in there if name.endswith((".py", ".pyi"))} == set(listed)
+    for package in build_files.packages():
+        names = [arguments["name"] for _, arguments in _targets(ROOT / package / "BUILD") if "name" in arguments]
+        assert len(names) == len(set(names)), package
 
 
 def test_no_target_needs_itself():
@@ -40,11 +61,29 @@ def test_no_target_needs_itself():
             for label in arguments.get("deps", [])
             for dependency in [label if label.startswith("//") else f"//{package}{label}"]
         ]
-        for package in build_files.PACKAGES
+        for package in build_files.packages()
         for _, arguments in _targets(ROOT / package / "BUILD")
         if "name" in arguments
     }
     graphlib.TopologicalSorter(needs).prepare()
+
+
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("examples", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+    if "app.run(main)" in path.read_text()
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_can_be_imported_and_lists_its_flags(script):
+    result = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=False)
+    # absl's own status after --help.
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "--[no]help" in result.stdout or "--helpfull" in result.stdout
 
 
 def _demo(*arguments, script="defend_digits.py", **kwargs):
@@ -85,12 +124,12 @@ def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):
 @pytest.mark.slow
 def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
     sizes = ("--members=60", "--epochs=2", "--folds=2", "--repeats=1", "--output_bits=1", "--output_clip=0.2")
-    arguments = (*sizes, "--reference_models=0", f"--out={tmp_path}")
+    arguments = (*sizes, "--reference_models=0", f"--folder={tmp_path}")
     first, again = (_demo(*arguments, script="cross_distill.py", cwd=tmp_path) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert "| label-only |" in first.stdout
     assert again.stdout == first.stdout
-    assert len(list((tmp_path / "teachers").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -116,3 +155,42 @@ def test_an_unsuitable_python_gets_one_line(first, last, suits):
     assert (result.returncode == 0) == suits
     assert len(result.stderr.splitlines()) == (0 if suits else 1)
     assert suits or "make demo PYTHON=python3.1" in result.stderr
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    # What version 1.2 of the format requires.
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == tfmiaq.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert all("name" in author or "family-names" in author for author in citation["authors"])
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert paper["doi"] == "10.3390/s23187722"
+
+
+def test_the_hooks_run_what_is_installed_and_download_nothing():
+    yaml = pytest.importorskip("yaml")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [source["repo"] for source in hooks["repos"]] == ["local"]
+    for hook in hooks["repos"][0]["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_each_target_of_the_makefile_is_explained():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    told = re.findall(r"^([a-z-]+):.*## \w", text, re.MULTILINE)
+    assert sorted(told) == sorted(targets.split())
+
+
+def test_the_package_itself_needs_no_flag_library():
+    for path in (ROOT / "tfmiaq").rglob("*.py"):
+        assert not any(found.module.split(".")[0] == "absl" for found in read_imports(path)), path
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert "absl-py" not in config["options"]["install_requires"]
+    assert "absl-py" in config["options.extras_require"]["examples"]

@@ -1,5 +1,5 @@
 """`python -m tfmiaq`, the command line where its script is not on the PATH."""
 
-from tfmiaq.cli import main
+from tfmiaq.cli.parsing import main
 
 main()

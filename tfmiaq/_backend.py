@@ -1,4 +1,4 @@
-"""The one place that picks the Keras that tfmot uses, and the only one that touches tfmot's private paths."""
+"""Imports the Keras that tfmot uses. No other module imports tfmot's private paths."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import tensorflow as tf
 
-    # tfmot sets the variable whatever the version, and these settle which Keras they are when they are first used.
+    # tfmot sets the variable for every version, and these namespaces choose their Keras when they are first used.
     for namespace in (tf, tf.compat.v1, tf.compat.v2):
         namespace.keras.Model  # noqa: B018
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.keras.compat import keras
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_aware_activation import (
+        QuantizeAwareActivation,
+    )
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_config import QuantizeConfig
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
     from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 
 if _KERAS_2_IS_BUILT_IN:
-    # What tfmot has set, child processes would inherit.
+    # Child processes would inherit the variable that tfmot has set.
     os.environ.pop(_LEGACY, None)
     if keras.Model.__module__.startswith("tf_keras"):
         raise ImportError(
@@ -49,6 +52,7 @@ if _KERAS_2_IS_BUILT_IN:
         )
 
 __all__ = [
+    "QuantizeAwareActivation",
     "QuantizeConfig",
     "QuantizeLayer",
     "QuantizeWrapperV2",
@@ -64,7 +68,7 @@ __all__ = [
 
 
 def is_keras_3_model(model: Any) -> bool:
-    """Whether a model belongs to Keras 3, which tfmot cannot quantize."""
+    """Returns whether a model belongs to Keras 3, which tfmot cannot quantize."""
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]
         if root == "keras" and base.__name__ == "Layer" and not isinstance(model, keras.layers.Layer):
@@ -73,17 +77,17 @@ def is_keras_3_model(model: Any) -> bool:
 
 
 def number(variable: Any) -> float:
-    """The value of a scalar variable, mirrored over devices or not."""
+    """Returns the value of a scalar variable, mirrored over devices or not."""
     return float(tf.convert_to_tensor(variable))
 
 
 def weight_quantizers(wrapper: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
-    """The (float kernel, quantizer, quantizer's variables) of each quantized weight of a wrapped layer."""
+    """Returns the (float kernel, quantizer, quantizer's variables) of each quantized weight of a wrapped layer."""
     return list(wrapper._weight_vars)
 
 
 def activation_quantizers(layer: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """The (quantizer, its variables) of each quantized activation of a wrapped layer or of a QuantizeLayer."""
+    """Returns the (quantizer, its variables) of each quantized activation of a wrapped layer or a QuantizeLayer."""
     if isinstance(layer, QuantizeLayer):
         return [(layer.quantizer, layer.quantizer_vars)] if layer.quantizer else []
     found = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
@@ -65,8 +66,10 @@ class Interval:
         low = None if self.low is None else f"{self.low:g}"
         high = None if self.high is None else f"{self.high:g}"
         if low is not None and high is not None:
-            opening = f"from {low}" if self.closed in ("both", "left") else f"above {low} and"
-            closing = f"to {high}" if self.closed in ("both", "right") else f"below {high}"
+            opening = f"from {low} to" if self.closed in ("both", "left") else f"above {low} and"
+            closing = high if self.closed in ("both", "right") else f"below {high}"
+            if opening.endswith("and") and closing == high:
+                closing = f"up to {high}"
             text = f"{noun} {opening} {closing}"
         elif low is not None:
             text = f"{noun} of at least {low}" if self.closed in ("both", "left") else f"{noun} above {low}"
@@ -91,13 +94,84 @@ def real(low: Optional[float] = None, high: Optional[float] = None, **more: Any)
     return Interval(numbers.Real, low, high, **more)
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The names that an argument may be.
+
+    Attributes:
+        names: The names.
+    """
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained value as it is."""
+        return value
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(repr, self.names))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Sequences of one number or more, each of which lies in an interval.
+
+    Attributes:
+        interval: What each of the numbers may be.
+    """
+
+    interval: Interval
+
+    def __contains__(self, value: Any) -> bool:
+        is_sequence = isinstance(value, (list, tuple, range, np.ndarray)) and len(value) > 0
+        return is_sequence and all(item in self.interval for item in value)
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained sequence as a tuple of plain Python numbers."""
+        return tuple(self.interval.plain(item) for item in value)
+
+    def __str__(self) -> str:
+        return f"a sequence of one or more, each {self.interval}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Values that a function accepts.
+
+    Attributes:
+        accepts: Function that tells whether it accepts a value.
+        text: What the values are, for the message.
+    """
+
+    accepts: Callable[[Any], bool]
+    text: str
+
+    def __contains__(self, value: Any) -> bool:
+        return self.accepts(value)
+
+    def plain(self, value: Any) -> Any:
+        """Returns a contained value as it is."""
+        return value
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def instance(text: str, *types: type, or_none: bool = False) -> Where:
+    """Returns the values of some types, None among them if `or_none` says so; `text` describes them in the message."""
+    return Where(lambda value: isinstance(value, types) or (or_none and value is None), text)
+
+
 SEED = integer(0, 2**32 - 1)
 AT_LEAST_ONE = integer(1)
 N_JOBS = integer(1, also=(-1,), or_none=True, none_means="what joblib's context says")
 
 
-def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
-    """Returns the values of arguments as plain Python numbers.
+def check(owner: str, **arguments: tuple[Any, Any]) -> dict[str, Any]:
+    """Returns the values of arguments as plain Python values.
 
     Example:
         >>> check("audit", batch_size=(np.int64(256), integer(1)))
@@ -105,7 +179,7 @@ def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
 
     Args:
         owner: The function or class that was given them, with which messages begin.
-        **arguments: For each name, the value and the interval that it must lie in.
+        **arguments: For each name, the value and what it may be: an `Interval`, `Choice`, `Several` or `Where`.
 
     Raises:
         InvalidArgumentError: Values outside their intervals; all of them are listed.
@@ -120,7 +194,7 @@ def check(owner: str, **arguments: tuple[Any, Interval]) -> dict[str, Any]:
     return {name: interval.plain(value) for name, (value, interval) in arguments.items()}
 
 
-def check_fields(instance: Any, **intervals: Interval) -> None:
+def check_fields(instance: Any, **intervals: Any) -> None:
     """Checks fields of a frozen dataclass, and sets them to plain Python numbers.
 
     Raises:

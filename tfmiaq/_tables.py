@@ -1,7 +1,8 @@
-"""Tables as plain text and as Markdown."""
+"""Tables as plain text, as Markdown and as HTML."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 
@@ -20,3 +21,20 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     """Returns the lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """Returns an HTML table, as notebooks show it; all text is escaped.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells, one for each column.
+        note: A line below the table.
+    """
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    below = f"<p>{html.escape(note)}</p>" if note else ""
+    return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>{below}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfmiaq._checks import SEED, check
+
 NAMES = ("digits", "cifar10", "mnist", "fashion_mnist")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -18,8 +20,7 @@ class Dataset:
 
     Attributes:
         name: Its name, or the file's.
-        x_train: float32, shape (n, ...); images have a channel axis, and those of bytes values from 0
-            to 1.
+        x_train: float32, shape (n, ...). Images have a channel axis; images of bytes are scaled to values from 0 to 1.
         y_train: int64, shape (n,).
         x_test: float32, shape (m, ...).
         y_test: int64, shape (m,).
@@ -38,12 +39,12 @@ class Dataset:
 
 
 def check_name(name: str) -> bool:
-    """Whether `load` knows the name, or a file of that name is there."""
+    """Returns whether `load` knows the name, or it is the path of an .npz file that exists."""
     return name in NAMES or (name.endswith(".npz") and pathlib.Path(name).is_file())
 
 
 def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
-    """Loads a data set.
+    """Returns a data set.
 
     Args:
         name: "digits" (scikit-learn's, no download), "cifar10", "mnist" or "fashion_mnist" (Keras's own download), or
@@ -55,8 +56,10 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
         The data set.
 
     Raises:
+        InvalidArgumentError: A seed out of its range.
         ValueError: An unknown name, a missing file, or an .npz without the four arrays.
     """
+    seed = check("load", seed=(seed, SEED))["seed"]
     if name == "digits":
         from sklearn.datasets import load_digits
 

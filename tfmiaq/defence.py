@@ -1,4 +1,4 @@
-"""The whole way: audit, bits, training, audit, file, check, audit of the file."""
+"""The whole way in one call: audit, bits, quantization-aware training, .tflite, verification, and audits of both."""
 
 from __future__ import annotations
 
@@ -6,44 +6,46 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import numpy as np
 
 from tfmiaq import signals
 from tfmiaq._backend import keras
+from tfmiaq._checks import N_JOBS, SEED, Choice, InvalidArgumentError, Where, check, instance, integer
+from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantization.quantize import load_model, quantize_model
-from tfmiaq.quantization.summary import get_policy
+from tfmiaq.quantization import get_policy, load_model
+from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import search_policy
-from tfmiaq.signals.reference_models import ReferenceModels, half_splits
-from tfmiaq.tflite import convert
+from tfmiaq.signals import ReferenceModels, half_splits
+from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import check_folds, check_share, cross_distill, out_of_fold_predictions
-from tfmiaq.training.recipe import FROM_SCRATCH, TrainingRecipe
+from tfmiaq.training.distillation import CrossDistillation, TrainFloat
+from tfmiaq.training.recipe import TrainingRecipe, default_recipe
+from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
-TrainFloat = Callable[[Any, Any], Any]
-_SEARCH = "search"
 # docs/frontier.md: against 3 to 4 reference models cross-distillation gains where the gap is wide, and it costs
 # accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
 # re-examination.
-_FOLDS = 5
 _MEMORIZED_GAP = 0.2
+_MODELS = keras_model(load_model)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Defence:
-    """What `defend` made.
+    """What `defend` made; prints as the comparison of its audits.
 
     Attributes:
         model: The quantized model.
         buffer: The .tflite.
-        policy: Its bits.
+        policy: The bits of each layer.
         reports: Audits of "float", "quantized" and ".tflite".
         verification: The file against the model.
-        folder: Where all of it lies.
+        folder: Folder of everything.
     """
 
     model: Any
@@ -61,74 +63,58 @@ class Defence:
     def __str__(self) -> str:
         return f"{self.comparison}\nWritten to {self.folder}"
 
+    def __repr__(self) -> str:
+        aucs = ", ".join(f"{name} {float(report.auc):.3f}" for name, report in self.reports.items())
+        return f"Defence(AUC: {aucs}; {len(self.buffer):,} bytes in {str(self.folder)[-80:]!r})"
 
-class _Quantize:
-    """The later stage of a reference model's pipeline: trains the quantized model on from the float model."""
-
-    def __init__(self, policy: BitwidthPolicy, recipe: TrainingRecipe) -> None:
-        self.policy = policy
-        self.recipe = recipe
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        return self.recipe.fit(quantize_model(model, self.policy), x, y)
+    def _repr_html_(self) -> str:
+        return self.comparison._repr_html_()
 
 
-class _CrossDistill:
-    """The same by cross-distillation, in which the quantized model starts afresh."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The checked arguments of a call of `defend`, and its records by their part.
 
-    def __init__(
-        self,
-        policy: BitwidthPolicy,
-        recipe: TrainingRecipe,
-        train_fn: TrainFloat,
-        share: float,
-        folds: int,
-        repeats: int,
-        folder: Any,
-    ) -> None:
-        self.policy = policy
-        self.recipe = recipe
-        self.train_fn = train_fn
-        self.share = share
-        self.folds = folds
-        self.repeats = repeats
-        self.folder = str(folder)
+    `choosing` and `non_members` are the two halves of the test records: the first for choices, the second for audits.
+    """
 
-    def get_config(self) -> dict[str, Any]:
-        """What makes it what it is, for its fingerprint: a folder that was moved is the same one."""
-        return {name: value for name, value in vars(self).items() if name != "folder"}
+    model: Any
+    members: signals.Records
+    choosing: signals.Records
+    non_members: signals.Records
+    policy: Union[BitwidthPolicy, PolicySearch]
+    recipe: Optional[TrainingRecipe]
+    cross_distillation: Union[CrossDistillation, Literal[False], None]
+    reference_models: int
+    target: str
+    labels: Optional[Sequence[str]]
+    folder: pathlib.Path
+    n_jobs: Optional[int]
+    seed: int
+    verbose: bool
 
-    def teach(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
-        """Trains the teachers, which a call then finds in the folder."""
-        out_of_fold_predictions(
-            self.train_fn, x, y, folds=self.folds, repeats=self.repeats, folder=self.folder, verbose=verbose
-        )
+    @property
+    def is_function(self) -> bool:
+        """Whether the float model is trained here, so that reference models can be trained like it."""
+        return not isinstance(self.model, keras.Model)
 
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        student = quantize_model(keras.models.clone_model(model), self.policy)
-        return cross_distill(
-            self.train_fn,
-            student,
-            x,
-            y,
-            share=self.share,
-            folds=self.folds,
-            repeats=self.repeats,
-            recipe=self.recipe,
-            folder=self.folder,
-            verbose=False,
-        )
+    @property
+    def cache(self) -> pathlib.Path:
+        """Folder that keeps finished work."""
+        return self.folder / "cache"
 
+    @property
+    def key(self) -> str:
+        """Hash of what the float model is made of."""
+        source = self.model if self.is_function else [self.model.to_json(), *self.model.get_weights()]
+        return fingerprint("float", source, *self.members, self.seed)
 
-def _stage(path: pathlib.Path, key: str, make: Callable[[], Any], save: Callable[[Any], None], load: Any) -> Any:
-    """What an earlier call has made of the same things, or what `make` makes now."""
-    note = path.with_name(f"{path.name}.key")
-    if path.is_file() and note.is_file() and note.read_text() == key:
-        return load()
-    made = make()
-    save(made)
-    note.write_text(key)
-    return made
+    def stored_model(self, name: str, key: str, make: Callable[[], Any]) -> Any:
+        """Returns a finished model, or makes it, and writes it to a file of a name of its own that is never read."""
+        store = Store(self.cache)
+        model = store.get_or_make(key, make, _MODELS)
+        store.export(key, _MODELS, self.folder / name)
+        return model
 
 
 def defend(
@@ -136,38 +122,36 @@ def defend(
     train: Any,
     test: Any,
     *,
-    policy: Union[BitwidthPolicy, str, None] = None,
+    policy: Union[BitwidthPolicy, PolicySearch, None] = None,
     recipe: Optional[TrainingRecipe] = None,
-    folds: Optional[int] = None,
-    share: float = 1.0,
-    repeats: int = 1,
-    n_reference: int = 4,
+    cross_distillation: Union[CrossDistillation, Literal[False], None] = None,
+    reference_models: int = 4,
     target: str = "mobile",
     labels: Optional[Sequence[str]] = None,
     folder: Any = "defended",
-    n_trials: int = 100,
-    max_accuracy_drop: float = 0.01,
     n_jobs: Optional[int] = None,
     seed: int = 0,
     verbose: bool = True,
 ) -> Defence:
     """Takes a model the whole way: audit, bits, quantization-aware training, audit, .tflite, verification, audit.
 
-    A float model that has memorized its records is not trained on: there the quantized model starts afresh and learns
-    its records from teachers that were not trained on them (`folds`). This default is under re-examination. Its figures
-    in docs/frontier.md are of 3 to 4 reference models; on Location-30 an independent re-implementation of the attack
-    finds an AUC of 0.848 where the table says 0.662 (45 reference models, whole output vector), and a second record of
-    the same person, or a near-duplicate, voids cross-distillation. The audits here have `n_reference` reference models
-    and do not compare the whole output vector with theirs, so that low figures are no clearance. Nor do they read the
-    tensor in front of the rounding of `policy.output`, which who holds the .tflite can. `folds=0` turns it off.
+    A float model that has memorized its records is not trained on: there the quantized model starts from random weights
+    and learns its records from teachers that were not trained on them (`cross_distill`). This default is under
+    re-examination. Its figures in docs/frontier.md are of 3 to 4 reference models; on Location-30 an independent
+    re-implementation of the attack finds an AUC of 0.848 where the table says 0.662 (45 reference models, whole output
+    vector), and a second record of the same person, or a near-duplicate, voids cross-distillation. The audits here have
+    `reference_models` models and do not compare the whole output vector with theirs, so that low figures are no
+    clearance. Nor do they read the tensor in front of the rounding of `policy.output`, which an attacker who holds the
+    .tflite can. `cross_distillation=False` turns it off.
 
     The test records are split: one half chooses the policy, if one is searched for, and the other is audited, so that
-    no audited record had a part in a choice. Where the recipe augments, or the policy has `output`, the audits ask for
-    changed copies of each record too. A call that was stopped goes on where it was, as long as its arguments are
-    the same: models, search and reference models stay in the folder.
+    no audited record had a part in a choice. Where the recipe augments, or the policy has `output`, the audits make
+    augmented queries of each record too. All finished work is kept in the folder `cache` under its own hash, so that a
+    call that was stopped goes on with the same arguments, and one with other arguments takes nothing that is not its
+    own.
 
     Example:
-        >>> defence = tfmiaq.defend(train_float, (x_train, y_train), (x_test, y_test), policy="search")
+        >>> defence = tfmiaq.defend(train_float, (x_train, y_train), (x_test, y_test), policy=tfmiaq.PolicySearch())
         >>> print(defence)
 
     Args:
@@ -175,139 +159,216 @@ def defend(
             then reference models go through it and through the same quantization.
         train: Pair (x, y) of training records: the members.
         test: Pair (x, y) of records of the same distribution that were not trained on.
-        policy: Bit-widths; "search" to search for them; None for `BitwidthPolicy.mia_default`.
-        recipe: How the quantized model is trained. None for a whole training with cross-distillation, 24 epochs at a
-            peak of 0.1, and without for 10 epochs at 0.02.
-        folds: Teachers of cross-distillation (`cross_distill`), with which the quantized model starts afresh, if
-            `model` is a function; 0 trains it on from the float model, on the labels. None for 5 if `model` is a
-            function, no recipe is given, and the float model is right on its members at least 0.2 more often than on
-            the other half of the test records; else for 0.
-        share: As of `cross_distill`: of the teachers in the labels.
-        repeats: As of `cross_distill`.
-        n_reference: Reference models of each audit, if `model` is a function; 0 for none.
+        policy: Bit-widths, or how to search for them. None for `BitwidthPolicy.mia_default()`.
+        recipe: How the quantized model is trained. None for `tfmiaq.training.FROM_SCRATCH` with cross-distillation, and
+            for `tfmiaq.training.FINE_TUNING` without.
+        cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
+            on from the float model, on the true labels. None for `CrossDistillation()` if `model` is a function, no
+            recipe is given, and the accuracy of the float model on its members is at least 0.2 above that on the other
+            half of the test records; else for False.
+        reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
         target: As of `convert`.
         labels: As of `convert`.
-        folder: Folder for all that is made.
-        n_trials: As of `search_policy`.
-        max_accuracy_drop: As of `search_policy`.
+        folder: Folder for everything that is made.
         n_jobs: Processes that train reference models.
-        seed: Seed of splits, training and audits.
+        seed: Seed of splits, trainings and audits.
         verbose: Show progress bars where standard error is a terminal.
 
     Returns:
-        What was made; the folder has it too: `float.keras`, `quantized.keras`, `policy.json`, `model.tflite`,
-        `verification.txt`, `search/`, `reports/` and `comparison.html`.
+        What was made. The folder has it too: `float.keras`, `quantized.keras`, `policy.json`, `model.tflite`,
+        `verification.txt`, `headline.json`, `search/`, `reports/` and `comparison.html`.
 
     Raises:
-        TypeError: A model or a policy of another type.
-        ValueError: As `audit`, `quantize_model`, `search_policy` and `convert`.
+        InvalidArgumentError: Arguments out of their ranges or of other types; all of them are listed, before any
+            training.
+        TypeError, ValueError: As `audit`, `quantize_model`, `search_policy` and `convert`.
     """
-    if isinstance(policy, str) and policy != _SEARCH:
-        raise ValueError(f"defend: Expected a BitwidthPolicy, 'search' or None as policy. Received {policy!r}.")
-    if policy is not None and not isinstance(policy, (str, BitwidthPolicy)):
-        raise TypeError(f"defend: Expected a BitwidthPolicy, 'search' or None as policy. Received {policy!r:.200}.")
-    given: Any = model
-    is_function = callable(model) and not isinstance(model, keras.Model)
-    if not is_function and not isinstance(model, keras.Model):
-        raise TypeError(f"defend: Expected a keras.Model or a function that trains one. Received {model!r:.200}.")
-    if folds is None and (recipe is not None or not is_function):
-        folds = 0
-    if folds is not None and (isinstance(folds, bool) or not isinstance(folds, int) or folds < 0 or folds == 1):
-        raise ValueError(f"defend: Expected folds of at least 2, or 0. Received {folds!r}.")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"defend: Expected repeats of at least 1. Received {repeats!r}.")
-    check_share(share, "defend")
-    if folds and not is_function:
-        raise ValueError("defend: Cross-distillation (folds) trains teachers: pass a function from (x, y) as model.")
+    policy = BitwidthPolicy.mia_default() if policy is None else policy
+    options = _check_options(
+        model=model,
+        policy=policy,
+        recipe=recipe,
+        cross_distillation=cross_distillation,
+        reference_models=reference_models,
+        target=target,
+        labels=labels,
+        n_jobs=n_jobs,
+        seed=seed,
+    )
+    run = _Run(**options, **_split_records(train, test, options), folder=pathlib.Path(folder), verbose=verbose)
+    float_model = _float_stage(run)
+    run = _decide_training(run, float_model)
+    bits = _bits_stage(run, float_model)
+    quantized, quantize = _quantized_stage(run, float_model, bits)
+
+    pipeline = [model, quantize]
+    reports = {"float": _audit_stage(run, "float", float_model, [model])}
+    reports["quantized"] = _audit_stage(run, "quantized", quantized, pipeline, bits, float_model)
+    buffer, verification = _file_stage(run, quantized, reports["quantized"])
+    reports[".tflite"] = _audit_stage(run, ".tflite", buffer, pipeline, bits, float_model)
+    compare(reports).save(run.folder)
+    headlines = {name: report.headline() for name, report in reports.items()}
+    write_text(run.folder / "headline.json", json.dumps(headlines, indent=2))
+    return Defence(quantized, buffer, get_policy(quantized), reports, verification, run.folder)
+
+
+def _is_model_or_function(value: Any) -> bool:
+    return isinstance(value, keras.Model) or callable(value)
+
+
+def _are_labels(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value))
+
+
+def _is_cross_distillation(value: Any) -> bool:
+    return value is None or value is False or isinstance(value, CrossDistillation)
+
+
+def _check_options(**given: Any) -> dict[str, Any]:
+    """Returns the options as plain values, or raises InvalidArgumentError with the faults of all of them."""
+    domains = {
+        "model": Where(_is_model_or_function, "a keras.Model or a function from (x, y) to one"),
+        "policy": instance("a BitwidthPolicy, a PolicySearch or None", BitwidthPolicy, PolicySearch),
+        "recipe": instance("a TrainingRecipe or None", TrainingRecipe, or_none=True),
+        "cross_distillation": Where(_is_cross_distillation, "a CrossDistillation, False or None"),
+        "reference_models": integer(2, also=(0,)),
+        "target": Choice(TARGETS),
+        "labels": Where(_are_labels, "a list of names or None"),
+        "n_jobs": N_JOBS,
+        "seed": SEED,
+    }
+    checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
+    if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
+        raise InvalidArgumentError(
+            "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."
+        )
+    return checked
+
+
+def _split_records(train: Any, test: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the records by their part, or raises an error if they are too few or do not go with the options."""
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
-    if folds:
-        check_folds(folds, repeats, len(members[1]))
-    choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, seed))
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    source = given if is_function else [given.to_json(), *given.get_weights()]
-    key = fingerprint(source, *members, seed)
-
-    float_path = folder / "float.keras"
-    float_model = _stage(
-        float_path,
-        key,
-        lambda: _seeded(seed, model, *members) if is_function else model,
-        lambda made: made.save(float_path),
-        lambda: load_model(str(float_path)),
-    )
-    if folds is None:
-        right = [float(np.mean(signals.predict_logits(float_model, x).argmax(1) == y)) for x, y in (members, choosing)]
-        folds = _FOLDS if right[0] - right[1] >= _MEMORIZED_GAP else 0
-    recipe = recipe or (FROM_SCRATCH if folds else TrainingRecipe())
-    bits = policy if isinstance(policy, BitwidthPolicy) else BitwidthPolicy.mia_default()
-    if policy == _SEARCH:
-        found = search_policy(
-            float_model,
-            members,
-            choosing,
-            n_trials=n_trials,
-            max_accuracy_drop=max_accuracy_drop,
-            # The search trains on from the float model, whatever the quantized model does.
-            fit=None if folds else lambda trained, callbacks: recipe.fit(trained, *members, callbacks),
-            folder=folder / "search",
-            seed=seed,
-            verbose=verbose,
+    choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, options["seed"]))
+    if min(len(members[1]), len(rest[1]) // 2) < SMALLEST_SET:
+        raise InvalidArgumentError(
+            f"defend: Expected at least {SMALLEST_SET} training records and {2 * SMALLEST_SET} test records, half of "
+            f"which are audited. Received {len(members[1])} and {len(rest[1])}."
         )
-        bits = found.best.policy
-    quantize: Any = _Quantize(bits, recipe)
-    if folds:
-        quantize = _CrossDistill(bits, recipe, given, share, folds, repeats, folder / "teachers")
+    if options["cross_distillation"]:
+        options["cross_distillation"].check_fits(len(members[1]), "defend")
+    classes = int(max(members[1].max(), rest[1].max())) + 1
+    _check_labels(options["labels"], options["model"], f"at least {classes}", lambda count: count >= classes)
+    return {"members": members, "choosing": choosing, "non_members": non_members}
 
-    def train_quantized() -> Any:
-        if folds:
-            quantize.teach(*members, verbose)
-        return _seeded(seed, quantize, float_model, *members)
 
-    quantized_path = folder / "quantized.keras"
-    quantized = _stage(
-        quantized_path,
-        fingerprint(key, quantize),
-        train_quantized,
-        lambda made: made.save(quantized_path),
-        lambda: load_model(str(quantized_path)),
-    )
-    (folder / "policy.json").write_text(get_policy(quantized).to_json() + "\n", encoding="utf-8")
-
-    reports: dict[str, AuditReport] = {}
-
-    def report(name: str, audited: Any, pipeline: list[Any]) -> AuditReport:
-        adaptive = is_function and n_reference > 0
-        # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs.
-        # The tensor in front of the output rounding, which who holds the file reads, is not attacked here.
-        asked = recipe.augment is not None or (name != "float" and bits.output is not None)
-        reports[name] = audit(
-            audited,
-            members,
-            non_members,
-            reference_models=ReferenceModels(pipeline, n_reference, cache=folder / "reference_models", n_jobs=n_jobs)
-            if adaptive
-            else None,
-            other=None if name == "float" else float_model,
-            augmented_queries=asked,
-            seed=seed,
-            verbose=verbose,
+def _check_labels(labels: Optional[Sequence[str]], model: Any, expected: str, is_right: Callable[[int], bool]) -> None:
+    """Raises InvalidArgumentError if there is not one label for each class of the model, as far as it is there."""
+    if labels is None:
+        return
+    if isinstance(model, keras.Model):
+        classes = model.outputs[0].shape[-1]
+        expected, is_right = str(classes), lambda count: count == classes
+    if not is_right(len(labels)):
+        raise InvalidArgumentError(
+            f"defend: Expected labels to be {expected} names, one for each class. Received {len(labels)}."
         )
-        reports[name].save(folder / "reports" / name.lstrip("."))
-        return reports[name]
 
-    report("float", float_model, [model])
-    shipped = report("quantized", quantized, [model, quantize])
-    buffer = convert(quantized, target, labels=labels, audit=shipped)
-    (folder / "model.tflite").write_bytes(buffer)
-    verification = verify(quantized, buffer, non_members[0])
-    (folder / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
-    report(".tflite", buffer, [model, quantize])
-    compare(reports).save(folder)
-    (folder / "headline.json").write_text(
-        json.dumps({name: found.headline() for name, found in reports.items()}, indent=2) + "\n", encoding="utf-8"
+
+def _float_stage(run: _Run) -> Any:
+    """Returns the float model: the given one, or what the function trains."""
+    model = run.stored_model(
+        "float.keras", run.key, lambda: _seeded(run.seed, run.model, *run.members) if run.is_function else run.model
     )
-    return Defence(quantized, buffer, get_policy(quantized), reports, verification, folder)
+    # The number of classes of a function's model is known only now.
+    _check_labels(run.labels, model, "", bool)
+    return model
+
+
+def _decide_training(run: _Run, float_model: Any) -> _Run:
+    """Returns the run with its recipe, and with the cross-distillation that None stands for."""
+    cross = run.cross_distillation
+    if cross is None:
+        cross = False
+        if run.is_function and run.recipe is None:
+            on_members, on_others = (
+                float(np.mean(signals.predict_logits(float_model, x).argmax(1) == y))
+                for x, y in (run.members, run.choosing)
+            )
+            cross = CrossDistillation() if on_members - on_others >= _MEMORIZED_GAP else False
+    recipe = default_recipe(bool(cross)) if run.recipe is None else run.recipe
+    return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
+
+
+def _bits_stage(run: _Run, float_model: Any) -> BitwidthPolicy:
+    """Returns the bits: the given ones, or the best that a search finds."""
+    if isinstance(run.policy, BitwidthPolicy):
+        return run.policy
+    found = search_policy(
+        float_model,
+        run.members,
+        run.choosing,
+        run.policy,
+        # The search trains on from the float model, also where the quantized model starts from random weights.
+        recipe=None if run.cross_distillation else run.recipe,
+        folder=run.folder / "search",
+        seed=run.seed,
+        verbose=run.verbose,
+    )
+    return found.best.policy
+
+
+def _quantized_stage(run: _Run, float_model: Any, bits: BitwidthPolicy) -> tuple[Any, Any]:
+    """Returns the trained quantized model, and the stage of the pipeline that trains it."""
+    assert run.recipe is not None
+    quantize: Any = QuantizedTraining(bits, run.recipe)
+    if isinstance(run.cross_distillation, CrossDistillation):
+        quantize = CrossDistilledTraining(bits, run.recipe, run.model, run.cross_distillation, str(run.cache))
+
+    def train() -> Any:
+        quantize.prepare(*run.members, run.verbose)
+        return _seeded(run.seed, quantize.train, float_model, *run.members)
+
+    model = run.stored_model("quantized.keras", fingerprint(run.key, "quantized", quantize), train)
+    write_text(run.folder / "policy.json", get_policy(model).to_json())
+    return model, quantize
+
+
+def _audit_stage(
+    run: _Run,
+    name: str,
+    audited: Any,
+    pipeline: list[Any],
+    bits: Optional[BitwidthPolicy] = None,
+    float_model: Optional[Any] = None,
+) -> AuditReport:
+    """Returns the audit of a model or of a file, by an attacker who trains models of its kind if that can be."""
+    options = None
+    if run.is_function and run.reference_models:
+        options = ReferenceModels(pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs)
+    # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs. The
+    # tensor in front of the output rounding, which an attacker who holds the file reads, is not attacked here.
+    augments = run.recipe is not None and run.recipe.augment is not None
+    report = audit(
+        audited,
+        run.members,
+        run.non_members,
+        reference_models=options,
+        other=float_model,
+        augmented_queries=augments or (bits is not None and bits.output is not None),
+        seed=run.seed,
+        verbose=run.verbose,
+    )
+    report.save(run.folder / "reports" / name.lstrip("."))
+    return report
+
+
+def _file_stage(run: _Run, quantized: Any, report: AuditReport) -> tuple[bytes, Verification]:
+    """Returns the .tflite, and what it is against the model."""
+    buffer = convert(quantized, run.target, labels=run.labels, audit=report)
+    write_whole(run.folder / "model.tflite", lambda path: path.write_bytes(buffer))
+    verification = verify(quantized, buffer, run.non_members[0])
+    write_text(run.folder / "verification.txt", str(verification))
+    return buffer, verification
 
 
 def _seeded(seed: int, make: Callable[..., Any], *arguments: Any) -> Any:

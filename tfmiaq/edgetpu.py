@@ -1,4 +1,4 @@
-"""What the Edge TPU compiler will accept of a .tflite, told without it.
+"""Checks which operations of a .tflite the Edge TPU compiler accepts, without that compiler.
 
 The rules are those of coral.ai, "TensorFlow models on the Edge TPU": model requirements, and the table of supported
 operations with their known limitations.
@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._tables import format_table
+from tfmiaq._tables import format_table, html_table
 from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model, unpack
 
 COMPILER = "edgetpu_compiler"
@@ -46,14 +46,14 @@ class OperationCheck:
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class EdgeTpuCheck:
     """What the compiler is expected to do with a file; prints as a table.
 
     Attributes:
         operations: Every operation, in order.
         parameter_bytes: Weights and biases of the operations expected on the Edge TPU.
-        compiler_log: What `edgetpu_compiler` said, or None where it is not installed.
+        compiler_log: Output of `edgetpu_compiler`, or None where it is not installed.
     """
 
     operations: tuple[OperationCheck, ...]
@@ -70,21 +70,32 @@ class EdgeTpuCheck:
         """Whether the parameters fit in the on-chip memory, so that none is fetched again for each record."""
         return self.parameter_bytes <= ON_CHIP_BYTES
 
-    def __str__(self) -> str:
-        rows = [
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        rows: list[tuple[str, ...]] = [
             (str(o.index), o.operation, o.output[-48:], "yes" if o.mapped else "NO", o.reason) for o in self.operations
         ]
+        return ("#", "operation", "output", "mapped", "reason"), rows
+
+    def _line(self) -> str:
         on_chip = "fit" if self.fits_on_chip else "do not fit"
-        lines = [
-            format_table(("#", "operation", "output", "mapped", "reason"), rows),
+        return (
             f"{sum(o.mapped for o in self.operations)} of {len(self.operations)} operations mapped; parameters of "
-            f"{self.parameter_bytes:,} B {on_chip} in the {ON_CHIP_BYTES:,} B on chip",
-        ]
+            f"{self.parameter_bytes:,} B {on_chip} in the {ON_CHIP_BYTES:,} B on chip"
+        )
+
+    def __str__(self) -> str:
+        lines = [format_table(*self._table()), self._line()]
         if self.compiler_log is None:
-            lines.append(f"{COMPILER} is not on the PATH: this is what its documentation lets expect.")
+            lines.append(f"{COMPILER} is not on the PATH: this is what its documentation says.")
         else:
             lines += [f"{COMPILER} says:", self.compiler_log]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<EdgeTpuCheck: {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table(), note=self._line())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +242,7 @@ def _names(enum: Any) -> dict[int, str]:
 
 
 def _types_and_shapes(operation: _Operation, types: dict[int, str]) -> str:
-    """What holds for every operation: 8-bit tensors of known size, with three dimensions at most beside the batch."""
+    """Returns which limit of all operations is broken: 8-bit tensors, at most three dimensions beside the batch."""
     tensors = [t for t, value in zip(operation.inputs, operation.values) if value is None] + operation.outputs
     odd = {types[tensor.type] for tensor in tensors} - set(_QUANTIZED)
     if odd:
@@ -284,10 +295,10 @@ def _compile(data: bytes) -> Optional[str]:
 
 
 def check(model: TFLiteModel) -> EdgeTpuCheck:
-    """Tells of each operation whether the Edge TPU compiler would map it, and why not.
+    """Returns for each operation whether the Edge TPU compiler would map it, and why not.
 
-    The compiler gives everything behind the first operation that it does not map to the processor; the table tells of
-    each operation by itself. Where `edgetpu_compiler` is on the PATH it is run, and its own words are added.
+    The compiler leaves everything behind the first operation that it does not map to the processor; the table shows
+    each operation by itself. Where `edgetpu_compiler` is on the PATH it is run, and its output is added.
 
     Example:
         >>> print(tfmiaq.edgetpu.check(tfmiaq.convert(quantized, target="edgetpu")))

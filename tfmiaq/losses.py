@@ -1,6 +1,6 @@
-"""Losses that keep a model from being surer of its training records than of others.
+"""Losses that lower membership leakage: the model becomes no surer of its training records than of others.
 
-They take the place of a cross-entropy in `compile`. Labels are integer classes (n,) or (n, 1), or one-hot rows.
+They replace a cross-entropy in `compile`. Labels are integer classes (n,) or (n, 1), or one-hot rows.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ from typing import Any
 from scipy import optimize
 
 from tfmiaq._backend import keras, tf
+from tfmiaq._checks import check, integer, real
 
 _SMALLEST = 1e-7
+_NOT_NEGATIVE = real(0)
+_SHARE = real(0, 1)
+# Logits over a smaller temperature overflow.
+_TEMPERATURE = real(1e-6)
 
 
 def _log_probabilities(predictions: Any, from_logits: bool) -> Any:
@@ -34,13 +39,8 @@ def _entropy(log_probabilities: Any) -> Any:
     return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
-def _check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{owner}: Expected {name} from {low:g} to {high:g}. Received {value!r}.")
-
-
 class _PrivacyLoss(keras.losses.Loss):
-    """A cross-entropy with something against memorizing."""
+    """A cross-entropy with a term against memorization."""
 
     def __init__(self, from_logits: bool, name: str) -> None:
         super().__init__(name=name)
@@ -51,7 +51,7 @@ class _PrivacyLoss(keras.losses.Loss):
         return self.of(_one_hot(y_true, log_probabilities), log_probabilities)
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
-        """The loss of each record, shape (n,), of one-hot labels and log-probabilities (n, classes)."""
+        """Returns the loss of each record, shape (n,), of one-hot labels and log-probabilities (n, classes)."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -63,8 +63,9 @@ class RelaxLoss(_PrivacyLoss):
     """Holds the mean training loss at a level above zero (Chen et al. 2022, RelaxLoss, algorithm 1).
 
     While a batch's mean cross-entropy is above `alpha` it falls as usual. Below, one of two things happens: the
-    gradient is followed upwards, or the answers on right records are flattened, their own probability of the true class
-    as soft label and the rest spread evenly. The paper takes turns by epoch; here each batch draws one of the two.
+    gradient is followed upwards, or the outputs on correctly classified records are flattened: the soft label is their
+    own probability of the true class, and the rest spread evenly. The paper alternates by epoch; here each batch draws
+    one of the two.
 
     Args:
         alpha: The mean loss to hold, in nats, 0 or more.
@@ -77,8 +78,7 @@ class RelaxLoss(_PrivacyLoss):
 
     def __init__(self, alpha: float = 1.0, from_logits: bool = False, name: str = "relax_loss") -> None:
         super().__init__(from_logits, name)
-        _check_range("RelaxLoss", "alpha", alpha, 0, math.inf)
-        self.alpha = alpha
+        self.alpha = check("RelaxLoss", alpha=(alpha, _NOT_NEGATIVE))["alpha"]
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
         losses = -tf.reduce_sum(labels * log_probabilities, axis=-1)
@@ -98,7 +98,7 @@ class RelaxLoss(_PrivacyLoss):
 
 @keras.utils.register_keras_serializable("tfmiaq")
 class ConfidencePenalty(_PrivacyLoss):
-    """Cross-entropy less `beta` times the entropy of the answer (Pereyra et al. 2017, equation 2).
+    """Cross-entropy minus `beta` times the entropy of the output (Pereyra et al. 2017, equation 2).
 
     Args:
         beta: Weight of the entropy, 0 or more.
@@ -111,8 +111,7 @@ class ConfidencePenalty(_PrivacyLoss):
 
     def __init__(self, beta: float = 0.1, from_logits: bool = False, name: str = "confidence_penalty") -> None:
         super().__init__(from_logits, name)
-        _check_range("ConfidencePenalty", "beta", beta, 0, math.inf)
-        self.beta = beta
+        self.beta = check("ConfidencePenalty", beta=(beta, _NOT_NEGATIVE))["beta"]
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
         losses = -tf.reduce_sum(labels * log_probabilities, axis=-1)
@@ -127,7 +126,7 @@ class Distillation(_PrivacyLoss):
     """Cross-entropy of soft labels at a temperature T, times T^2 (Hinton et al. 2015, section 2).
 
     Args:
-        temperature: T, above 0. The labels are a teacher's answers at the same one.
+        temperature: T, above 0. The labels are a teacher's probabilities at the same temperature.
         from_logits: Whether the model ends in logits instead of probabilities.
         name: Name of the loss.
 
@@ -137,8 +136,7 @@ class Distillation(_PrivacyLoss):
 
     def __init__(self, temperature: float = 1.0, from_logits: bool = False, name: str = "distillation") -> None:
         super().__init__(from_logits, name)
-        _check_range("Distillation", "temperature", temperature, 1e-6, math.inf)
-        self.temperature = temperature
+        self.temperature = check("Distillation", temperature=(temperature, _TEMPERATURE))["temperature"]
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
         softened = tf.nn.log_softmax(log_probabilities / self.temperature)
@@ -149,7 +147,7 @@ class Distillation(_PrivacyLoss):
 
 
 def high_entropy_label(classes: int, gamma: float) -> float:
-    """The probability p of the true class in a soft label whose entropy is gamma times the largest possible one.
+    """Returns the probability p of the true class in a soft label whose entropy is gamma times the largest possible.
 
     The other classes share 1 - p evenly (Chen and Pattabiraman 2024, HAMP, section IV-B).
 
@@ -159,7 +157,13 @@ def high_entropy_label(classes: int, gamma: float) -> float:
 
     Returns:
         p, from 1 / classes to 1.
+
+    Raises:
+        ValueError: Fewer than 2 classes; gamma outside 0 to 1.
     """
+
+    checked = check("high_entropy_label", classes=(classes, integer(2)), gamma=(gamma, _SHARE))
+    classes, gamma = checked["classes"], checked["gamma"]
 
     def missing(p: float) -> float:
         rest = (1 - p) / (classes - 1)
@@ -175,10 +179,10 @@ def high_entropy_label(classes: int, gamma: float) -> float:
 class HighEntropyLabels(_PrivacyLoss):
     """HAMP's training loss (Chen and Pattabiraman 2024, equation 4): soft labels of high entropy, and an entropy bonus.
 
-    The divergence of the answer from `high_entropy_label`, less `alpha` times the entropy of the answer.
+    The divergence of the output from `high_entropy_label`, minus `alpha` times the entropy of the output.
 
     Args:
-        gamma: Entropy of the labels as a share of the largest possible one, 0 to 1.
+        gamma: Entropy of the labels over the largest possible one, 0 to 1.
         alpha: Weight of the entropy bonus, 0 or more.
         from_logits: Whether the model ends in logits instead of probabilities.
         name: Name of the loss.
@@ -191,10 +195,9 @@ class HighEntropyLabels(_PrivacyLoss):
         self, gamma: float = 0.8, alpha: float = 0.001, from_logits: bool = False, name: str = "high_entropy_labels"
     ) -> None:
         super().__init__(from_logits, name)
-        _check_range("HighEntropyLabels", "gamma", gamma, 0, 1)
-        _check_range("HighEntropyLabels", "alpha", alpha, 0, math.inf)
-        self.gamma = gamma
-        self.alpha = alpha
+        checked = check("HighEntropyLabels", gamma=(gamma, _SHARE), alpha=(alpha, _NOT_NEGATIVE))
+        self.gamma = checked["gamma"]
+        self.alpha = checked["alpha"]
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
         classes = int(log_probabilities.shape[-1])

@@ -10,21 +10,18 @@ import dataclasses
 import difflib
 import fnmatch
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
+
+from tfmiaq._checks import check, check_fields, integer, real
 
 _SCHEMA = 1
 
 
-def _check_bits(field: str, bits: Optional[int], owner: str = "LayerBits") -> None:
-    if bits is None:
-        return
-    or_float = ", or None for float" if owner == "LayerBits" else ""
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"{owner}.{field}: Expected an integer from 1 to 8{or_float}. Received {bits!r}.")
-    if not 1 <= bits <= 8:
-        raise ValueError(f"{owner}.{field}: Expected 1 to 8 bits{or_float}. Received {bits}.")
+_BITS = integer(1, 8)
+_BITS_OR_FLOAT = integer(1, 8, or_none=True, none_means="float")
+_BITS_OR_NO_EXCEPTION = integer(1, 8, or_none=True, none_means="no exception")
+_CLIP = real(0, closed="right")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +39,14 @@ class LayerBits:
             that no ReLU follows take 8 bits, whatever the value.
 
     Raises:
-        TypeError: Bits that are not integers.
-        ValueError: Bits outside 1 to 8.
+        InvalidArgumentError: Bits that are no integers from 1 to 8; a ValueError and a TypeError.
     """
 
     weight: Optional[int] = 8
     activation: Optional[int] = 8
 
     def __post_init__(self) -> None:
-        _check_bits("weight", self.weight)
-        _check_bits("activation", self.activation)
+        check_fields(self, weight=_BITS_OR_FLOAT, activation=_BITS_OR_FLOAT)
 
     @property
     def is_float(self) -> bool:
@@ -64,10 +59,10 @@ FLOAT = LayerBits(weight=None, activation=None)
 
 @dataclasses.dataclass(frozen=True)
 class OutputBits:
-    """Bit-width of what a classifier answers: each logit's distance to the largest, clipped and rounded.
+    """Bit-width of a classifier's outputs: each logit's distance to the largest, clipped and rounded.
 
-    The answer is max(z - max(z), -clip), rounded to 2^bits levels from -clip to 0. The largest keeps its place, and
-    what lies within half a step of it becomes its equal. Quantized outputs hide what the network has memorized, and
+    An output is max(z - max(z), -clip), rounded to 2^bits levels from -clip to 0. The largest logit stays the largest,
+    and those within half a step of it become its equals. Quantized outputs hide what the network has memorized, and
     take none of it away. Calibration is lost.
 
     They hide nothing from an attacker who holds the file: the tensor in front of the rounding can be read from the
@@ -77,28 +72,24 @@ class OutputBits:
     (22 reference models, 67 queries for each record). They are being measured anew (docs/defence.md).
 
     Example:
-        >>> BitwidthPolicy(LayerBits(2, 4), output=OutputBits(bits=2, clip=4.0))
+        >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))
 
     Attributes:
         bits: 1 to 8.
-        clip: Distance to the largest logit beyond which all are alike, in nats, above 0.
+        clip: Distance to the largest logit beyond which all are equal, in nats, above 0.
 
     Raises:
-        TypeError: Bits that are no integer, a clip that is no number.
-        ValueError: Bits outside 1 to 8; a clip that is not finite and above 0.
+        InvalidArgumentError: Bits that are no integer from 1 to 8; a clip that is no finite number above 0.
     """
 
     bits: int = 4
     clip: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.bits is None:
-            raise TypeError("OutputBits.bits: Expected an integer from 1 to 8. Received None.")
-        _check_bits("bits", self.bits, "OutputBits")
-        if isinstance(self.clip, bool) or not isinstance(self.clip, (int, float)):
-            raise TypeError(f"OutputBits.clip: Expected a number above 0. Received {self.clip!r}.")
-        if not 0 < self.clip < math.inf:
-            raise ValueError(f"OutputBits.clip: Expected a finite number above 0. Received {self.clip!r}.")
+        check_fields(self, bits=_BITS, clip=_CLIP)
+
+
+_Layers = Union[Mapping[str, LayerBits], Sequence[tuple[str, LayerBits]]]
 
 
 def _freeze_layers(layers: Any) -> tuple[tuple[str, LayerBits], ...]:
@@ -116,7 +107,7 @@ def _freeze_layers(layers: Any) -> tuple[tuple[str, LayerBits], ...]:
 class BitwidthPolicy:
     """Bit-widths of every layer of a model.
 
-    What holds for a layer is, in rising order of precedence: `default`; `first` and `last`, for the first and the
+    A layer takes its bits from, in rising order of precedence: `default`; `first` and `last`, for the first and the
     last layer with weights; the patterns in `layers`, of which the last that matches wins. A ReLU that runs fused
     with the layer before it follows that layer, unless a pattern matches the ReLU's own name.
 
@@ -133,14 +124,14 @@ class BitwidthPolicy:
         first: Bits of the layers with weights that no other such layer comes before, or None for no exception. In a
             model of one branch that is the first layer.
         last: The same of those that no other such layer comes after.
-        output: Bits of the answers, for models that end in logits or a softmax; None for what the last layer gives.
+        output: Bits of the outputs, for models that end in logits or a softmax; None for those of the last layer.
 
     Raises:
         TypeError: A field of another type than the above.
     """
 
     default: LayerBits = LayerBits()
-    layers: Union[Mapping[str, LayerBits], Sequence[tuple[str, LayerBits]]] = ()
+    layers: _Layers = ()
     first: Optional[LayerBits] = None
     last: Optional[LayerBits] = None
     output: Optional[OutputBits] = None
@@ -168,30 +159,47 @@ class BitwidthPolicy:
         activation: Optional[int] = 4,
         first: Optional[int] = 8,
         last: Optional[int] = 8,
+        output: Optional[OutputBits] = None,
+        layers: _Layers = (),
     ) -> BitwidthPolicy:
-        """The same bits everywhere, with exceptions for the two ends.
+        """Returns the policy of the same bits everywhere, with exceptions for the two ends.
+
+        Example:
+            >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0), layers={"stem": LayerBits(4, 4)})
 
         Args:
             weight: Bits of weights, 1 to 8, or None for float.
             activation: Bits of ReLU outputs, 1 to 8, or None for float.
             first: Bits of weights and activations of the first layer with weights; None makes it no exception.
             last: The same for the last layer with weights.
+            output: Bits of the outputs, as in `BitwidthPolicy`.
+            layers: Bits by name or glob, as in `BitwidthPolicy`.
 
         Returns:
             The policy.
+
+        Raises:
+            InvalidArgumentError: Bits that are no integers from 1 to 8.
         """
+        bits = check(
+            "BitwidthPolicy.uniform",
+            weight=(weight, _BITS_OR_FLOAT),
+            activation=(activation, _BITS_OR_FLOAT),
+            first=(first, _BITS_OR_NO_EXCEPTION),
+            last=(last, _BITS_OR_NO_EXCEPTION),
+        )
 
         def end(bits: Optional[int]) -> Optional[LayerBits]:
             return None if bits is None else LayerBits(bits, bits)
 
-        return cls(default=LayerBits(weight, activation), first=end(first), last=end(last))
+        return cls(LayerBits(bits["weight"], bits["activation"]), layers, end(bits["first"]), end(bits["last"]), output)
 
     @classmethod
     def mia_default(cls) -> BitwidthPolicy:
-        """The default of `quantize_model`: 2-bit weights and 4-bit activations inside, 8 bits at both ends.
+        """Returns the default of `quantize_model`: 2-bit weights and 4-bit activations inside, 8 bits at both ends.
 
-        Low-bit hidden layers took away most of what a membership inference attack reads, and the two ends cost
-        accuracy when lowered while they hold few weights.
+        Hidden layers of few bits lower membership leakage most. The two ends hold few weights, and lowering their bits
+        costs accuracy.
         """
         return cls.uniform(weight=2, activation=4, first=8, last=8)
 
@@ -203,7 +211,7 @@ class BitwidthPolicy:
         followers: Optional[Mapping[str, str]] = None,
         aliases: Optional[Mapping[str, Sequence[str]]] = None,
     ) -> dict[str, LayerBits]:
-        """The bits of each layer of one model.
+        """Returns the bits of each layer of one model.
 
         Args:
             names: Names of all layers, in order.
@@ -240,7 +248,7 @@ class BitwidthPolicy:
         return resolved
 
     def named(self, names: Sequence[str]) -> Optional[LayerBits]:
-        """The bits that `layers` gives a layer of these names: those of the last pattern that matches any of them."""
+        """Returns the bits in `layers` for a layer of these names: of the last pattern that matches any, or None."""
         found = None
         for pattern, bits in self.rules:
             if any(fnmatch.fnmatchcase(name, pattern) for name in names):
@@ -248,7 +256,7 @@ class BitwidthPolicy:
         return found
 
     def to_json(self) -> str:
-        """The policy as a JSON object; `from_json` reads it back."""
+        """Returns the policy as a JSON object; `from_json` reads it back."""
 
         def bits(value: Optional[LayerBits]) -> Optional[dict[str, Optional[int]]]:
             return None if value is None else dataclasses.asdict(value)
@@ -267,7 +275,7 @@ class BitwidthPolicy:
 
     @classmethod
     def from_json(cls, text: str) -> BitwidthPolicy:
-        """Reads what `to_json` wrote.
+        """Returns the policy that `to_json` wrote.
 
         Args:
             text: A JSON object.

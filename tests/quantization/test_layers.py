@@ -233,7 +233,7 @@ def test_flattening_changes_no_output():
         for layer in model.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.set_weights([np.random.default_rng(0).uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
-        flat = plan_model(model, LOW).flat.model
+        flat = plan_model(model, LOW)[0].model
         for expected, found in zip(_listed(model.predict(x, verbose=0)), _listed(flat.predict(x, verbose=0))):
             np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=name)
 

@@ -1,4 +1,4 @@
-"""Answers of few levels: the model's, the file's, and the bits that can be changed."""
+"""Quantized outputs: those of the model, those of the file, and bits that can be changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfmiaq._backend import keras
 
 
 def _policy(bits, clip):
-    return dataclasses.replace(BitwidthPolicy.uniform(2, 4), output=OutputBits(bits, clip))
+    return BitwidthPolicy.uniform(2, 4, output=OutputBits(bits, clip))
 
 
 def _ending_in_softmax(model):
@@ -22,18 +22,18 @@ def _ending_in_softmax(model):
 
 
 @pytest.fixture(scope="module")
-def coarse(trained, digits):
+def rounding(trained, digits):
     """A model with outputs of 3 bits, and the same model without."""
     made = []
     for output in (OutputBits(3, 6.0), None):
         keras.utils.set_random_seed(0)
-        model = tfmiaq.quantize_model(trained, dataclasses.replace(BitwidthPolicy.uniform(2, 4), output=output))
+        model = tfmiaq.quantize_model(trained, BitwidthPolicy.uniform(2, 4, output=output))
         made.append(train(model, digits.x_train, digits.y_train, epochs=5))
     return made
 
 
-def test_answers_are_the_distances_to_the_largest_logit_clipped_and_rounded(coarse, digits):
-    rounded, plain = (model.predict(digits.x_test, verbose=0) for model in coarse)
+def test_outputs_are_the_distances_to_the_largest_logit_clipped_and_rounded(rounding, digits):
+    rounded, plain = (model.predict(digits.x_test, verbose=0) for model in rounding)
     step = 6.0 / 7
     expected = np.round(np.maximum(plain - plain.max(1, keepdims=True), -6.0) / step) * step
     # The same seed and the same loss: training does not see the rounding.
@@ -42,12 +42,12 @@ def test_answers_are_the_distances_to_the_largest_logit_clipped_and_rounded(coar
 
 
 @pytest.mark.parametrize("target", ["mobile", "edgetpu"])
-def test_the_file_answers_the_same(coarse, digits, target):
-    buffer = tfmiaq.convert(coarse[0], target)
-    result = tfmiaq.verify(coarse[0], buffer, digits.x_test)
+def test_the_file_gives_the_same_outputs(rounding, digits, target):
+    buffer = tfmiaq.convert(rounding[0], target)
+    result = tfmiaq.verify(rounding[0], buffer, digits.x_test)
     assert result.agreement == 1.0
     assert result.largest_difference < 1e-5
-    (row,) = (row for row in result.layers if row.tensor == "answers")
+    (row,) = (row for row in result.layers if row.tensor == "output")
     assert (row.bits, row.trained, row.stored, row.exact) == (3, 8, 8, True)
     if target == "edgetpu":
         assert all(operation.mapped for operation in tfmiaq.edgetpu.check(buffer).operations)
@@ -57,49 +57,49 @@ def test_logits_under_a_softmax_are_rounded_in_the_file_too(digits):
     keras.utils.set_random_seed(0)
     model = tfmiaq.quantize_model(_ending_in_softmax(tiny_model()), _policy(2, 4.0))
     tfmiaq.TrainingRecipe(epochs=4, learning_rate=0.05).fit(model, digits.x_train, digits.y_train)
-    answers = model.predict(digits.x_test, verbose=0)
-    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+    outputs = model.predict(digits.x_test, verbose=0)
+    np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
     # Relative to the largest, a probability has one of four values.
-    ratios = np.unique(np.round(np.log(answers / answers.max(1, keepdims=True)), 3))
+    ratios = np.unique(np.round(np.log(outputs / outputs.max(1, keepdims=True)), 3))
     np.testing.assert_allclose(ratios, [-4, -8 / 3, -4 / 3, 0], atol=2e-3)
     result = tfmiaq.verify(model, tfmiaq.convert(model), digits.x_test)
     assert result.exact
     assert result.agreement == 1.0
-    # The int8 softmax answers in steps of 1/256.
+    # The int8 softmax gives steps of 1/256.
     assert result.largest_difference < 1 / 128
 
 
-def test_bits_and_clip_change_in_place_and_are_saved(coarse, digits, tmp_path):
-    model = coarse[0]
+def test_bits_and_clip_change_in_place_and_are_saved(rounding, digits, tmp_path):
+    model = rounding[0]
     before = model.predict(digits.x_test, verbose=0)
     policy = tfmiaq.get_policy(model)
     assert policy.output == OutputBits(3, 6.0)
-    assert "answers: 8 levels, from the largest logit to 6 below it" in str(tfmiaq.summary(model))
+    assert "outputs: 8 levels, from the largest logit to 6 below it" in str(tfmiaq.summary(model))
     try:
         tfmiaq.set_policy(model, dataclasses.replace(policy, output=OutputBits(1, 2.0)))
         assert set(np.unique(model.predict(digits.x_test, verbose=0))) == {-2.0, 0.0}
         assert tfmiaq.get_policy(model).output == OutputBits(1, 2.0)
-        with pytest.raises(ValueError, match="the model's answers, which have bits of their own"):
+        with pytest.raises(ValueError, match="the model's outputs, which have bits of their own"):
             tfmiaq.set_policy(model, dataclasses.replace(policy, output=None))
     finally:
         tfmiaq.set_policy(model, policy)
-    with pytest.raises(ValueError, match="the model's answers, which do not have bits"):
-        tfmiaq.set_policy(coarse[1], policy)
-    path = str(tmp_path / "coarse.keras")
+    with pytest.raises(ValueError, match="the model's outputs, which do not have bits"):
+        tfmiaq.set_policy(rounding[1], policy)
+    path = str(tmp_path / "rounding.keras")
     model.save(path)
     np.testing.assert_array_equal(tfmiaq.load_model(path).predict(digits.x_test, verbose=0), before)
 
 
-def test_one_bit_leaves_the_label_alone(coarse, digits):
-    """What an attacker reads of the answer is less; the label is the same, but for ties."""
+def test_one_bit_leaves_the_label_alone(rounding, digits):
+    """An attacker sees fewer output values; the label is the same, but for ties."""
     members, non_members = (digits.x_train, digits.y_train), (digits.x_test, digits.y_test)
-    plain = tfmiaq.audit(coarse[1], members, non_members, ["confidence", "gap"], verbose=False)
-    policy = tfmiaq.get_policy(coarse[0])
+    plain = tfmiaq.audit(rounding[1], members, non_members, ["confidence", "gap"], verbose=False)
+    policy = tfmiaq.get_policy(rounding[0])
     try:
-        tfmiaq.set_policy(coarse[0], dataclasses.replace(policy, output=OutputBits(1, 0.5)))
-        masked = tfmiaq.audit(coarse[0], members, non_members, ["confidence", "gap"], verbose=False)
+        tfmiaq.set_policy(rounding[0], dataclasses.replace(policy, output=OutputBits(1, 0.5)))
+        masked = tfmiaq.audit(rounding[0], members, non_members, ["confidence", "gap"], verbose=False)
     finally:
-        tfmiaq.set_policy(coarse[0], policy)
+        tfmiaq.set_policy(rounding[0], policy)
     assert abs(masked.non_member_accuracy - plain.non_member_accuracy) < 0.02
     assert len(np.unique(np.round(masked["confidence"].member_scores, 6))) < 25
 

@@ -1,7 +1,8 @@
-"""quantize_model: what it takes, what it keeps, what it refuses."""
+"""quantize_model: the models that it takes, what it keeps of them, and its errors."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_weights_are_kept_and_the_model_passed_is_untouched(trained):
     tfmiaq.quantize_model(trained)  # A second time works as the first.
 
 
-def test_8_bits_everywhere_answer_as_the_float_model(trained, digits):
+def test_8_bits_everywhere_predict_as_the_float_model(trained, digits):
     quantized = train(
         tfmiaq.quantize_model(trained, BitwidthPolicy.uniform(8, 8)), digits.x_train, digits.y_train, rate=1e-5
     )
@@ -188,6 +189,19 @@ def test_summary_tells_before_what_quantize_model_does():
     assert before == after
     with pytest.raises(ValueError, match="set_policy"):
         tfmiaq.summary(tfmiaq.quantize_model(tiny_model()), BitwidthPolicy())
+
+
+def test_a_summary_is_short_in_a_shell_and_a_table_in_a_notebook():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a" * 300), layers.ELU(name="bent")])
+    found = tfmiaq.summary(model, BitwidthPolicy.uniform(2, 4, output=None))
+    assert repr(found) == "<ModelSummary: 2 layers, 24 B stored, 24 B packed, 12 multiply-adds>"
+    assert repr(found.layers[1]) == "<LayerSummary 'bent' (ELU): w- a-, 0 B>"
+    assert all(len(repr(row)) < 200 and "\n" not in repr(row) for row in found.layers)
+    assert "<td>float: layer type</td>" in found._repr_html_()
+    assert found._repr_html_().count("<tr>") == len(found.layers) + 2
+    row = dataclasses.replace(found.layers[1], name="<script>")
+    assert "&lt;script&gt;" in row._repr_html_()
+    assert "<script>" not in row._repr_html_()
 
 
 _CLONE = """

@@ -182,10 +182,10 @@ def test_logits_beyond_their_range_keep_their_gradient():
     quantizer(tf.constant([-1.0, 1.0]), True, variables)
     logits = tf.Variable([-40.0, 0.5, 80.0])
     with tf.GradientTape() as tape:
-        answers = quantizer(logits, True, variables)
-        total = tf.reduce_sum(answers)
+        outputs = quantizer(logits, True, variables)
+        total = tf.reduce_sum(outputs)
     assert float(variables["max"]) == pytest.approx(0.9 + 8.0)
-    assert answers.numpy().max() < 9.0
+    assert outputs.numpy().max() < 9.0
     np.testing.assert_array_equal(tape.gradient(total, logits).numpy(), [1.0, 1.0, 1.0])
 
 

@@ -98,27 +98,30 @@ def test_a_bad_schedule_is_refused_before_training(digits):
 
 
 def test_no_name_is_one_of_tfmots():
-    """quantize_scope knows tfmot's classes by name, and a file would be read with those."""
+    """Inside tfmot's quantize_scope a file would be read with tfmot's classes of the same names."""
     from tfmiaq._backend import tfmot
-    from tfmiaq.quantization.quantize import _objects
 
     objects = tfmot.quantization.keras.quantize_scope().custom_objects
     taken = {name for part in (objects if isinstance(objects, (list, tuple)) else [objects]) for name in part}
     assert "FixedQuantizer" in taken
-    assert not taken & set(_objects())
+    registered = {name for name in keras.utils.get_custom_objects() if name.startswith("tfmiaq>")}
+    assert {"tfmiaq>ReluQuantizer", "tfmiaq>QuantizedLayer", "tfmiaq>KernelQuantizeConfig"} <= registered
+    assert not taken & {name.rpartition(">")[2] for name in registered}
+
+
+def test_files_that_tfmot_writes_stay_as_they_are():
+    from tfmiaq._backend import QuantizeAwareActivation
+
+    assert keras.utils.get_registered_name(QuantizeAwareActivation) == "QuantizeAwareActivation"
 
 
 _LOAD = """
 import json, sys
 import numpy as np
 import tfmiaq
-from tfmiaq._backend import keras
 how, path, x_path = sys.argv[1:]
-if how == "tfmiaq":
-    model = tfmiaq.load_model(path)
-else:
-    with tfmiaq.quantize_scope():
-        model = keras.models.load_model(path)
+load = tfmiaq.load_model if how == "tfmiaq" else tfmiaq.keras.models.load_model
+model = load(path)
 outputs = model.predict(np.load(x_path), verbose=0)
 bits = {r.name: [r.weight_bits, r.activation_bits] for r in tfmiaq.summary(model).layers}
 np.save(x_path + ".out.npy", outputs)

@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import pipelines
 import pytest
 from conftest import tiny_model, train
 
 import tfmiaq
 from tfmiaq._backend import keras
-from tfmiaq.search import search
+from tfmiaq.search import allocation, candidates, measurement, options, results, supernet
+
+RECIPE = tfmiaq.TrainingRecipe(epochs=3)
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +30,24 @@ def sets(digits):
     return (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
 
 
-def _search(model, members, validation, folder, **given):
+def _search(model, members, validation, folder, policies=(), recipe=RECIPE, **fields):
+    given = tfmiaq.PolicySearch(weight_bits=(1, 2, 8), activation_bits=(2, 4, 8), **fields)
     return tfmiaq.search_policy(
-        model,
-        members,
-        validation,
-        weight_bits=(1, 2, 8),
-        activation_bits=(2, 4, 8),
-        epochs=3,
-        folder=folder,
-        verbose=False,
-        **given,
+        model, members, validation, given, policies=policies, recipe=recipe, folder=folder, verbose=False
     )
 
 
 @pytest.fixture(scope="module")
 def result(trained, sets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
-    return _search(trained, *sets, folder, n_trials=16, finalists=2), folder
+    return _search(trained, *sets, folder, n_trials=16, retrained=2), folder
 
 
-def test_knobs_are_what_a_policy_may_change():
-    shared = search._Shared(tiny_model(), (1, 2), (2, 8))
+def test_dimensions_are_what_a_policy_may_change():
+    shared = supernet.Supernet(tiny_model(), (1, 2), (2, 8))
     weights = {"conv", "depthwise", "pointwise", "hidden", "logits"}
-    assert {name for name in shared.knobs if name.endswith("/weight")} == {f"{name}/weight" for name in weights}
-    assert "conv_relu/activation" in shared.knobs
+    assert {name for name in shared.dimensions if name.endswith("/weight")} == {f"{name}/weight" for name in weights}
+    assert "conv_relu/activation" in shared.dimensions
     shared.set({"conv/weight": 1})
     summary = {row.name: row.weight_bits for row in tfmiaq.summary(shared.model).layers}
     assert summary["conv"] == 1
@@ -52,63 +55,62 @@ def test_knobs_are_what_a_policy_may_change():
 
 
 def test_an_allocation_is_scored_without_a_trace(trained, sets):
-    shared = search._Shared(trained, (1, 8), (2, 8))
+    shared = supernet.Supernet(trained, (1, 8), (2, 8))
     shared.model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     shared.model.fit(*sets[0], epochs=1, verbose=0)
     before = [weights.copy() for weights in shared.model.get_weights()]
-    data = search._Data(*[(x[:50], y[:50]) for x, y in (*sets, sets[1])], (sets[0][0][:64],))
-    lowest = dict.fromkeys(shared.knobs, 1)
-    candidate = shared.score(lowest, data)
+    data = measurement.Samples(*[(x[:50], y[:50]) for x, y in (*sets, sets[1])], (sets[0][0][:64],))
+    lowest = dict.fromkeys(shared.dimensions, 1)
+    _, accuracy = shared.score(lowest, data)
     for one, other in zip(before, shared.model.get_weights()):
         np.testing.assert_array_equal(one, other)
-    assert candidate.packed_bytes < shared.packed_bytes({}) / 7
-    assert 0 <= candidate.accuracy <= 1
+    assert shared.packed_bytes(lowest) < shared.packed_bytes({}) / 7
+    assert 0 <= accuracy <= 1
 
 
-def test_the_best_policy_keeps_the_accuracy_and_tells_no_more(result):
+def test_the_best_policy_keeps_the_accuracy_and_leaks_no_more(result):
     found, _ = result
-    assert 2 <= len(found.finalists) <= 3
-    assert found.best in found.finalists
-    assert found.best.accuracy >= found.finalists[0].accuracy - found.max_accuracy_drop
-    assert found.best.leakage <= found.finalists[0].leakage
+    assert 2 <= len(found.retrained) <= 3
+    assert found.best in found.retrained
+    assert found.best.accuracy >= found.retrained[0].accuracy - found.max_accuracy_drop
+    assert found.best.leakage <= found.retrained[0].leakage
     assert len(found.candidates) >= 16
-    by_shared_model = dataclasses.replace(found, finalists=()).best
+    by_shared_model = dataclasses.replace(found, retrained=()).best
     assert by_shared_model.accuracy >= found.baseline.accuracy - found.max_accuracy_drop
 
 
 def _candidate(leakage, accuracy, size=1):
     policy = tfmiaq.BitwidthPolicy(layers={f"{leakage}": tfmiaq.LayerBits(2, 2)})
-    return search.Candidate(policy, leakage, accuracy, size)
+    return results.Candidate(policy, leakage, accuracy, size)
 
 
-def _finalists(count, truth, max_accuracy_drop):
-    """What is trained where the shared model sees accuracies of 0.5 to 0.7, and training makes another of each."""
-    candidates = [_candidate(0.5 + i / 100, 0.5 + i / 100) for i in range(20)]
-    baseline = _candidate(0.7, 0.7)
-    result = search.SearchResult(tuple(candidates), baseline, {}, max_accuracy_drop)
+def _retrained(count, truth, max_accuracy_drop):
+    """A search whose shared model scores accuracies of 0.5 to 0.7, and whose trainings turn each into another one."""
+    scored = [_candidate(0.5 + i / 100, 0.5 + i / 100) for i in range(20)]
+    result = results.SearchResult(tuple(scored), _candidate(0.7, 0.7), {}, max_accuracy_drop)
     train = lambda c: dataclasses.replace(c, accuracy=truth(c.accuracy))  # noqa: E731
-    return dataclasses.replace(result, finalists=search._train_finalists(result, count, train, True))
+    return dataclasses.replace(result, retrained=candidates.retrain(result, count, train, True))
 
 
-def test_finalists_are_chosen_by_what_the_ones_before_came_to():
-    # In truth a fifth of what the shared model thinks is lost.
-    found = _finalists(3, lambda seen: 0.8 + (seen - 0.7) / 5, 0.021)
-    assert [c.leakage for c in found.finalists] == pytest.approx([0.7, 0.5, 0.6, 0.61])
+def test_candidates_are_retrained_by_the_outcomes_before_them():
+    # A training loses a fifth of what the shared model does.
+    found = _retrained(3, lambda accuracy: 0.8 + (accuracy - 0.7) / 5, 0.021)
+    assert [c.leakage for c in found.retrained] == pytest.approx([0.7, 0.5, 0.6, 0.61])
     assert found.best.leakage == pytest.approx(0.6)
-    assert dataclasses.replace(found, finalists=()).best.leakage == pytest.approx(0.68)
+    assert dataclasses.replace(found, retrained=()).best.leakage == pytest.approx(0.68)
 
 
-def test_finalists_correct_what_a_straight_line_gets_wrong():
+def test_retraining_corrects_what_a_straight_line_gets_wrong():
     # All is lost at once below 0.645.
-    found = _finalists(4, lambda seen: 0.8 if seen > 0.645 else 0.4, 0.02)
-    leakages = [c.leakage for c in found.finalists]
+    found = _retrained(4, lambda accuracy: 0.8 if accuracy > 0.645 else 0.4, 0.02)
+    leakages = [c.leakage for c in found.retrained]
     assert leakages[:3] == pytest.approx([0.7, 0.5, 0.69])
     assert leakages[3:] == pytest.approx([0.68, 0.67])
     assert found.best.leakage == pytest.approx(0.67)
 
 
-def test_fewer_candidates_than_finalists_are_all_trained():
-    assert len(_finalists(99, lambda seen: seen, 0.02).finalists) == 21
+def test_fewer_candidates_than_may_be_retrained_are_all_trained():
+    assert len(_retrained(99, lambda accuracy: accuracy, 0.02).retrained) == 21
 
 
 def test_nothing_beats_the_frontier(result):
@@ -127,30 +129,45 @@ def test_a_policy_that_was_found_quantizes_the_float_model(result, trained, sets
     assert tfmiaq.verify(quantized, tfmiaq.convert(quantized), sets[1][0]).exact
 
 
+@dataclasses.dataclass(frozen=True)
+class _TrainsNoMore(tfmiaq.TrainingRecipe):
+    """The recipe of the searches above by its fingerprint, that must find everything trained."""
+
+    def get_config(self):
+        return RECIPE.get_config()
+
+    def fit(self, model, x, y, callbacks=()):
+        pytest.fail("trained again")
+
+
+_TrainsNoMore.__name__ = "TrainingRecipe"
+
+
 def test_a_search_goes_on_where_it_was(result, trained, sets, monkeypatch):
     found, folder = result
-    monkeypatch.setattr(search, "_default_fit", lambda *args: pytest.fail)
     scored = []
-    score = search._Shared.score
-    monkeypatch.setattr(search._Shared, "score", lambda *args: scored.append(args[1]) or score(*args))
-    kept = {path.name for path in folder.glob("finalist-*.json")}
-    assert len(kept) == len(found.finalists)
-    again = _search(trained, *sets, folder, n_trials=18, finalists=0)
+    score = supernet.Supernet.score
+    monkeypatch.setattr(supernet.Supernet, "score", lambda *args: scored.append(args[1]) or score(*args))
+    again = _search(trained, *sets, folder, n_trials=18, retrained=2, recipe=_TrainsNoMore(epochs=3))
     assert len(again.candidates) == len(found.candidates) + 2
     assert again.baseline == found.baseline
     assert again.sensitivities == found.sensitivities
     assert again.candidates[18:] == found.candidates[16:]
-    assert len(scored) == 2
     assert again.candidates[:16] == found.candidates[:16]
-    assert {"search.json", "best.json", "frontier.png", "study.db"} <= {path.name for path in folder.iterdir()}
+    # Allocations that were scored before are read.
+    before = {candidate.policy for candidate in (found.baseline, *found.candidates)}
+    assert len(scored) == len({candidate.policy for candidate in again.candidates} - before)
+    assert {"search.json", "best.json", "frontier.png"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "search.json").read_text())["best"]["leakage"] == again.best.leakage
-    assert "frontier 1" in str(again)
+    assert "frontier 1" in str(again) and "retrained 1" in str(again)
+    assert len(repr(again)) < 200 and len(repr(again.best)) < 200
+    assert "<td>best</td>" in again._repr_html_()
 
 
 def test_other_records_are_another_search(result, trained, sets, digits):
     found, folder = result
     others = digits.x_test[200:300], digits.y_test[200:300]
-    again = _search(trained, sets[0], others, folder, n_trials=2, finalists=0)
+    again = _search(trained, sets[0], others, folder, n_trials=2, retrained=0)
     assert len(again.candidates) == len(found.candidates) - 14
     assert again.baseline != found.baseline
 
@@ -158,7 +175,7 @@ def test_other_records_are_another_search(result, trained, sets, digits):
 def test_policies_of_ones_own_are_scored_first(result, trained, sets):
     found, folder = result
     own = [tfmiaq.BitwidthPolicy.uniform(2, 4), tfmiaq.BitwidthPolicy.uniform(1, 2, None, None)]
-    again = _search(trained, *sets, folder, n_trials=3, finalists=0, policies=own)
+    again = _search(trained, *sets, folder, n_trials=3, retrained=0, policies=own)
     for policy, candidate in zip(own, again.candidates):
         summary = tfmiaq.summary(tfmiaq.quantize_model(trained, policy))
         assert tfmiaq.summary(tfmiaq.quantize_model(trained, candidate.policy)).layers == summary.layers
@@ -170,17 +187,15 @@ def test_policies_of_ones_own_are_scored_first(result, trained, sets):
         _search(trained, *sets, folder, n_trials=1, policies=own)
 
 
-class _Knobs:
-    def __init__(self):
-        self.choices = {"a/weight": (1, 2, 8), "b/weight": (1, 8), "c/activation": (2, 4, 8)}
+CHOICES = {"a/weight": (1, 2, 8), "b/weight": (1, 8), "c/activation": (2, 4, 8)}
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.03, 0.08, 0.2])
 def test_the_integer_programme_is_as_good_as_trying_all(budget):
-    generator, knobs = np.random.default_rng(0), _Knobs()
+    generator = np.random.default_rng(0)
     sensitivities = {
         (name, bits): (generator.uniform(-0.01, 0.1), generator.uniform(0, 0.06))
-        for name, choices in knobs.choices.items()
+        for name, choices in CHOICES.items()
         for bits in choices
         if bits != 8
     }
@@ -188,48 +203,161 @@ def test_the_integer_programme_is_as_good_as_trying_all(budget):
     def total(bits, part):
         return sum(sensitivities.get(item, (0.0, 0.0))[part] for item in bits.items())
 
-    every = [dict(zip(knobs.choices, bits)) for bits in itertools.product(*knobs.choices.values())]
+    every = [dict(zip(CHOICES, bits)) for bits in itertools.product(*CHOICES.values())]
     best = max(total(bits, 0) for bits in every if total(bits, 1) <= budget)
-    found = search._milp(knobs, sensitivities, budget)
-    assert set(found) == set(knobs.choices)
+    found = allocation.integer_programme(CHOICES, sensitivities, budget)
+    assert set(found) == set(CHOICES)
     assert total(found, 1) <= budget + 1e-6
     assert total(found, 0) == pytest.approx(best, abs=1e-6)
 
 
-@pytest.mark.parametrize("sampler", search.SAMPLERS)
+@pytest.mark.parametrize("sampler", options.SAMPLERS)
 def test_every_sampler_searches(trained, sets, sampler):
     few = [(x[:60], y[:60]) for x, y in sets]
-    found = tfmiaq.search_policy(
-        trained,
-        *few,
-        weight_bits=(2, 8),
-        activation_bits=(8,),
-        n_trials=9,
-        epochs=1,
-        finalists=0,
-        sampler=sampler,
-        verbose=False,
-    )
+    given = tfmiaq.PolicySearch(9, retrained=0, sampler=sampler, weight_bits=(2, 8), activation_bits=(8,))
+    found = tfmiaq.search_policy(trained, *few, given, recipe=tfmiaq.TrainingRecipe(epochs=1), verbose=False)
     assert len(found.candidates) >= 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weight_bits": (0, 2)}, r"Expected weight_bits to be .* each an integer from 1 to 8. Received \(0, 2\)"),
+        ({"activation_bits": ()}, "Expected activation_bits to be a sequence of one or more"),
+        ({"sampler": "grid"}, "Expected sampler to be one of 'tpe', 'nsga2', 'random'. Received 'grid'"),
+        ({"n_trials": 0}, "PolicySearch: Expected n_trials to be an integer of at least 1. Received 0"),
+        ({"retrained": -1}, "Expected retrained to be an integer of at least 0. Received -1"),
+        ({"max_accuracy_drop": 5}, "Expected max_accuracy_drop to be a finite number from 0 to below 1. Received 5"),
+        ({"sample": 0}, "Expected sample"),
+        ({"storage": 3}, "Expected storage to be a URL or None. Received 3"),
+        ({"n_trials": True, "retrained": 0.5, "sampler": None}, "Expected n_trials .* retrained .* sampler"),
+    ],
+)
+def test_options_are_checked_when_they_are_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.PolicySearch(**fields)
+
+
+def test_numpy_numbers_are_options():
+    given = tfmiaq.PolicySearch(np.int64(9), weight_bits=np.array([2, 8]))
+    assert given == tfmiaq.PolicySearch(9, weight_bits=(2, 8))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight_bits": (0, 2)}, r"Expected weight_bits as integers from 1 to 8. Received \(0, 2\)"),
-        ({"activation_bits": ()}, "Expected activation_bits"),
-        ({"sampler": "grid"}, "Unknown sampler 'grid'. Expected one of 'tpe', 'nsga2', 'random'"),
-        ({"n_trials": 0}, "Expected n_trials of at least 1"),
-        ({"retrained": -1}, "Expected finalists of at least 0. Received -1"),
-        ({"max_accuracy_drop": 5}, "Expected max_accuracy_drop from 0 up to 1, as a share. Received 5"),
+        ({"search": 9}, "search_policy: Expected a PolicySearch or None as search. Received 9"),
+        ({"recipe": 9}, "search_policy: Expected a TrainingRecipe or None as recipe. Received 9"),
+        ({"policies": ["w2a4"]}, r"Expected BitwidthPolicy values as policies. Received \['w2a4'\]"),
+        ({"seed": -1}, "Expected seed to be an integer from 0"),
     ],
 )
-def test_bad_arguments_are_refused_before_any_work(trained, sets, arguments, message):
+def test_bad_arguments_raise_before_any_work(trained, sets, arguments, message):
     with pytest.raises(ValueError, match=message):
         tfmiaq.search_policy(trained, *sets, **arguments)
 
 
-def test_a_model_without_a_choice_is_refused(sets):
+def test_a_model_without_a_choice_raises(sets):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Softmax()])
     with pytest.raises(ValueError, match="No layer of the model has bits to choose"):
         tfmiaq.search_policy(model, *sets)
+
+
+def small_search(folder):
+    """A search of a perceptron, for another process."""
+    from tfmiaq import datasets
+
+    keras.utils.set_random_seed(0)
+    # The names count, and those that Keras gives depend on the models before.
+    inputs = keras.Input((8, 8, 1), name="images")
+    hidden = keras.layers.Dense(8, activation="relu", name="hidden")(keras.layers.Flatten(name="flat")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(hidden), name="perceptron")
+    data = datasets.load("digits")
+    model = train(model, data.x_train[:80], data.y_train[:80], 2)
+    return tfmiaq.search_policy(
+        model,
+        (data.x_train[:80], data.y_train[:80]),
+        (data.x_test[:80], data.y_test[:80]),
+        tfmiaq.PolicySearch(n_trials=14, retrained=2, weight_bits=(2, 8), activation_bits=(2, 4, 8)),
+        recipe=NotedRecipe(epochs=2),
+        folder=folder,
+        verbose=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NotedRecipe(tfmiaq.TrainingRecipe):
+    """Adds a line to a file for each training, so that a test can count them over processes."""
+
+    def fit(self, model, x, y, callbacks=()):
+        pipelines.note("trained")
+        return super().fit(model, x, y, callbacks)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_folder):
+    return small_search(undisturbed_folder)
+
+
+@pytest.fixture
+def finished(undisturbed, undisturbed_folder, tmp_path):
+    """A copy of the folder of a finished search."""
+    return pathlib.Path(shutil.copytree(undisturbed_folder, tmp_path / "search"))
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    monkeypatch.setenv("TFMIAQ_TEST_LOG", str(path))
+    return lambda: len(path.read_text().split()) if path.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("score", 6), ("retrained", 2)])
+def test_a_search_that_was_killed_goes_on(tmp_path, log, undisturbed, kind, count):
+    folder = tmp_path / "search"
+    tests = pathlib.Path(__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import test_search; test_search.small_search({str(folder)!r})"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests / "search"), str(tests), str(tests.parent)])},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 150
+    while len(list(folder.glob(f"cache/{kind}-*"))) < count:
+        assert time.monotonic() < end and process.poll() is None, "it was not killed in the middle"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("cache/*-*")}
+    before = log()
+    again = small_search(folder)
+    assert again == undisturbed
+    # What was finished is not made again: 1 shared model and 3 retrained ones.
+    done = sum(name.startswith(("shared", "retrained")) for name in kept)
+    assert log() - before == 4 - done
+    assert all((folder / "cache" / name).stat().st_mtime_ns == changed for name, changed in kept.items())
+
+
+@pytest.mark.parametrize(("kind", "trainings"), [("shared", 1), ("score", 0), ("retrained", 1)])
+def test_a_truncated_file_of_a_search_is_made_again(finished, log, undisturbed, kind, trainings):
+    victim = sorted(finished.glob(f"cache/{kind}-*"))[0]
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="is broken"):
+        assert small_search(finished) == undisturbed
+    assert log() == trainings
+
+
+def test_files_that_a_search_wrote_are_not_read_back(finished, log, undisturbed):
+    names = ("search.json", "best.json")
+    written = [(finished / name).read_text() for name in names]
+    for name in names:
+        (finished / name).write_text("{")
+    assert small_search(finished) == undisturbed
+    assert [(finished / name).read_text() for name in names] == written
+    assert log() == 0

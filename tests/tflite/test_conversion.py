@@ -1,4 +1,4 @@
-"""What is in the .tflite, read from the .tflite."""
+"""The .tflite: its levels, its types, its metadata, and how it is run."""
 
 from __future__ import annotations
 
@@ -161,12 +161,43 @@ def test_a_file_that_is_no_tflite_is_refused(tmp_path, digits, shipped):
         tfmiaq.verify(shipped[1], tmp_path / "other.tflite", digits.x_test[:2])
 
 
+def test_a_verification_is_short_in_a_shell_and_a_table_in_a_notebook(digits, shipped):
+    result = tfmiaq.verify(shipped[1], shipped[2], digits.x_test[:20])
+    count = len(result.layers)
+    assert repr(result).startswith(f"<Verification: {count} of {count} tensors exact, labels agree on ")
+    assert len(repr(result)) < 200
+    assert result._repr_html_().count("<tr>") == count + 1
+    assert str(result).splitlines()[-1] in result._repr_html_()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.0, True, "2"])
+def test_threads_are_a_positive_integer(shipped, threads):
+    with pytest.raises(ValueError, match=r"Interpreter: Expected threads to be an integer of at least 1, or None"):
+        tfmiaq.tflite.Interpreter(shipped[2], threads=threads)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, None])
+def test_a_batch_has_at_least_one_record(shipped, digits, batch_size):
+    with pytest.raises(ValueError, match=r"Expected batch_size to be an integer of at least 1"):
+        tfmiaq.tflite.Interpreter(shipped[2]).predict(digits.x_test[:2], batch_size=batch_size)
+
+
+def test_numpy_integers_are_taken(shipped, digits):
+    interpreter = tfmiaq.tflite.Interpreter(shipped[2], threads=np.int64(1))
+    assert interpreter.predict(digits.x_test[:3], batch_size=np.int64(2)).shape == (3, 10)
+
+
+def test_metadata_is_written_in_the_place_of_an_earlier_one(shipped):
+    written = tfmiaq.tflite.write_metadata(tfmiaq.tflite.write_metadata(shipped[2], {"a": 1}), {"b": [2]})
+    assert tfmiaq.tflite.read_metadata(written) == {"b": [2]}
+
+
 def test_verify_wants_records(digits, shipped):
     with pytest.raises(ValueError, match="at least one record"):
         tfmiaq.verify(shipped[1], shipped[2], digits.x_test[:0])
 
 
-def test_what_rides_in_the_file_is_read_back(trained, digits, tmp_path):
+def test_metadata_is_read_back(trained, digits, tmp_path):
     quantized = train(tfmiaq.quantize_model(trained), digits.x_train[:64], digits.y_train[:64])
     sets = (digits.x_train[:30], digits.y_train[:30]), (digits.x_test[:30], digits.y_test[:30])
     report = tfmiaq.audit(quantized, *sets, attacks=["threshold"])
@@ -196,6 +227,8 @@ def test_uint8_files_are_the_same_network(trained, digits):
     np.testing.assert_array_equal(*(tfmiaq.tflite.Interpreter(b).predict(x) for b in (as_int8, as_uint8)))
     with pytest.raises(ValueError, match="'int8' or 'uint8'"):
         tfmiaq.convert(quantized, "mobile", io_type="uint8")
+    with pytest.raises(ValueError, match=r"Unknown io_type 'int4'. Expected one of 'int8', 'uint8'. Did you"):
+        tfmiaq.convert(quantized, "edgetpu", io_type="int4")
 
 
 def test_preprocessing_leaves_the_integer_file_and_rides_in_its_metadata(digits):
@@ -275,6 +308,6 @@ def test_a_file_of_fixed_batch_is_run_in_batches_of_its_own(batch):
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 16, 16, 1), (4, 8, 8, 3), (4, 64)])
 def test_records_of_another_shape_are_refused(shipped, shape):
-    """The interpreter by itself resizes its input, and answers something."""
+    """The interpreter by itself resizes its input, and returns outputs of no meaning."""
     with pytest.raises(ValueError, match=r"takes records of shape \(8, 8, 1\). Received records of shape"):
         tfmiaq.tflite.Interpreter(shipped[2]).predict(np.zeros(shape, np.float32))

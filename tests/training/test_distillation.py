@@ -19,29 +19,32 @@ def _dense(softmax=False):
 
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("quantized", [False, True])
-def test_a_student_learns_its_teachers_answers(trained, digits, softmax, quantized):
+def test_a_student_learns_its_teachers_outputs(trained, digits, softmax, quantized):
     keras.utils.set_random_seed(0)
     student = _dense(softmax)
     student = tfmiaq.quantize_model(student, tfmiaq.BitwidthPolicy.uniform(4, 8)) if quantized else student
     reference = digits.x_test[:400]
-    history = tfmiaq.distill(trained, student, reference, temperature=2.0, epochs=15)
-    assert history.history["loss"][-1] < history.history["loss"][0]
+    recipe = tfmiaq.TrainingRecipe(epochs=15, learning_rate=0.05)
+    assert tfmiaq.distill(trained, student, reference, recipe=recipe, temperature=2.0) is student
+    losses_of_epochs = student.history.history["loss"]
+    assert losses_of_epochs[-1] < losses_of_epochs[0]
     agreed = student.predict(reference, verbose=0).argmax(1) == trained.predict(reference, verbose=0).argmax(1)
     assert agreed.mean() > 0.9
 
 
-def test_the_surest_records_are_kept(trained, digits):
+def test_the_records_of_lowest_entropy_are_kept(trained, digits):
     seen = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             seen.append(batch)
 
-    tfmiaq.distill(trained, _dense(), digits.x_test[:200], keep=0.32, epochs=1, batch_size=16, callbacks=[Watch()])
+    recipe = tfmiaq.TrainingRecipe(epochs=1, batch_size=16)
+    tfmiaq.distill(trained, _dense(), digits.x_test[:200], recipe=recipe, keep=0.32, callbacks=[Watch()])
     assert len(seen) == 4
 
 
-def test_a_loss_of_soft_labels_is_least_at_the_teachers_answer():
+def test_a_loss_of_soft_labels_is_least_at_the_teachers_output():
     loss = losses.Distillation(temperature=3.0, from_logits=True)
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     soft = np.exp(logits / 3) / np.exp(logits / 3).sum(1, keepdims=True)
@@ -61,22 +64,29 @@ def test_a_softmax_is_seen_through_a_quantized_end(ending):
     ("teacher", "arguments", "error", "message"),
     [
         (None, {"student": 3}, TypeError, "Expected a keras.Model as student. Received int"),
-        (None, {"keep": 0}, ValueError, "Expected keep above 0 and up to 1. Received 0"),
-        (None, {"temperature": 0}, ValueError, "Expected temperature from"),
+        (None, {"keep": 0}, ValueError, "Expected keep to be a finite number above 0 and up to 1. Received 0"),
+        (
+            None,
+            {"temperature": 0},
+            ValueError,
+            r"Expected temperature to be .* at least 1e-06. Received 0",
+        ),
+        (None, {"temperature": "warm", "keep": 2}, ValueError, "Expected temperature .* Expected keep"),
+        (None, {"recipe": 3}, TypeError, "distill: Expected a TrainingRecipe or None as recipe. Received 3"),
         (lambda x: np.zeros((len(x), 3)), {}, ValueError, "The teacher has 3 classes, the student 10"),
         (lambda x: np.zeros(len(x), int), {}, ValueError, "Received one that gives labels"),
         (None, {"x": np.full((5, 8, 8, 1), np.nan)}, ValueError, "distill: records has NaN or infinity in 5 records"),
         (None, {"x": np.zeros((0, 8, 8, 1))}, ValueError, "holds no records"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(teacher, arguments, error, message, digits):
+def test_what_cannot_be_distilled_raises(teacher, arguments, error, message, digits):
     given = {"student": _dense(), "x": digits.x_test[:20], **arguments}
     with pytest.raises(error, match=message):
         tfmiaq.distill(teacher or (lambda x: np.zeros((len(x), 10))), **given)
 
 
 class _Remembers:
-    """A model that is sure of the labels of records that it has seen, and knows nothing else."""
+    """A model that is certain of the labels of records that it was trained on, and uniform on all others."""
 
     made = 0
 
@@ -84,26 +94,26 @@ class _Remembers:
         type(self).made += 1
         seen = {record.tobytes(): label for record, label in zip(x, y)}
 
-        def answer(records):
+        def predict(records):
             found = np.full((len(records), 10), 0.1)
             for row, record in zip(found, records):
                 if record.tobytes() in seen:
                     row[:] = np.eye(10)[seen[record.tobytes()]]
             return found
 
-        return answer
+        return predict
 
 
 @pytest.mark.parametrize(("folds", "repeats"), [(2, 1), (5, 3)])
-def test_no_teacher_was_trained_on_what_it_is_asked(digits, folds, repeats):
-    answers = tfmiaq.out_of_fold_predictions(
+def test_no_teacher_was_trained_on_the_records_that_it_labels(digits, folds, repeats):
+    predictions = tfmiaq.out_of_fold_predictions(
         _Remembers(), digits.x_train[:83], digits.y_train[:83], folds=folds, repeats=repeats
     )
-    assert answers.shape == (83, 10)
-    np.testing.assert_allclose(answers, 0.1, atol=1e-6)
+    assert predictions.shape == (83, 10)
+    np.testing.assert_allclose(predictions, 0.1, atol=1e-6)
 
 
-def test_answers_belong_to_their_records_and_finished_teachers_are_kept(digits, tmp_path):
+def test_predictions_belong_to_their_records_and_finished_teachers_are_kept(digits, tmp_path):
     x, y = digits.x_train[:60], digits.y_train[:60]
     table = {record.tobytes(): row for record, row in zip(x, np.random.default_rng(0).dirichlet(np.ones(10), 60))}
 
@@ -116,12 +126,12 @@ def test_answers_belong_to_their_records_and_finished_teachers_are_kept(digits, 
 
     (tmp_path / "stop").touch()
     with pytest.raises(KeyboardInterrupt):
-        tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, folder=tmp_path)
+        tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, cache=tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
     (tmp_path / "stop").unlink()
     for _ in range(2):
-        answers = tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, folder=tmp_path)
-        np.testing.assert_allclose(answers, [table[record.tobytes()] for record in x], atol=1e-6)
+        predictions = tfmiaq.out_of_fold_predictions(Knows(), x, y, folds=4, cache=tmp_path)
+        np.testing.assert_allclose(predictions, [table[record.tobytes()] for record in x], atol=1e-6)
         (tmp_path / "done").touch()
 
 
@@ -129,13 +139,13 @@ def _fit(x, y):
     return tfmiaq.TrainingRecipe(epochs=15, learning_rate=0.1, batch_size=16).fit(tiny_model(), x, y)
 
 
-def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
+def test_a_cross_distilled_model_is_no_more_confident_on_its_members(digits):
     members, non_members = (digits.x_train[:200], digits.y_train[:200]), (digits.x_test[:200], digits.y_test[:200])
     keras.utils.set_random_seed(0)
     plain = _fit(*members)
     recipe = tfmiaq.TrainingRecipe(epochs=40, learning_rate=0.1, batch_size=16)
     student = tfmiaq.cross_distill(
-        _fit, tfmiaq.quantize_model(tiny_model()), *members, folds=4, repeats=2, recipe=recipe
+        _fit, tfmiaq.quantize_model(tiny_model()), *members, tfmiaq.CrossDistillation(4, 2), recipe=recipe
     )
     reports = [
         tfmiaq.audit(model, members, non_members, ["confidence", "gap"], verbose=False) for model in (plain, student)
@@ -149,10 +159,10 @@ def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
     ("arguments", "error", "message"),
     [
         ({"student": 3}, TypeError, "Expected a keras.Model as student. Received int"),
-        ({"share": 1.5}, ValueError, "Expected share from 0 to 1. Received 1.5"),
-        ({"folds": 1}, ValueError, "Expected folds from 2 to 20. Received 1"),
-        ({"folds": 21}, ValueError, "Expected folds from 2 to 20. Received 21"),
-        ({"repeats": 0}, ValueError, "Expected repeats from 1 to 1000. Received 0"),
+        ({"options": tfmiaq.CrossDistillation(21)}, ValueError, "Expected folds to be an integer from 2 to 20. .* 21"),
+        ({"options": 5}, TypeError, "cross_distill: Expected a CrossDistillation or None as options. Received 5"),
+        ({"recipe": 5}, TypeError, "cross_distill: Expected a TrainingRecipe or None as recipe. Received 5"),
+        ({"seed": -1}, ValueError, "Expected seed to be an integer from 0 to"),
         ({"train_fn": 3}, TypeError, "Expected a function from .x, y. to a model. Received 3"),
         ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 4))}, ValueError, "each of 10 classes. Received 4"),
         ({"train_fn": lambda x, y: lambda x: np.zeros((len(x), 12))}, ValueError, "have 12 classes, the student 10"),
@@ -161,11 +171,34 @@ def test_a_cross_distilled_model_is_no_surer_of_its_members(digits):
         ({"y": np.arange(20)}, ValueError, "labels go up to 19, and the student has 10 classes"),
     ],
 )
-def test_what_cannot_be_cross_distilled_is_refused(arguments, error, message, digits):
+def test_what_cannot_be_cross_distilled_raises(arguments, error, message, digits):
     given = {"train_fn": _Remembers(), "student": _dense(), "x": digits.x_train[:20], "y": np.arange(20) % 10}
     given |= arguments
     with pytest.raises(error, match=message):
         tfmiaq.cross_distill(**given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"teacher_weight": 1.5},
+            "CrossDistillation: Expected teacher_weight to be .* from 0 to 1. Received 1.5",
+        ),
+        ({"folds": 1}, "Expected folds to be an integer of at least 2. Received 1"),
+        ({"repeats": 0}, "Expected repeats to be an integer from 1 to 1000. Received 0"),
+        ({"folds": 2.0, "repeats": True}, "Expected folds .* Expected repeats"),
+    ],
+)
+def test_options_of_cross_distillation_are_checked_when_they_are_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.CrossDistillation(**fields)
+
+
+def test_numpy_numbers_are_options():
+    options = tfmiaq.CrossDistillation(np.int64(5), teacher_weight=np.float32(0.5))
+    assert options == tfmiaq.CrossDistillation(5, teacher_weight=0.5)
+    assert repr(options) == "CrossDistillation(folds=5, repeats=1, teacher_weight=0.5)"
 
 
 def test_training_stops_where_leakage_outgrows_accuracy(digits):
@@ -192,7 +225,7 @@ def test_training_stops_where_leakage_outgrows_accuracy(digits):
     ("arguments", "message"),
     [({"weight": -1}, "weight of at least 0. Received -1"), ({"patience": 0}, "patience of at least 1. Received 0")],
 )
-def test_stopping_refuses_bad_arguments(arguments, message, digits):
+def test_bad_arguments_of_stopping_raise(arguments, message, digits):
     records = digits.x_train[:20], digits.y_train[:20]
     with pytest.raises(ValueError, match=message):
         tfmiaq.callbacks.LeakageEarlyStopping(records, records, **arguments)

@@ -1,6 +1,9 @@
-"""How models are trained where nothing else is asked for."""
+"""Training recipes."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ def _augmentation():
     return recipes.flips_and_shifts(0.1)
 
 
-def test_a_recipe_is_known_again_when_its_layers_are_built(digits):
+def test_a_recipe_has_the_same_fingerprint_when_its_layers_are_built(digits):
     recipe = tfmiaq.TrainingRecipe(epochs=1, augment=_augmentation())
     before = fingerprint(recipe)
     recipe.fit(_dense(), digits.x_train[:32], digits.y_train[:32])
@@ -55,6 +58,71 @@ def test_a_recipe_trains_with_mixup(augment, digits):
 
 
 @pytest.mark.parametrize("mixup", [-0.1, 0.001, True, "a lot", float("nan")])
-def test_mixup_out_of_range_is_refused(mixup):
-    with pytest.raises(ValueError, match="Expected mixup of 0 for none"):
+def test_a_mixup_out_of_range_raises(mixup):
+    with pytest.raises(ValueError, match=r"Expected mixup to be a finite number of at least 0.01, or 0. Received"):
         tfmiaq.TrainingRecipe(mixup=mixup)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, "TrainingRecipe: Expected epochs to be an integer of at least 1. Received 0"),
+        ({"learning_rate": 0}, "Expected learning_rate to be a finite number above 0. Received 0"),
+        ({"batch_size": 1.5}, "Expected batch_size to be an integer of at least 1. Received 1.5"),
+        (
+            {"weight_decay": -1},
+            "Expected weight_decay to be a finite number of at least 0, or None. Received -1",
+        ),
+        ({"augment": "flip"}, "Expected augment to be a Keras layer or None. Received 'flip'"),
+        ({"epochs": "many", "batch_size": 0, "mixup": 2j}, "Expected epochs .* Expected batch_size .* Expected mixup"),
+    ],
+)
+def test_fields_are_checked_when_a_recipe_is_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.TrainingRecipe(**fields)
+
+
+def test_numpy_numbers_are_plain_fields():
+    recipe = tfmiaq.TrainingRecipe(np.int64(3), np.float64(0.1), np.int32(8), weight_decay=np.float64(0.5))
+    assert recipe == tfmiaq.TrainingRecipe(3, 0.1, 8, weight_decay=0.5)
+    assert type(recipe.epochs) is int
+    assert fingerprint(recipe) == fingerprint(tfmiaq.TrainingRecipe(3, 0.1, 8, weight_decay=0.5))
+
+
+_SUBCLASS = """
+import dataclasses
+import tfmiaq
+
+RATE = {rate}
+
+@dataclasses.dataclass(frozen=True)
+class Own(tfmiaq.TrainingRecipe):
+    patience: int = 3
+
+    def fit(self, model, x, y, callbacks=()):
+        return self.prepare(super().fit(model, x * RATE, y, callbacks))
+
+    def prepare(self, model):
+        return model{suffix}
+"""
+
+
+def _own(rate=1, suffix="", **fields):
+    names = {"__name__": __name__}
+    exec(_SUBCLASS.format(rate=rate, suffix=suffix), names)
+    return names["Own"](**fields)
+
+
+def test_a_subclass_counts_by_the_code_of_its_methods():
+    known = fingerprint(_own())
+    assert known == fingerprint(_own())
+    others = [_own(rate=2), _own(suffix=" or None"), _own(patience=4), _own(epochs=3), tfmiaq.TrainingRecipe()]
+    assert len({known, *map(fingerprint, others)}) == 6
+
+
+def test_recipes_do_without_tensorflow():
+    code = (
+        "import sys; from tfmiaq.training import CrossDistillation, TrainingRecipe; TrainingRecipe(); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,6 +2,17 @@
 
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
-from tfmiaq.caching.store import Store
+from tfmiaq.caching.store import ARRAYS, VALUES, Kind, Store, keras_model, write_text, write_whole
 
-__all__ = ["Store", "fingerprint", "in_parallel", "own_random_state"]
+__all__ = [
+    "ARRAYS",
+    "VALUES",
+    "Kind",
+    "Store",
+    "fingerprint",
+    "in_parallel",
+    "keras_model",
+    "own_random_state",
+    "write_text",
+    "write_whole",
+]

@@ -1,4 +1,4 @@
-"""What a training pipeline is, as a hash: the same code on the same values gives the same one in another process."""
+"""Hashes of training pipelines: the same code on the same values has the same hash in another process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 
 def fingerprint(*things: Any) -> str:
-    """A hash of functions, arrays and plain values.
+    """Returns a hash of functions, arrays and plain values.
 
     A function counts by its name, its code, its defaults, the values that it closes over, and the global functions and
-    values of its own modules that it uses, followed to the end. Of what lies in installed packages the code does not.
-    Objects count by `to_json`, `get_config` or their attributes.
+    values of its own modules that it uses, and theirs in turn. The code of installed packages does not count. Objects
+    count by `to_json`, `get_config` or their attributes.
 
     Args:
         *things: Functions, NumPy arrays, strings, numbers, containers, objects.
@@ -78,7 +78,7 @@ def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
 
 
 def _is_own(function: types.FunctionType) -> bool:
-    """Whether a function is the user's, not a package's."""
+    """Returns whether a function is the user's, not a package's."""
     module = function.__module__ or ""
     path = inspect.getsourcefile(function) or ""
     return "site-packages" not in path and not module.startswith("tfmiaq.")
@@ -98,6 +98,6 @@ def _update_function(digest: Any, function: types.FunctionType, seen: dict[int, 
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """The names that code and the functions inside it look up."""
+    """Returns the names that code and the functions inside it look up."""
     inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
     return [*code.co_names, *inner]

@@ -13,7 +13,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds all generators for a training, and puts Python's and NumPy's back behind it."""
+    """Seeds all random generators for a training, and puts Python's and NumPy's back after it."""
     from tfmiaq._backend import keras
 
     states = random.getstate(), np.random.get_state()
@@ -26,12 +26,12 @@ def own_random_state(seed: int) -> Iterator[None]:
 
 
 def in_parallel(calls: Sequence[Any], n_jobs: Optional[int], died: str) -> Iterator[Any]:
-    """Results of joblib's delayed calls as they come, in whatever order, on whatever backend joblib's context names.
+    """Yields the results of joblib's delayed calls as they finish, in any order, on the backend of joblib's context.
 
     Args:
-        calls: What `joblib.delayed` gave.
-        n_jobs: Number of processes; None for what joblib's context says, else one call after the other.
-        died: What to say if a process dies.
+        calls: Return values of calls of `joblib.delayed`.
+        n_jobs: Number of processes; None for what joblib's context says, or else for one call after the other.
+        died: Message of the error if a process dies.
 
     Raises:
         RuntimeError: A worker process died.

@@ -1,86 +1,183 @@
-"""A folder of results by the hash of what made them, which survives kills, full disks and broken files."""
+"""A folder that keeps finished work by the hash of what made it, and survives kills, full disks and broken files."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
 
 
-class Store:
-    """Arrays and models by key. What is there is whole: files are written beside their place and then renamed.
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of value that a `Store` keeps.
 
-    Args:
-        folder: Path of the folder, which is made if need be.
+    Attributes:
+        suffix: End of the file's name, as in ".npz".
+        save: Function of a path and a value that writes the file.
+        load: Function of a path that returns the value.
     """
 
-    def __init__(self, folder: Any) -> None:
-        self.folder = pathlib.Path(folder)
-
-    def _path(self, key: str, suffix: str) -> pathlib.Path:
-        return self.folder / f"{key}{suffix}"
-
-    def arrays(self, key: str) -> Optional[dict[str, np.ndarray]]:
-        """The arrays under a key, or None where there are none that can be read; broken files are removed."""
-        path = self._path(key, ".npz")
-        if not path.is_file():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            warnings.warn(f"{path} is broken ({error}) and is made again.", stacklevel=2)
-            path.unlink(missing_ok=True)
-            return None
-
-    def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> bool:
-        """Stores arrays; tells whether they could be stored."""
-        return self._write(key, ".npz", lambda path: _save_arrays(path, arrays))
-
-    def model(self, key: str, load: Callable[[str], Any]) -> Optional[Any]:
-        """The model under a key, or None where there is none that can be read; broken files are removed."""
-        path = self._path(key, ".keras")
-        if not path.is_file():
-            return None
-        try:
-            return load(str(path))
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            warnings.warn(f"{path} cannot be read ({error}) and is made again.", stacklevel=2)
-            path.unlink(missing_ok=True)
-            return None
-
-    def put_model(self, key: str, model: Any) -> bool:
-        """Stores a Keras model; tells whether it could be stored."""
-        return self._write(key, ".keras", lambda path: model.save(str(path)))
-
-    def _write(self, key: str, suffix: str, save: Callable[[pathlib.Path], Any]) -> bool:
-        scratch = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            scratch = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder))
-            path = scratch / f"it{suffix}"
-            save(path)
-            os.replace(path, self._path(key, suffix))
-        except (OSError, ValueError, NotImplementedError) as error:
-            warnings.warn(f"{self._path(key, suffix)} could not be written ({error}).", stacklevel=2)
-            return False
-        finally:
-            if scratch is not None:
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(scratch)
-        return True
+    suffix: str
+    save: Callable[[pathlib.Path, Any], Any]
+    load: Callable[[pathlib.Path], Any]
 
 
 def _save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+ARRAYS = Kind(".npz", _save_arrays, _load_arrays)
+"""Dictionaries of NumPy arrays."""
+
+VALUES = Kind(
+    ".json",
+    lambda path, values: path.write_text(json.dumps(values), encoding="utf-8"),
+    lambda path: json.loads(path.read_text(encoding="utf-8")),
+)
+"""Numbers, strings, lists and dictionaries, as JSON."""
+
+
+def keras_model(load: Callable[[str], Any]) -> Kind:
+    """Returns the kind of Keras models that `load` reads from a path."""
+    return Kind(".keras", lambda path, model: model.save(str(path)), lambda path: load(str(path)))
+
+
+def write_whole(path: Any, save: Callable[[pathlib.Path], Any]) -> None:
+    """Writes a file such that its name stands for a whole file at all times, or for none.
+
+    The file is written beside its place and then renamed, so that a process that is killed leaves no part of it there.
+
+    Args:
+        path: Path of the file. Its folder is made if there is none.
+        save: Function that writes the file to the path that it is given, whose name ends as that of `path` does.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    try:
+        unfinished = scratch / f"it{path.suffix}"
+        save(unfinished)
+        with unfinished.open("rb") as file:
+            # A machine that loses power must not keep the name without the content.
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(scratch)
+
+
+def write_text(path: Any, text: str) -> None:
+    """Writes a whole text file, as `write_whole`, with a line break at its end."""
+    write_whole(path, lambda unfinished: unfinished.write_text(f"{text}\n", encoding="utf-8"))
+
+
+class Store:
+    """Values by key, in files. What is there is whole; what cannot be read is removed, with a warning, and made again.
+
+    Example:
+        >>> store = Store("cache")
+        >>> scores = store.get_or_make(fingerprint(x, y), lambda: {"auc": attack(x, y)}, VALUES)
+
+    Args:
+        folder: Path of the folder, which is made when the first value is stored. None for a store that keeps nothing.
+    """
+
+    def __init__(self, folder: Optional[Any]) -> None:
+        self.folder = None if folder is None else pathlib.Path(folder)
+
+    def path(self, key: str, kind: Kind) -> Optional[pathlib.Path]:
+        """Returns the path of the file under a key, whether or not it exists; None if the store keeps nothing."""
+        return None if self.folder is None else self.folder / f"{key}{kind.suffix}"
+
+    def get(self, key: str, kind: Kind) -> Optional[Any]:
+        """Returns the value under a key, or None if there is none that can be read. Removes a file that is broken."""
+        path = self.path(key, kind)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return kind.load(path)
+        except Exception as error:
+            # A file that is cut short or changed raises whatever its reader meets first.
+            warnings.warn(f"{path} is broken ({error}) and is made again.", stacklevel=2)
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, key: str, value: Any, kind: Kind) -> bool:
+        """Stores a value, and returns whether it could be stored. Warns if it could not."""
+        path = self.path(key, kind)
+        if path is None:
+            return False
+        try:
+            write_whole(path, lambda unfinished: kind.save(unfinished, value))
+        except Exception as error:
+            # A full disk, or a model with layers of the user's own that cannot be saved.
+            warnings.warn(f"{path} could not be written ({error}).", stacklevel=2)
+            return False
+        return True
+
+    def get_or_make(
+        self, key: str, make: Callable[[], Any], kind: Kind, is_right: Optional[Callable[[Any], bool]] = None
+    ) -> Any:
+        """Returns the value under a key, or makes it and stores it.
+
+        Args:
+            key: Hash of everything that the value depends on; see `fingerprint`.
+            make: Function that makes the value. A value that cannot be stored is returned all the same.
+            kind: Kind of the value.
+            is_right: Function that returns whether a stored value has the expected shape. One that has not is made
+                again.
+
+        Returns:
+            The value.
+        """
+        value = self.get(key, kind)
+        if value is None or (is_right is not None and not is_right(value)):
+            value = make()
+            self.put(key, value, kind)
+        return value
+
+    def export(self, key: str, kind: Kind, path: Any) -> bool:
+        """Copies the file under a key to a path of its own, and returns whether there was one.
+
+        Without one, a file that an earlier call has left at `path` is removed, because it holds another value.
+        """
+        source = self.path(key, kind)
+        if source is None or not source.is_file():
+            pathlib.Path(path).unlink(missing_ok=True)
+            return False
+        write_whole(path, lambda unfinished: shutil.copyfile(source, unfinished))
+        return True
+
+    def arrays(self, key: str) -> Optional[dict[str, np.ndarray]]:
+        """Returns the arrays under a key, as `get`."""
+        return self.get(key, ARRAYS)
+
+    def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> bool:
+        """Stores arrays, as `put`."""
+        return self.put(key, arrays, ARRAYS)
+
+    def model(self, key: str, load: Callable[[str], Any]) -> Optional[Any]:
+        """Returns the Keras model under a key, as `get`."""
+        return self.get(key, keras_model(load))
+
+    def put_model(self, key: str, model: Any) -> bool:
+        """Stores a Keras model, as `put`."""
+        return self.put(key, model, keras_model(lambda path: None))

@@ -1,14 +1,20 @@
-"""The two layers that quantized models are made of: tfmot's, completed."""
+"""The layers that quantized models are made of: tfmot's, with what saving and loading needs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, weight_quantizers
+from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, weight_quantizers
+
+_register = keras.utils.register_keras_serializable("tfmiaq")
+# tfmot's own class around the activation of a wrapped layer. It is made known for loading only: registered under
+# "tfmiaq", it would change the files of models that tfmot quantizes.
+keras.utils.get_custom_objects().setdefault("QuantizeAwareActivation", QuantizeAwareActivation)
 
 
+@_register
 class ActivationRange(QuantizeLayer):
-    """Gives the tensor that passes through it an int8 range: a network's input, or what a float layer hands on.
+    """Gives the tensor that passes through it an int8 range: a network's input, or the output of a float layer.
 
     Args:
         quantizer: The quantizer that keeps the range.
@@ -20,6 +26,7 @@ class ActivationRange(QuantizeLayer):
         self.built = True
 
 
+@_register
 class QuantizedOutput(ActivationRange):
     """Rounds a classifier's logits to a few levels below the largest, except in training.
 
@@ -30,6 +37,7 @@ class QuantizedOutput(ActivationRange):
     """
 
 
+@_register
 class QuantizedLayer(QuantizeWrapperV2):
     """A layer whose weights and outputs are quantized.
 

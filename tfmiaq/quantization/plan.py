@@ -1,30 +1,23 @@
-"""What quantization does to each layer of a model, decided before anything is built."""
+"""Decides what quantization does to each layer of a model, before anything is built. Plans are frozen values."""
 
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
-from tfmiaq.quantization import quantize_configs
-from tfmiaq.quantization.layer_graph import (
-    FIXED,
-    FOLDABLE,
-    KEEP_CODES,
-    KERNELS,
-    RANGED,
-    LayerGraph,
-    fault,
-    is_relu,
-    is_softmax,
-    operation,
-)
-from tfmiaq.quantization.transformations import functional as graph
+from tfmiaq.quantization.layer_graph import LayerGraph, fault
+from tfmiaq.quantization.layer_specs import FIXED_RANGES, is_relu, is_softmax, operation, spec_of
 from tfmiaq.quantization.transformations import keras3
-from tfmiaq.quantization.transformations.functional import activation_name, is_functional
+from tfmiaq.quantization.transformations.copying import float32
+from tfmiaq.quantization.transformations.expansions import FlatModel, flatten
+from tfmiaq.quantization.transformations.folding import fold_into_convolutions
+from tfmiaq.quantization.transformations.functional import activation_name, is_functional, layer_of, nested_models
 
 _layers = keras.layers
 
@@ -38,7 +31,7 @@ def _check_model(model: Any) -> None:
             "Input, before it is quantized."
         )
     subclassed = [] if is_functional(model) else [model]
-    subclassed += graph.nested_models(model)
+    subclassed += nested_models(model)
     if subclassed:
         raise ValueError(
             "quantize_model: Expected a Sequential or Functional model. "
@@ -55,11 +48,7 @@ def _check_model(model: Any) -> None:
 
 
 def check_finite(model: Any, caller: str) -> None:
-    """Refuses a model with NaN or infinite weights.
-
-    Raises:
-        ValueError: Such weights; each layer that has them is named.
-    """
+    """Raises ValueError if a model has NaN or infinite weights; names each layer that has them."""
     broken = [
         layer.name for layer in model.layers if any(not np.isfinite(weights).all() for weights in layer.get_weights())
     ]
@@ -70,39 +59,35 @@ def check_finite(model: Any, caller: str) -> None:
         )
 
 
-def _check_honoured(layer_graph: LayerGraph, policy: BitwidthPolicy, coarse: set[str], floats: dict[str, str]) -> None:
-    """A rule that names one layer outright is honoured or refused, never skipped."""
+def _check_honoured(
+    layer_graph: LayerGraph, policy: BitwidthPolicy, averaged: set[str], floats: Mapping[str, str]
+) -> None:
+    """Raises ValueError if a rule that names one layer outright cannot be honoured."""
     faults = []
     for pattern, bits in policy.rules:
         layer = next((layer for layer in layer_graph.layers if layer.name == pattern), None)
         if layer is None or bits.is_float:
             continue
+        has_kernel = bool(spec_of(layer).kernel)
         if layer.name in floats:
             faults.append(f"  {pattern!r}: a {type(layer).__name__} stays float: {floats[layer.name]}")
-        elif type(layer) not in KERNELS and not is_relu(layer):
+        elif not has_kernel and not is_relu(layer):
             faults.append(f"  {pattern!r}: a {type(layer).__name__} has neither weights nor a ReLU to quantize")
-        elif pattern in coarse and bits.activation not in (8, None):
+        elif pattern in averaged and bits.activation not in (8, None):
             faults.append(
                 f"  {pattern!r}: a layer reads it that averages, or joins it with sums, which takes 8 bits; pass "
                 "activation=8"
             )
-        elif type(layer) in KERNELS and bits.activation not in (8, None):
+        elif has_kernel and bits.activation not in (8, None):
             fused = any(layer_graph.leader(other) is layer for other in layer_graph.layers if is_relu(other))
             if activation_name(layer) != "relu" and not fused:
                 faults.append(f"  {pattern!r}: no ReLU follows, so its output takes 8 bits; pass activation=8")
     if faults:
-        raise ValueError("\n".join(["The policy asks for what cannot be done:", *faults]))
+        raise ValueError("\n".join(["The policy has rules that cannot be honoured:", *faults]))
 
 
-def _averages(layer: Any) -> bool:
-    """Whether a layer computes new values and rounds them to the grid of its input."""
-    if type(layer) is _layers.UpSampling2D:
-        return bool(layer.interpolation != "nearest")
-    return type(layer) in (_layers.AveragePooling1D, _layers.AveragePooling2D)
-
-
-def _coarse_at_low_bits(layer_graph: LayerGraph, floats: dict[str, str]) -> set[str]:
-    """Names of the layers whose codes must be of 8 bits, for the sake of a layer that reads them.
+def _averaged(layer_graph: LayerGraph, floats: Mapping[str, str]) -> set[str]:
+    """Returns the names of the layers whose outputs must have 8 bits, because of a layer that reads them.
 
     The int8 kernel of a layer that averages, such as AveragePooling2D, rounds to its input's grid. At 8 bits that is as
     good as no rounding; at 2 it is another network. A concatenation has one scale for all that it joins: of 8 bits, if
@@ -114,28 +99,69 @@ def _coarse_at_low_bits(layer_graph: LayerGraph, floats: dict[str, str]) -> set[
         for source in layer_graph.inputs[layer.name]:
             if source.name not in names:
                 names.add(source.name)
-                if type(source) in (*KEEP_CODES, _layers.Concatenate) or operation(source):
+                spec = spec_of(source)
+                if spec.keeps_codes or spec.shares_scale or operation(source):
                     trace(source)
 
     for layer in layer_graph.layers:
         if layer.name in floats:
             continue
-        if _averages(layer) or (type(layer) is _layers.Concatenate and not _joins_relus(layer, layer_graph, floats)):
+        spec = spec_of(layer)
+        if spec.averages(layer) or (spec.shares_scale and not _joins_relus(layer, layer_graph, floats)):
             trace(layer)
     return names
 
 
-def _joins_relus(layer: Any, layer_graph: LayerGraph, floats: dict[str, str]) -> bool:
-    """Whether all that a concatenation joins are ReLU outputs."""
+def _joins_relus(layer: Any, layer_graph: LayerGraph, floats: Mapping[str, str]) -> bool:
+    """Returns whether all inputs of a concatenation are ReLU outputs."""
 
     def holds(source: Any) -> bool:
         if source.name in floats or source.name in layer_graph.front:
             return False
-        if type(source) in (*KEEP_CODES, _layers.Concatenate):
+        spec = spec_of(source)
+        if spec.keeps_codes or spec.shares_scale:
             return all(map(holds, layer_graph.inputs[source.name]))
-        return is_relu(source) or (type(source) in KERNELS and activation_name(source) == "relu")
+        return is_relu(source) or (bool(spec.kernel) and activation_name(source) == "relu")
 
     return all(map(holds, layer_graph.inputs[layer.name]))
+
+
+NO_RANGE = "none"
+RELU_RANGE = "relu"
+LINEAR_RANGE = "linear"
+FIXED_RANGE = "fixed"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What quantization does to one layer that it wraps.
+
+    Attributes:
+        output: The output's range: NO_RANGE where the layer keeps its input's codes, fuses into the next or gives float
+            values, RELU_RANGE from 0 on, LINEAR_RANGE, or FIXED_RANGE where TFLite fixes it.
+        activation_bits: Bits of that range, or None without one.
+        limits: Lower and upper end of a FIXED_RANGE.
+        kernel: Attribute that holds the kernel, or an empty string.
+        weight_bits: Bits of the kernel, or None for float or without one.
+        per_channel: Whether each index of the kernel's last axis has its own step.
+        fixed: Whether the kernel is a constant, whose bits no policy changes.
+        aliases: Other names of the layer that a policy may use.
+    """
+
+    output: str = NO_RANGE
+    activation_bits: Optional[int] = None
+    limits: Optional[tuple[float, float]] = None
+    kernel: str = ""
+    weight_bits: Optional[int] = None
+    per_channel: bool = False
+    fixed: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def without_range(self) -> LayerPlan:
+        """Returns the plan of the same layer with a reader's range in place of its own."""
+        if self.output == FIXED_RANGE:
+            return self
+        return dataclasses.replace(self, output=NO_RANGE, activation_bits=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,92 +169,90 @@ class Plan:
     """What quantization does to each layer of a flat model.
 
     Attributes:
-        flat: The model.
-        configs: A fresh QuantizeConfig for each layer that is wrapped, by name.
+        layers: The plan of each layer that is wrapped, by name. Read-only, as are the other mappings.
         ranges: Names of the float layers, and of inputs, whose outputs quantized layers read.
         floats: For each layer that stays float, why.
-        bits: Resolved bits by layer name.
-        output: Bits of the model's answers, or None.
+        bits: Bits that the policy gives each layer, by name.
+        output: Bits of the model's outputs, or None.
     """
 
-    flat: graph.FlatModel
-    configs: dict[str, Any]
+    layers: Mapping[str, LayerPlan]
     ranges: frozenset[str]
-    floats: dict[str, str]
-    bits: dict[str, LayerBits]
+    floats: Mapping[str, str]
+    bits: Mapping[str, LayerBits]
     output: Optional[OutputBits] = None
 
 
-def _configs(layer_graph: LayerGraph, bits: dict[str, LayerBits], floats: dict[str, str]) -> dict[str, Any]:
-    plan = {
-        layer.name: _config(layer, bits[layer.name], layer_graph)
-        for layer in layer_graph.layers
-        if layer.name not in layer_graph.front and layer.name not in floats and not operation(layer)
-    }
-    _move_ranges_behind_concatenations(layer_graph, plan)
-    for name, config in plan.items():
-        config.aliases = list(layer_graph.aliases.get(name, ()))
-    return plan
+def _plan_layers(
+    layer_graph: LayerGraph, bits: Mapping[str, LayerBits], floats: Mapping[str, str]
+) -> dict[str, LayerPlan]:
+    plans: dict[str, LayerPlan] = {}
+    for layer in layer_graph.layers:
+        if layer.name in layer_graph.front or layer.name in floats or operation(layer):
+            continue
+        plans[layer.name] = _plan_layer(layer, bits[layer.name], layer_graph)
+        if spec_of(layer).shares_scale:
+            plans.update(_plan_joined(layer, layer_graph, plans))
+    return plans
 
 
-def _config(layer: Any, bits: LayerBits, layer_graph: LayerGraph) -> Any:
+def _plan_layer(layer: Any, bits: LayerBits, layer_graph: LayerGraph) -> LayerPlan:
+    spec, aliases = spec_of(layer), tuple(layer_graph.aliases.get(layer.name, ()))
     fuses = layer_graph.fuses_into_next(layer)
-    if type(layer) in KERNELS:
-        return quantize_configs.KernelQuantizeConfig(
-            kernel=KERNELS[type(layer)],
-            weight_bits=8 if layer.name in layer_graph.fixed else bits.weight,
-            fixed=layer.name in layer_graph.fixed,
-            activation_bits=bits.activation,
-            per_channel=type(layer) in FOLDABLE,
-            # Looked-up weights are codes already.
-            quantize_activation=not fuses and type(layer) is not _layers.Embedding,
+    if spec.kernel:
+        fixed = layer.name in layer_graph.fixed
+        has_range = bits.activation is not None and not fuses and not spec.outputs_weights
+        is_rectified = activation_name(layer) == "relu"
+        return LayerPlan(
+            output=NO_RANGE if not has_range else RELU_RANGE if is_rectified else LINEAR_RANGE,
+            activation_bits=None if not has_range else bits.activation if is_rectified else 8,
+            kernel=spec.kernel,
+            weight_bits=8 if fixed else bits.weight,
+            per_channel=spec.per_channel,
+            fixed=fixed,
+            aliases=aliases,
         )
     if is_relu(layer):
-        if bits.activation is None:
-            return quantize_configs.PassThroughQuantizeConfig()
-        return quantize_configs.ReluQuantizeConfig(bits.activation)
-    name = "softmax" if type(layer) is _layers.Softmax else activation_name(layer)
-    if name in FIXED and layer_graph.consumers[layer.name] and layer.name not in layer_graph.outputs:
-        return quantize_configs.FixedRangeQuantizeConfig(*FIXED[name])
-    if type(layer) in (*RANGED, _layers.BatchNormalization) and not fuses:
-        return quantize_configs.LinearQuantizeConfig()
-    return quantize_configs.PassThroughQuantizeConfig()
+        output = NO_RANGE if bits.activation is None else RELU_RANGE
+        return LayerPlan(output, bits.activation, aliases=aliases)
+    name = "softmax" if is_softmax(layer) else activation_name(layer)
+    if name in FIXED_RANGES and layer_graph.consumers[layer.name] and layer.name not in layer_graph.outputs:
+        return LayerPlan(FIXED_RANGE, 8, FIXED_RANGES[name], aliases=aliases)
+    if spec.has_range and not fuses:
+        return LayerPlan(LINEAR_RANGE, 8, aliases=aliases)
+    return LayerPlan(aliases=aliases)
 
 
-def _relu_bits(layer: Any, layer_graph: LayerGraph, plan: dict[str, Any]) -> Optional[int]:
-    """Bits of a tensor that holds nothing but ReLU outputs, or None for another."""
-    config = plan.get(layer.name)
-    if isinstance(config, quantize_configs.ReluQuantizeConfig):
-        return config.bits
-    if isinstance(config, quantize_configs.KernelQuantizeConfig) and activation_name(layer) == "relu":
-        return config.activation_bits
-    if type(layer) in KEEP_CODES and config is not None:
-        return _relu_bits(layer_graph.inputs[layer.name][0], layer_graph, plan)
-    return None
+def _relu_bits(layer: Any, layer_graph: LayerGraph, plans: Mapping[str, LayerPlan]) -> Optional[int]:
+    """Returns the bits of a tensor that holds nothing but ReLU outputs, or None for another."""
+    plan = plans.get(layer.name)
+    if plan is None:
+        return None
+    if plan.output == RELU_RANGE:
+        return plan.activation_bits
+    return _relu_bits(layer_graph.inputs[layer.name][0], layer_graph, plans) if spec_of(layer).keeps_codes else None
 
 
-def _move_ranges_behind_concatenations(layer_graph: LayerGraph, plan: dict[str, Any]) -> None:
-    """All inputs of a TFLite concatenation share its output's scale: one range, behind it, serves them all."""
-    for layer in layer_graph.layers:
-        if type(layer) is not _layers.Concatenate or layer.name not in plan:
-            continue
-        feeders = layer_graph.inputs[layer.name]
-        bits = [_relu_bits(feeder, layer_graph, plan) for feeder in feeders]
-        for feeder in feeders:
-            config = plan.get(feeder.name)
-            if layer_graph.only_consumer(feeder) is not layer or config is None:
-                continue
-            if isinstance(config, quantize_configs.KernelQuantizeConfig):
-                config.quantize_activation = False
-            elif isinstance(config, (quantize_configs.ReluQuantizeConfig, quantize_configs.LinearQuantizeConfig)):
-                plan[feeder.name] = quantize_configs.PassThroughQuantizeConfig()
-        known = [b for b in bits if b is not None]
-        if len(known) == len(feeders):
-            plan[layer.name] = quantize_configs.ReluQuantizeConfig(max(known))
+def _plan_joined(layer: Any, layer_graph: LayerGraph, plans: Mapping[str, LayerPlan]) -> dict[str, LayerPlan]:
+    """Returns the plans of a concatenation and of what only it reads: one range, behind it, serves them all.
+
+    All inputs of a TFLite concatenation share its output's scale.
+    """
+    inputs = layer_graph.inputs[layer.name]
+    bits = [_relu_bits(source, layer_graph, plans) for source in inputs]
+    joined = {
+        source.name: plans[source.name].without_range()
+        for source in inputs
+        if source.name in plans and layer_graph.only_consumer(source) is layer
+    }
+    known = [b for b in bits if b is not None]
+    if len(known) == len(inputs):
+        joined[layer.name] = dataclasses.replace(plans[layer.name], output=RELU_RANGE, activation_bits=max(known))
+    return joined
 
 
-def _convolvable(flat: graph.FlatModel) -> list[str]:
-    """Names of normalizations without a kernel to fold into, and of layers that are convolutions by constants."""
+def _convolvable(flat: FlatModel) -> list[str]:
+    """Returns the names of normalizations with no kernel to fold into, and of layers that are constant convolutions."""
     layer_graph = LayerGraph(flat.model, flat.aliases, flat.fixed)
 
     def is_one(layer: Any) -> bool:
@@ -244,7 +268,7 @@ def _convolvable(flat: graph.FlatModel) -> list[str]:
 
 
 def _pads_nothing(pooling: Any) -> bool:
-    """Whether every window of a pooling lies inside its input; DepthwiseConv2D takes square strides only."""
+    """Returns whether every window of a pooling lies inside its input; DepthwiseConv2D takes square strides only."""
     whole = [(size - window) % stride == 0 and window <= stride for size, window, stride in _windows(pooling)]
     square = pooling.strides[0] == pooling.strides[1] and pooling.data_format == "channels_last"
     return square and (pooling.padding == "valid" or all(whole))
@@ -258,15 +282,12 @@ def _normalizes_last_axis(norm: Any) -> bool:
     return list(norm.axis) == [len(norm.input_shape) - 1]
 
 
-def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
-    """Decides what becomes of each layer, and builds nothing that is quantized.
+def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> tuple[FlatModel, Plan]:
+    """Returns the flat model that will be quantized, and what becomes of each of its layers.
 
     Args:
         model: A built Sequential or Functional model, of Keras 2 or 3.
         policy: Bit-widths by layer; None for the default.
-
-    Returns:
-        The plan.
 
     Raises:
         TypeError, ValueError: As `quantize_model`.
@@ -277,20 +298,20 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> Plan:
     policy = BitwidthPolicy.mia_default() if policy is None else policy
     if not isinstance(policy, BitwidthPolicy):
         raise TypeError(f"quantize_model: Expected a BitwidthPolicy or None as policy. Received {policy!r:.200}.")
-    with graph.float32():
-        flat = graph.flatten(model)
-        flat = graph.fold_into_convolutions(flat, _convolvable(flat))
+    with float32():
+        flat = flatten(model)
+        flat = fold_into_convolutions(flat, _convolvable(flat))
     layer_graph = LayerGraph(flat.model, flat.aliases, flat.fixed)
-    decided = decide(layer_graph, policy)
+    plan = plan_layers(layer_graph, policy)
     if policy.output is not None:
-        _check_outputs(flat.model, layer_graph, decided[2])
-    return Plan(flat, *decided, policy.output)
+        _check_outputs(flat.model, layer_graph, plan.floats)
+    return flat, plan
 
 
-def _check_outputs(model: Any, layer_graph: LayerGraph, floats: dict[str, str]) -> None:
-    """Refuses output bits for what has no scores of classes to round, or has them in float."""
+def _check_outputs(model: Any, layer_graph: LayerGraph, floats: Mapping[str, str]) -> None:
+    """Raises ValueError if there are no scores of classes to round, or they are float."""
     for tensor in model.outputs:
-        layer = tensor._keras_history.layer
+        layer = layer_of(tensor)
         if not tensor.shape.rank or (tensor.shape[-1] or 0) < 2:
             raise ValueError(
                 f"quantize_model: BitwidthPolicy.output needs a score for each class. Output {layer.name!r} has shape "
@@ -304,15 +325,35 @@ def _check_outputs(model: Any, layer_graph: LayerGraph, floats: dict[str, str]) 
             )
 
 
-def decide(
-    layer_graph: LayerGraph, policy: BitwidthPolicy
-) -> tuple[dict[str, Any], frozenset[str], dict[str, str], dict[str, LayerBits]]:
-    """What a policy makes of each layer: the fields of `Plan` but the first.
+def plan_layers(layer_graph: LayerGraph, policy: BitwidthPolicy) -> Plan:
+    """Returns what a policy makes of each layer.
 
     Raises:
-        ValueError: A policy that names layers the model does not have, or asks for what cannot be done.
+        ValueError: A policy that names layers the model does not have, or that cannot be honoured.
     """
     bits = _resolve(layer_graph, policy)
+    floats = _floats(layer_graph, bits)
+    averaged = _averaged(layer_graph, floats)
+    _check_honoured(layer_graph, policy, averaged, floats)
+    bits = {
+        name: LayerBits(given.weight, 8) if name in averaged and given.activation is not None else given
+        for name, given in bits.items()
+    }
+    layers = _plan_layers(layer_graph, bits, floats)
+    if not layers:
+        raise ValueError("quantize_model: The policy leaves every layer float; give at least one layer bits.")
+    ranges = frozenset(
+        layer.name
+        for layer in layer_graph.layers
+        if (layer.name in layer_graph.front or layer.name in floats)
+        and any(c.name not in floats and c.name not in layer_graph.front for c in layer_graph.consumers[layer.name])
+    )
+    frozen = types.MappingProxyType
+    return Plan(frozen(layers), ranges, frozen(floats), frozen(bits), policy.output)
+
+
+def _floats(layer_graph: LayerGraph, bits: Mapping[str, LayerBits]) -> dict[str, str]:
+    """Returns for each layer that stays float, why."""
     floats: dict[str, str] = {}
     for layer in layer_graph.layers:
         if layer.name in layer_graph.front:
@@ -324,21 +365,7 @@ def decide(
             floats[layer.name] = reason
         elif layer_graph.folds(layer) and layer_graph.inputs[layer.name][0].name in floats:
             floats[layer.name] = "the layer that it folds into stays float"
-    coarse = _coarse_at_low_bits(layer_graph, floats)
-    _check_honoured(layer_graph, policy, coarse, floats)
-    for name in coarse:
-        if bits[name].activation is not None:
-            bits[name] = LayerBits(bits[name].weight, 8)
-    configs = _configs(layer_graph, bits, floats)
-    if not configs:
-        raise ValueError("quantize_model: The policy leaves every layer float; give at least one layer bits.")
-    ranges = frozenset(
-        layer.name
-        for layer in layer_graph.layers
-        if (layer.name in layer_graph.front or layer.name in floats)
-        and any(c.name not in floats and c.name not in layer_graph.front for c in layer_graph.consumers[layer.name])
-    )
-    return configs, ranges, floats, bits
+    return floats
 
 
 def _resolve(layer_graph: LayerGraph, policy: BitwidthPolicy) -> dict[str, LayerBits]:

@@ -1,22 +1,20 @@
-"""quantize_model: a Keras model in, the same model with a bit-width for each layer out."""
+"""Quantizes a Keras model with a bit-width for each layer, changes the bits, and loads quantized models."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any, Optional
 
-from tfmiaq._backend import (
-    activation_quantizers,
-    keras,
-    tfmot,
-    weight_quantizers,
-)
+from tfmiaq._backend import activation_quantizers, keras, weight_quantizers
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import layers, quantize_configs, quantizers
-from tfmiaq.quantization.layer_graph import LayerGraph, is_softmax
-from tfmiaq.quantization.plan import Plan, decide, plan_model
-from tfmiaq.quantization.summary import quantized_layers, quantized_outputs
-from tfmiaq.quantization.transformations import functional as graph
+from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
+from tfmiaq.quantization.layer_graph import LayerGraph
+from tfmiaq.quantization.layer_specs import is_softmax
+from tfmiaq.quantization.plan import Plan, plan_layers, plan_model
+from tfmiaq.quantization.transformations import copying
+from tfmiaq.quantization.transformations.expansions import FlatModel
+from tfmiaq.quantization.transformations.functional import input_layers, layer_of, output_layers, rebuild
 
 _WAY_OUT = (
     "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
@@ -24,30 +22,12 @@ _WAY_OUT = (
 )
 
 
-def _objects() -> dict[str, Any]:
-    names = {}
-    for module in (layers, quantizers, quantize_configs):
-        for name, value in vars(module).items():
-            if isinstance(value, type) and value.__module__ == module.__name__:
-                names[name] = value
-    return names
-
-
-def quantize_scope() -> Any:
-    """A scope in which Keras can load a quantized model.
+def load_model(path: str) -> Any:
+    """Loads a quantized model that `model.save` wrote, as `tfmiaq.keras.models.load_model` does too.
 
     Example:
-        with tfmiaq.quantize_scope():
-            model = keras.models.load_model("quantized.h5")
-
-    Returns:
-        A context manager.
-    """
-    return tfmot.quantization.keras.quantize_scope(_objects())
-
-
-def load_model(path: str) -> Any:
-    """Loads a quantized model that `model.save` wrote.
+        >>> quantized.save("quantized.keras")
+        >>> quantized = tfmiaq.load_model("quantized.keras")
 
     Args:
         path: What was passed to `save`.
@@ -55,8 +35,7 @@ def load_model(path: str) -> Any:
     Returns:
         The keras.Model.
     """
-    with quantize_scope():
-        return keras.models.load_model(path)
+    return keras.models.load_model(path)
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
@@ -67,17 +46,17 @@ def _refuse_floats(floats: dict[str, str], model: Any) -> None:
 
 
 def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: bool = False) -> Any:
-    """A copy of a Keras model, each layer quantized to the bits that a policy gives it.
+    """Returns a copy of a Keras model, each layer quantized to the bits that a policy gives it.
 
     The copy carries the model's weights and is ready for `compile` and `fit` (quantization-aware training). Ranges of
-    activations are taken from the first training batch on: train for at least one step before the outputs mean
-    anything. The model that was passed stays as it is.
+    activations are taken from the first training batch on: train for at least one step before you use the outputs. The
+    model that was passed stays as it is.
 
     Layers of mixed precision compute in float32: an int8 kernel adds up more digits than a float16 has.
 
     Nested models are inlined; a policy names their layers by their own names, or by path ("backbone/conv1"). Layers
     that TFLite has no single int8 kernel for are replaced by those it has (a SeparableConv2D by "name_depthwise" and
-    "name_pointwise"). What cannot be quantized stays float, with a warning; `tfmiaq.summary(model)` tells before.
+    "name_pointwise"). What cannot be quantized stays float, with a warning; `tfmiaq.summary(model)` shows it before.
 
     Example:
         >>> quantized = tfmiaq.quantize_model(model)
@@ -88,7 +67,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
         model: A built Sequential or Functional model. One of Keras 3 is rebuilt in Keras 2 (tf_keras) first.
         policy: Bit-widths by layer. None stands for `BitwidthPolicy.mia_default()`: weights of 2 bits and activations
             of 4, and 8 at both ends.
-        strict: Refuse a model with layers that cannot be quantized, unless the policy leaves them float.
+        strict: Raise an error for layers that cannot be quantized, unless the policy leaves them float.
 
     Returns:
         A functional keras.Model. Its layers are named `quant_` plus the name of the layer they wrap.
@@ -97,34 +76,36 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
         TypeError: No Keras model; a policy of another type.
         ValueError: A model that is not built, subclassed or quantized already; layers of Keras 3 that Keras 2 does not
             have; with `strict`, layers that cannot be quantized, all of them listed; a policy that names layers the
-            model does not have, or asks for what cannot be done.
+            model does not have, or cannot be honoured.
     """
-    plan = plan_model(model, policy)
+    flat, plan = plan_model(model, policy)
     surprises = {
         name: reason
         for name, reason in plan.floats.items()
         if not plan.bits[name].is_float and not reason.startswith("preprocessing")
     }
     if strict:
-        _refuse_floats(surprises, plan.flat.model)
+        _refuse_floats(surprises, flat.model)
     elif surprises:
         warnings.warn(
             f"{len(surprises)} layers stay float: {', '.join(f'{n} ({r})' for n, r in list(surprises.items())[:5])}"
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    with graph.float32():
-        return _apply(plan)
+    with copying.float32():
+        return _apply(flat, plan)
 
 
-def _apply(plan: Plan) -> Any:
+def _apply(flat: FlatModel, plan: Plan) -> Any:
     copies: dict[str, Any] = {}
 
     def copied(layer: Any, args: tuple) -> Any:
         if layer.name not in copies:
-            copy = graph.copy_layer(layer, graph.shapes_of(args[0]) if args else None)
-            config = plan.configs.get(layer.name)
-            copies[layer.name] = copy if config is None else layers.QuantizedLayer(copy, config)
+            copy = copying.copy_layer(layer, copying.shapes_of(args[0]) if args else None)
+            layer_plan = plan.layers.get(layer.name)
+            copies[layer.name] = (
+                copy if layer_plan is None else layers.QuantizedLayer(copy, quantize_configs.from_plan(layer_plan))
+            )
         return copies[layer.name]
 
     def ranged(name: str, tensor: Any) -> Any:
@@ -135,23 +116,23 @@ def _apply(plan: Plan) -> Any:
             copies[key] = layers.ActivationRange(quantizers.LinearQuantizer(widen=name in inputs), name=key)
         return copies[key](tensor)
 
-    def coarse(name: str, tensor: Any) -> Any:
+    def rounded(name: str, tensor: Any) -> Any:
         assert plan.output is not None
-        quantizer = quantizers.OutputQuantizer(plan.output.bits, float(plan.output.clip))
+        quantizer = quantizers.OutputQuantizer(plan.output.bits, plan.output.clip)
         return layers.QuantizedOutput(quantizer, name=f"{name}_output")(tensor)
 
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        answers = plan.output is not None and layer.name in outputs_of_model
-        if answers and is_softmax(layer):
-            args = (coarse(layer.name, args[0]), *args[1:])
-        outputs = graph.call_copy(copied(layer, args), args, kwargs)
-        if answers and not is_softmax(layer):
-            return coarse(layer.name, outputs)
+        is_rounded = plan.output is not None and layer.name in outputs_of_model
+        if is_rounded and is_softmax(layer):
+            args = (rounded(layer.name, args[0]), *args[1:])
+        outputs = copying.call_copy(copied(layer, args), args, kwargs)
+        if is_rounded and not is_softmax(layer):
+            return rounded(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
 
-    inputs = {tensor._keras_history.layer.name for tensor in plan.flat.model.inputs}
-    outputs_of_model = {tensor._keras_history.layer.name for tensor in plan.flat.model.outputs}
-    return graph.rebuild(plan.flat.model, call, read=lambda tensor: ranged(tensor._keras_history.layer.name, tensor))
+    inputs = {layer.name for layer in input_layers(flat.model)}
+    outputs_of_model = {layer.name for layer in output_layers(flat.model)}
+    return rebuild(flat.model, call, read=lambda tensor: ranged(layer_of(tensor).name, tensor))
 
 
 def set_policy(model: Any, policy: BitwidthPolicy) -> None:
@@ -169,24 +150,24 @@ def set_policy(model: Any, policy: BitwidthPolicy) -> None:
 
     Raises:
         TypeError: No policy.
-        ValueError: A model that is not quantized; a policy that names layers it does not have, asks for what cannot be
-            done, or would quantize what is float or make float what is quantized: that takes `quantize_model`.
+        ValueError: A model that is not quantized; a policy that names layers it does not have, cannot be honoured, or
+            would quantize what is float or make float what is quantized: that takes `quantize_model`.
     """
     if not isinstance(policy, BitwidthPolicy):
         raise TypeError(f"set_policy: Expected a BitwidthPolicy. Received {policy!r:.200}.")
     wrappers = list(quantized_layers(model))
-    configs, *_ = decide(LayerGraph.of_quantized(model), policy)
+    plan = plan_layers(LayerGraph.of_quantized(model), policy)
     faults, settings = [], []
     for wrapper in wrappers:
-        config = configs.get(wrapper.layer.name)
-        wanted = [] if config is None else config.quantizers(wrapper.layer)
+        layer_plan = plan.layers.get(wrapper.layer.name)
+        wanted = [] if layer_plan is None else quantize_configs.from_plan(layer_plan).quantizers(wrapper.layer)
         owned = [(q, v) for _, q, v in weight_quantizers(wrapper)] + activation_quantizers(wrapper)
         if [type(quantizer) for quantizer in wanted] != [type(quantizer) for quantizer, _ in owned]:
             faults.append(f"  {wrapper.layer.name}")
         settings += [(v["bits"], q.bits) for q, (_, v) in zip(wanted, owned) if "bits" in v]
-    answers = list(quantized_outputs(model))
-    if bool(answers) != (policy.output is not None):
-        faults.append(f"  the model's answers, which {'have' if answers else 'do not have'} bits of their own")
+    outputs = list(quantized_outputs(model))
+    if bool(outputs) != (policy.output is not None):
+        faults.append(f"  the model's outputs, which {'have' if outputs else 'do not have'} bits of their own")
     if faults:
         raise ValueError(
             "\n".join(
@@ -200,6 +181,6 @@ def set_policy(model: Any, policy: BitwidthPolicy) -> None:
     for variable, bits in settings:
         variable.assign(float(bits))
     if policy.output is not None:
-        for _, variables in (pair for layer in answers for pair in activation_quantizers(layer)):
+        for _, variables in (pair for layer in outputs for pair in activation_quantizers(layer)):
             variables["bits"].assign(float(policy.output.bits))
-            variables["clip"].assign(float(policy.output.clip))
+            variables["clip"].assign(policy.output.clip)

@@ -13,6 +13,8 @@ from typing import Any
 
 from tfmiaq._backend import Quantizer, keras, tf
 
+_register = keras.utils.register_keras_serializable("tfmiaq")
+
 # Magnitudes below this count as zero: a channel of zeros has no scale of its own.
 _DEAD = 1e-12
 _DEAD_STEP = 1e-3
@@ -25,7 +27,7 @@ def _bits_variable(layer: Any, name: str, bits: int) -> Any:
 
 
 def _scalar(layer: Any, name: str, value: float) -> Any:
-    # Replicas of a distributed training see other records each, and agree on the mean of their ranges.
+    # Replicas of a distributed training see different records; they take the mean of their ranges.
     return layer.add_weight(
         name,
         initializer=keras.initializers.Constant(value),
@@ -52,7 +54,7 @@ def exporting() -> Iterator[None]:
 
 
 def _fake_quant(inputs: Any, low: Any, high: Any, step: Any, training: Any) -> Any:
-    """8-bit FakeQuant, which outside of training and export rounds as precisely as an int8 kernel does.
+    """Returns an 8-bit FakeQuant, which outside of training and export rounds as precisely as an int8 kernel does.
 
     FakeQuant rounds (x - low) / step in float32. With the 240 codes below zero of a 4-bit activation that offset costs
     four digits, and sums near the middle between two codes fall to the other side than in the kernel.
@@ -67,7 +69,7 @@ def _straight_through(inputs: Any, quantized: Any) -> Any:
 
 
 def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
-    """The integer code of each weight and the size of one step.
+    """Returns the integer code of each weight and the size of one step.
 
     1 bit is the sign times the mean magnitude (Rastegari et al. 2016, XNOR-Net, section 3.1). 2 bits are ternary with
     threshold 0.7 times the mean magnitude and the mean of the kept magnitudes as step (Li and Liu 2016, Ternary Weight
@@ -92,7 +94,7 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
 
     top = tf.maximum(tf.pow(tf.constant(2.0, weights.dtype), bits - 1.0) - 1.0, 1.0)
     uniform_step = largest / top
-    # With a threshold below zero every weight is kept, and the ternary rule becomes the binary one.
+    # A threshold below zero keeps every weight: the ternary rule becomes the binary one.
     is_binary = tf.cast(bits < 1.5, weights.dtype)
     threshold = (1.0 - is_binary) * 0.7 * mean - is_binary
     # Signs, not comparisons: the converter of TensorFlow 2.21 folds no operation whose result is over twice the size of
@@ -111,27 +113,19 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
 
 
 def int8_refinement(bits: Any) -> Any:
-    """How many int8 codes lie between two neighbouring weight levels: floor(127 / n), n = 2^(b-1) - 1 or 1."""
+    """Returns how many int8 codes lie between two neighbouring weight levels: floor(127 / n), n = 2^(b-1) - 1 or 1."""
     top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
     return tf.floor(127.0 / top + 1e-3)
 
 
-class _Base(Quantizer):
-    """What all quantizers of this module tell of themselves."""
-
-    is_weight = False
-    bits = 8
-
-
-class WeightQuantizer(_Base):
+@_register
+class WeightQuantizer(Quantizer):
     """Symmetric weights of 1 to 8 bits on an int8 grid, with a straight-through gradient.
 
     Args:
         bits: Initial bit-width, 1 to 8.
         per_channel: One step for each index of the kernel's last axis.
     """
-
-    is_weight = True
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
         self.bits = bits
@@ -163,10 +157,10 @@ def _track(variable: Any, seen: Any, batch: Any, momentum: float) -> Any:
     return variable.assign(tf.where(seen > 0.5, averaged, batch))
 
 
-class _RangeQuantizer(_Base):
+class _RangeQuantizer(Quantizer):
     """Keeps a range of activations: taken from the first batch, then an exponential moving average."""
 
-    # With 0.99 ranges lag behind short trainings, and clip what the network has learnt meanwhile.
+    # With 0.99 ranges lag behind short trainings, and clip what the network has learnt since.
     momentum = 0.9
 
     def _range_variable(self, layer: Any, name: str, value: float) -> Any:
@@ -174,7 +168,7 @@ class _RangeQuantizer(_Base):
 
 
 def relu_top(largest: Any, spread: Any, bits: Any) -> Any:
-    """Where to clip non-negative activations: at their maximum for 8 bits, (0.9 + 0.85 bits) root mean squares below.
+    """Returns where to clip non-negative activations: at the maximum for 8 bits, else (0.9 + 0.85 bits) times the RMS.
 
     The factor is a straight line through the clips of least squared error (Lloyd 1982) for a rectified Gaussian. At few
     bits a step as long as the maximum over 2^b - 1 would round most activations to zero.
@@ -193,6 +187,7 @@ def relu_top(largest: Any, spread: Any, bits: Any) -> Any:
     return tf.maximum(is_full * largest + (1.0 - is_full) * clip, _DEAD_STEP)
 
 
+@_register
 class ReluQuantizer(_RangeQuantizer):
     """Non-negative activations of 1 to 8 bits: exactly 2^b codes of an int8 tensor.
 
@@ -230,7 +225,7 @@ class ReluQuantizer(_RangeQuantizer):
         return _fake_quant(inputs, -(256.0 - levels) * step, (levels - 1.0) * step, step, training)
 
     def scale(self, variables: dict[str, Any]) -> Any:
-        """Value of one int8 code."""
+        """Returns the value of one int8 code."""
         bits = tf.convert_to_tensor(variables["bits"])
         return relu_top(variables["max"], variables["spread"], bits) / (tf.pow(2.0, bits) - 1.0)
 
@@ -238,6 +233,7 @@ class ReluQuantizer(_RangeQuantizer):
         return {"bits": self.bits}
 
 
+@_register
 class LinearQuantizer(_RangeQuantizer):
     """Signed activations at 8 bits: network inputs, sums, pooled values and logits.
 
@@ -276,14 +272,15 @@ class LinearQuantizer(_RangeQuantizer):
         return _straight_through(inputs, quantized) if training else quantized
 
     def scale(self, variables: dict[str, Any]) -> Any:
-        """Value of one int8 code."""
+        """Returns the value of one int8 code."""
         return (variables["max"] - variables["min"]) / 255.0
 
     def get_config(self) -> dict[str, Any]:
         return {"widen": self.widen}
 
 
-class FixedRangeQuantizer(_Base):
+@_register
+class FixedRangeQuantizer(Quantizer):
     """Activations at 8 bits in a range that is known beforehand.
 
     Args:
@@ -302,15 +299,16 @@ class FixedRangeQuantizer(_Base):
         return tf.quantization.fake_quant_with_min_max_args(inputs, self.low, self.high, num_bits=8)
 
     def scale(self, variables: dict[str, Any]) -> Any:
-        """Value of one int8 code."""
+        """Returns the value of one int8 code."""
         return (self.high - self.low) / 255.0
 
     def get_config(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high}
 
 
-class OutputQuantizer(_Base):
-    """What a classifier answers: each logit's distance to the largest, clipped and rounded to 2^bits levels.
+@_register
+class OutputQuantizer(Quantizer):
+    """A classifier's outputs: each logit's distance to the largest, clipped and rounded to 2^bits levels.
 
     The step is clip / (2^b - 1), and the 8-bit FakeQuant has range [-clip, (256 - 2^b) step]: int8 saturation does the
     clip, and nothing lies above zero. In training logits pass as they are: a cross-entropy does not see the largest
@@ -340,7 +338,7 @@ class OutputQuantizer(_Base):
         return _fake_quant(below, -(levels - 1.0) * step, (256.0 - levels) * step, step, training)
 
     def scale(self, variables: dict[str, Any]) -> Any:
-        """Value of one int8 code."""
+        """Returns the value of one int8 code."""
         return tf.convert_to_tensor(variables["clip"]) / (tf.pow(2.0, tf.convert_to_tensor(variables["bits"])) - 1.0)
 
     def get_config(self) -> dict[str, Any]:

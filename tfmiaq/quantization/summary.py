@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any, Optional
 
-import numpy as np
+from tfmiaq._tables import format_table, html_table
+from tfmiaq.policy import BitwidthPolicy, OutputBits
+from tfmiaq.quantization.inspection import current_bits, is_quantized, output_bits, quantized_layers
+from tfmiaq.quantization.layer_specs import spec_for_counts
+from tfmiaq.quantization.plan import LayerPlan, plan_model
 
-from tfmiaq._backend import QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
-from tfmiaq._tables import format_table
-from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
-from tfmiaq.quantization.layer_graph import is_relu
-from tfmiaq.quantization.layers import QuantizedOutput
-from tfmiaq.quantization.plan import plan_model
+_HEAD = ("layer", "type", "weight bits", "activation bits", "weights", "stored B", "packed B", "multiply-adds")
 
 
-@dataclasses.dataclass(frozen=True)
+def _shown(bits: Optional[int]) -> str:
+    return "-" if bits is None else str(bits)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class LayerSummary:
     """One layer.
 
@@ -44,10 +46,25 @@ class LayerSummary:
     multiply_adds: int
     note: str = ""
 
+    def row(self) -> tuple[str, ...]:
+        """Returns the cells of the layer's row in a `ModelSummary`, without its note."""
+        counts = (self.weights, self.stored_bytes, self.packed_bytes, self.multiply_adds)
+        bits = (_shown(self.weight_bits), _shown(self.activation_bits))
+        return self.name, self.kind, *bits, *(f"{count:,}" for count in counts)
 
-@dataclasses.dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return (
+            f"<LayerSummary {self.name[-60:]!r} ({self.kind[:40]}): w{_shown(self.weight_bits)} "
+            f"a{_shown(self.activation_bits)}, {self.stored_bytes:,} B>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table((*_HEAD, "note"), [(*self.row(), self.note)])
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class ModelSummary:
-    """The layers of a model in order, and the bits of its answers if they have any; prints as a table."""
+    """The layers of a model in order, and the bits of its outputs if they have any; prints as a table."""
 
     layers: tuple[LayerSummary, ...]
     output: Optional[OutputBits] = None
@@ -67,86 +84,46 @@ class ModelSummary:
         """Multiply-accumulate operations of the model for one record."""
         return sum(layer.multiply_adds for layer in self.layers)
 
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        weights = sum(layer.weights for layer in self.layers)
+        counts = (weights, self.stored_bytes, self.packed_bytes, self.multiply_adds)
+        total = ("total", "", "", "", *(f"{count:,}" for count in counts))
+        if not any(layer.note for layer in self.layers):
+            return _HEAD, [*(layer.row() for layer in self.layers), total]
+        notes = [f"float: {layer.note}" if layer.note else "" for layer in self.layers]
+        return (*_HEAD, "note"), [*((*layer.row(), note) for layer, note in zip(self.layers, notes)), (*total, "")]
+
+    def _output_line(self) -> str:
+        if self.output is None:
+            return ""
+        return f"outputs: {2**self.output.bits} levels, from the largest logit to {self.output.clip:g} below it"
+
     def __str__(self) -> str:
-        noted = any(layer.note for layer in self.layers)
-        head: tuple[str, ...] = (
-            "layer",
-            "type",
-            "weight bits",
-            "activation bits",
-            "weights",
-            "stored B",
-            "packed B",
-            "multiply-adds",
+        text = format_table(*self._table())
+        return f"{text}\n{self._output_line()}" if self.output is not None else text
+
+    def __repr__(self) -> str:
+        return (
+            f"<ModelSummary: {len(self.layers)} layers, {self.stored_bytes:,} B stored, {self.packed_bytes:,} B "
+            f"packed, {self.multiply_adds:,} multiply-adds>"
         )
-        rows = [
-            (
-                layer.name,
-                layer.kind,
-                "-" if layer.weight_bits is None else str(layer.weight_bits),
-                "-" if layer.activation_bits is None else str(layer.activation_bits),
-                f"{layer.weights:,}",
-                f"{layer.stored_bytes:,}",
-                f"{layer.packed_bytes:,}",
-                f"{layer.multiply_adds:,}",
-                *((f"float: {layer.note}" if layer.note else "",) if noted else ()),
-            )
-            for layer in self.layers
-        ]
-        total = (f"{self.stored_bytes:,}", f"{self.packed_bytes:,}", f"{self.multiply_adds:,}")
-        count = f"{sum(layer.weights for layer in self.layers):,}"
-        rows.append(("total", "", "", "", count, *total, *(("",) if noted else ())))
-        head += ("note",) * noted
-        text = format_table(head, rows)
-        if self.output is not None:
-            text += f"\nanswers: {2**self.output.bits} levels, from the largest logit to {self.output.clip:g} below it"
-        return text
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table(), note=self._output_line())
 
 
-def quantized_layers(model: Any) -> Iterator[Any]:
-    """The wrapped layers of a quantized model, in order.
-
-    Raises:
-        ValueError: The model has none.
-    """
-    wrappers = [layer for layer in getattr(model, "layers", []) if isinstance(layer, QuantizeWrapperV2)]
-    if not wrappers:
-        raise ValueError(
-            f"Expected a model from tfmiaq.quantize_model. Received {type(model).__name__} "
-            f"{getattr(model, 'name', '')!r}, which has no quantized layer."
-        )
-    yield from wrappers
-
-
-def quantized_outputs(model: Any) -> Iterator[Any]:
-    """The layers of a quantized model that round its answers."""
-    yield from (layer for layer in model.layers if isinstance(layer, QuantizedOutput))
-
-
-def _bits(variables: dict[str, Any]) -> int:
-    return round(number(variables["bits"])) if "bits" in variables else 8
-
-
-def _kernel(layer: Any) -> Optional[Any]:
-    for attribute in ("depthwise_kernel", "embeddings", "kernel"):
-        if getattr(layer, attribute, None) is not None:
-            return getattr(layer, attribute)
-    return None
-
-
-def _elements(shape: Any) -> int:
-    return int(np.prod([size or 1 for size in shape], dtype=int))
-
-
-def _row(
-    layer: Any, shapes: tuple[Any, Any], weight_bits: Optional[int], activation_bits: Optional[int], note: str = ""
+def _summarize(
+    layer: Any,
+    shapes: tuple[Any, Any],
+    weight_bits: Optional[int],
+    activation_bits: Optional[int],
+    note: str = "",
 ) -> LayerSummary:
-    """The row of a layer, from the shapes of its input and output and its bits."""
-    kernel = _kernel(layer)
-    count = 0 if kernel is None else int(np.prod(kernel.shape))
+    """Returns the summary of a layer, from the shapes of its input and output and its bits."""
+    spec = spec_for_counts(layer)
+    kernel = getattr(layer, spec.kernel, None) if spec.kernel else None
+    count = 0 if kernel is None else math.prod(kernel.shape)
     bias_bytes = 4 * int(layer.bias.shape[0]) if getattr(layer, "use_bias", False) and count else 0
-    # Each weight is used once at each position of the output; of a transposed convolution, of the input.
-    positions = _elements(shapes[0 if "Transpose" in type(layer).__name__ else 1][1:-1]) if count else 0
     return LayerSummary(
         name=layer.name,
         kind=type(layer).__name__,
@@ -155,37 +132,17 @@ def _row(
         weights=count,
         stored_bytes=bias_bytes + (count if weight_bits else 4 * count),
         packed_bytes=bias_bytes + (math.ceil(count * weight_bits / 8) if weight_bits else 4 * count),
-        multiply_adds=0 if type(layer).__name__ == "Embedding" else count * positions,
+        multiply_adds=spec.multiply_adds(tuple(kernel.shape), *shapes) if kernel is not None else 0,
         note=note,
     )
 
 
-def _quantized_row(wrapper: Any) -> LayerSummary:
-    quantized, ranges = weight_quantizers(wrapper), activation_quantizers(wrapper)
-    shapes = (wrapper.get_input_shape_at(0), wrapper.get_output_shape_at(0))
-    return _row(
-        wrapper.layer,
-        shapes,
-        _bits(quantized[0][2]) if quantized else None,
-        _bits(ranges[-1][1]) if ranges else None,
-    )
-
-
-def _planned_row(layer: Any, plan: Any) -> LayerSummary:
-    config = plan.configs.get(layer.name)
-    quantizers = [] if config is None else config.quantizers(layer)
-    weight, activation = ([q for q in quantizers if q.is_weight == is_weight] for is_weight in (True, False))
-    return _row(
-        layer,
-        (layer.get_input_shape_at(0), layer.get_output_shape_at(0)),
-        weight[0].bits if weight else None,
-        activation[-1].bits if activation else None,
-        plan.floats.get(layer.name, ""),
-    )
+def _shapes(layer: Any) -> tuple[Any, Any]:
+    return layer.get_input_shape_at(0), layer.get_output_shape_at(0)
 
 
 def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary:
-    """Bits, stored size, packed size and multiply-adds of each layer.
+    """Returns bits, stored size, packed size and multiply-adds of each layer.
 
     Of a model that is not quantized yet, what `quantize_model` would make of it: which layers take which bits, which
     stay float, and why.
@@ -204,44 +161,23 @@ def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary
     Raises:
         TypeError, ValueError: As `quantize_model`; or a policy for a model that is quantized already.
     """
-    wrapped = [layer for layer in getattr(model, "layers", []) if isinstance(layer, QuantizeWrapperV2)]
-    if wrapped and policy is not None:
+    if not is_quantized(model):
+        return _summary_of_plan(model, policy)
+    if policy is not None:
         raise ValueError("summary: The model is quantized already; change its bits with tfmiaq.set_policy.")
-    if wrapped:
-        return ModelSummary(tuple(map(_quantized_row, wrapped)), output_bits(model))
-    plan = plan_model(model, policy)
-    layers = [layer for layer in plan.flat.model.layers if layer.name in plan.configs or layer.name in plan.floats]
-    return ModelSummary(tuple(_planned_row(layer, plan) for layer in layers), plan.output)
+    rows = []
+    for wrapper in quantized_layers(model):
+        bits = current_bits(wrapper)
+        rows.append(_summarize(wrapper.layer, _shapes(wrapper), bits.weight, bits.activation))
+    return ModelSummary(tuple(rows), output_bits(model))
 
 
-def get_policy(model: Any) -> BitwidthPolicy:
-    """The bits that a quantized model has now, each layer by name.
-
-    Args:
-        model: A model from `quantize_model`.
-
-    Returns:
-        A policy that `set_policy` and `quantize_model` take for the same architecture.
-
-    Raises:
-        TypeError: No Keras model.
-        ValueError: A model that is not quantized.
-    """
-    wrappers = {wrapper.layer.name: wrapper for wrapper in quantized_layers(model)}
-    named = {
-        row.name: LayerBits(row.weight_bits, row.activation_bits or 8)
-        for row in summary(model).layers
-        if row.weight_bits or is_relu(wrappers[row.name].layer)
-        if not getattr(wrappers[row.name].quantize_config, "fixed", False)
-    }
-    return BitwidthPolicy(layers=named, output=output_bits(model))
-
-
-def output_bits(model: Any) -> Optional[OutputBits]:
-    """The bits that a quantized model's answers have, or None where they are what the last layer gives."""
-    for layer in quantized_outputs(model):
-        ((_, variables),) = activation_quantizers(layer)
-        # The shortest decimal that is this float32: what was asked for.
-        clip = float(str(np.float32(number(variables["clip"]))))
-        return OutputBits(round(number(variables["bits"])), clip)
-    return None
+def _summary_of_plan(model: Any, policy: Optional[BitwidthPolicy]) -> ModelSummary:
+    flat, plan = plan_model(model, policy)
+    rows = []
+    for layer in flat.model.layers:
+        if layer.name in plan.layers or layer.name in plan.floats:
+            bits = plan.layers.get(layer.name, LayerPlan())
+            note = plan.floats.get(layer.name, "")
+            rows.append(_summarize(layer, _shapes(layer), bits.weight_bits, bits.activation_bits, note))
+    return ModelSummary(tuple(rows), plan.output)

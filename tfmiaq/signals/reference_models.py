@@ -208,12 +208,10 @@ def _fit_set(population: Optional[Records], pool: Records, chosen: np.ndarray) -
 
 
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
-    from tfmiaq._backend import keras
-    from tfmiaq.quantization.quantize import quantize_scope
+    from tfmiaq.quantization import keras
 
     def load(path: str) -> Any:
-        with quantize_scope():
-            return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
 
     store = Store(job.folder) if job.folder else None
     model, start = None, 0

@@ -1,6 +1,6 @@
-"""From a trained quantized model to a .tflite, and what a .tflite holds.
+"""Converts trained quantized models to .tflite files, runs them, and compares them with the model.
 
-Names are listed in `__init__.pyi` and imported when they are first used: reading a file takes no TensorFlow.
+Names are listed in `__init__.pyi` and imported when they are first used: reading a file's bytes loads no TensorFlow.
 """
 
 import lazy_loader

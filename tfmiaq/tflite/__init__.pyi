@@ -1,9 +1,9 @@
 from .conversion import convert as convert
 from .flatbuffer import TFLiteModel as TFLiteModel
-from .flatbuffer import read_metadata as read_metadata
 from .flatbuffer import read_model as read_model
-from .flatbuffer import write_metadata as write_metadata
 from .interpreter import Interpreter as Interpreter
+from .metadata import read_metadata as read_metadata
+from .metadata import write_metadata as write_metadata
 from .verification import LayerLevels as LayerLevels
 from .verification import Verification as Verification
 from .verification import verify as verify

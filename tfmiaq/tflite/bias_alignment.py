@@ -1,7 +1,7 @@
 """Biases on the int32 grid that TFLite rounds them to, so that the trained model and the file add the same numbers.
 
 TFLite stores a bias in units of input scale times weight scale. Left to the converter, that rounding moves sums across
-the thresholds of coarse activations, where one code is a large part of the range.
+the thresholds of activations of few bits, where one code is a large part of the range.
 """
 
 from __future__ import annotations
@@ -10,53 +10,36 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, number, weight_quantizers
+from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
 from tfmiaq.quantization import quantizers
-from tfmiaq.quantization.layer_graph import KEEP_CODES, KEEP_CODES_OPERATIONS, inner, operation
-from tfmiaq.quantization.transformations.functional import activation_name
-
-_layers = keras.layers
-
-
-def sources(layer: Any) -> list[Any]:
-    """The layers that a layer of a functional model reads, one entry for each tensor of each call."""
-    return [
-        tensor._keras_history.layer for node in layer.inbound_nodes if not node.is_input for tensor in node.keras_inputs
-    ]
+from tfmiaq.quantization.inspection import quantized_layers
+from tfmiaq.quantization.layer_graph import LayerGraph, inner
+from tfmiaq.quantization.layer_specs import keeps_codes, spec_of
+from tfmiaq.quantization.transformations.folding import norm_as_affine
+from tfmiaq.quantization.transformations.functional import sources
 
 
 def output_scale(layer: Any) -> Optional[float]:
-    """The int8 scale of a layer's output, or None where it is not known."""
+    """Returns the int8 scale of a layer's output, or None where it is not known."""
     if isinstance(layer, (QuantizeLayer, QuantizeWrapperV2)) and activation_quantizers(layer):
         quantizer, variables = activation_quantizers(layer)[-1]
         return float(quantizer.scale(variables))
     wrapped = inner(layer)
-    if type(wrapped) is _layers.Embedding and weight_quantizers(layer):
+    if spec_of(wrapped).outputs_weights and weight_quantizers(layer):
         return float(_weight_scale(layer)[0])
-    if type(wrapped) in KEEP_CODES or operation(wrapped) in KEEP_CODES_OPERATIONS:
+    if keeps_codes(wrapped):
         scales = {output_scale(source) for source in sources(layer)}
         return scales.pop() if len(scales) == 1 else None
     return None
 
 
 def _weight_scale(wrapper: Any) -> np.ndarray:
+    """Returns the value of one int8 weight code for each channel of the output."""
     kernel, quantizer, variables = weight_quantizers(wrapper)[0]
     bits = number(variables["bits"])
     _, step = quantizers.weight_codes(kernel, bits, quantizer.per_channel)
-    scale = (step / quantizers.int8_refinement(bits)).numpy().reshape(-1)
-    # The scales of a depthwise kernel go by its multiplier, those of its output by channel and multiplier.
-    repeated = isinstance(wrapper.layer, _layers.DepthwiseConv2D)
-    return np.tile(scale, kernel.shape[2]) if repeated else scale
-
-
-def _norm_behind(wrapper: Any) -> Optional[Any]:
-    """The BatchNormalization that folds into a kernel."""
-    readers = [node.layer for node in wrapper.outbound_nodes]
-    if len(readers) != 1 or activation_name(wrapper.layer) not in ("", "linear"):
-        return None
-    folds = isinstance(wrapper.layer, (_layers.Conv2D, _layers.DepthwiseConv2D))
-    reader = inner(readers[0])
-    return reader if folds and type(reader) is _layers.BatchNormalization else None
+    scale = (step / quantizers.int8_refinement(bits)).numpy()
+    return spec_of(wrapper.layer).of_channels(kernel.shape, scale)
 
 
 def _on_grid(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -72,15 +55,16 @@ def align(model: Any) -> None:
     Args:
         model: A trained quantized model; its biases are set in place.
     """
-    for wrapper in model.layers:
-        if not isinstance(wrapper, QuantizeWrapperV2) or not weight_quantizers(wrapper):
+    layer_graph = LayerGraph.of_quantized(model)
+    for wrapper in quantized_layers(model):
+        if not weight_quantizers(wrapper):
             continue
         scales = {output_scale(source) for source in sources(wrapper)}
         if len(scales) != 1 or None in scales:
             continue
         unit = np.float64(scales.pop()) * _weight_scale(wrapper).astype(np.float64)
         bias = wrapper.layer.bias if getattr(wrapper.layer, "use_bias", False) else None
-        norm = _norm_behind(wrapper)
+        norm = layer_graph.norm_behind(wrapper.layer)
         if norm is not None:
             _align_norm(norm, bias, unit)
         elif bias is not None:
@@ -88,12 +72,7 @@ def align(model: Any) -> None:
 
 
 def _align_norm(norm: Any, bias: Any, unit: np.ndarray) -> None:
-    channels = int(norm.moving_mean.shape[0])
-    mean = norm.moving_mean.numpy().astype(np.float64)
-    factor = 1.0 / np.sqrt(norm.moving_variance.numpy().astype(np.float64) + norm.epsilon)
-    if norm.scale:
-        factor = factor * norm.gamma.numpy()
-    offset = norm.beta.numpy().astype(np.float64) if norm.center else np.zeros(channels)
+    mean, factor, offset = norm_as_affine(norm)
     kernel_bias = 0.0 if bias is None else bias.numpy().astype(np.float64)
     folded = offset + (kernel_bias - mean) * factor
     shift = _on_grid(folded, unit * np.abs(factor)) - folded

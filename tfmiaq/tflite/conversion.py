@@ -1,4 +1,4 @@
-"""From a trained quantized model to a .tflite."""
+"""Converts a trained quantized model to a .tflite."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any, Optional, Protocol
 import numpy as np
 
 from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf
+from tfmiaq._checks import check_choice
 from tfmiaq._version import __version__
 from tfmiaq.quantization import quantizers
+from tfmiaq.quantization.inspection import get_policy, quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph
 from tfmiaq.quantization.plan import check_finite
-from tfmiaq.quantization.summary import get_policy, quantized_layers
-from tfmiaq.quantization.transformations import functional as graph
-from tfmiaq.tflite import bias_alignment as biases
-from tfmiaq.tflite.flatbuffer import write_metadata
+from tfmiaq.quantization.transformations import copying
+from tfmiaq.quantization.transformations.functional import input_layers, layer_of, pack_inputs, rebuild
+from tfmiaq.tflite import bias_alignment
 from tfmiaq.tflite.interpreter import Interpreter, quiet
+from tfmiaq.tflite.metadata import write_metadata
 from tfmiaq.tflite.verification import verify
 
 _layers = keras.layers
@@ -27,7 +29,7 @@ _INTEGERS = {"int8": tf.int8, "uint8": tf.uint8}
 
 
 class HasHeadline(Protocol):
-    """A report whose headline figures can ride in a file, such as `tfmiaq.AuditReport`."""
+    """A report whose headline figures a file's metadata can hold, such as `tfmiaq.AuditReport`."""
 
     def headline(self) -> dict[str, Any]:
         """Returns the figures as JSON values."""
@@ -79,7 +81,7 @@ def convert(
         check: Compare the levels of the file with the trained ones.
 
     Returns:
-        The flatbuffer; `tfmiaq.tflite.read_metadata` reads what rides in it.
+        The flatbuffer; `tfmiaq.tflite.read_metadata` reads its metadata.
 
     Raises:
         ValueError: An unknown target or type, labels that are not one for each class, a model that is not quantized or
@@ -89,7 +91,7 @@ def convert(
     _check_arguments(model, target, io_type, labels)
     _check_ranges_seen(model)
     check_finite(model, "convert")
-    biases.align(model)
+    bias_alignment.align(model)
     shipped, normalization = _without_front(model) if target == "edgetpu" else (model, {})
     with tempfile.TemporaryDirectory() as folder, quiet():
         _save_function(_unrolled(shipped), folder)
@@ -105,7 +107,7 @@ def convert(
         {
             "version": __version__,
             "target": target,
-            # Without blanks: it rides in every file.
+            # Without blanks: it is in every file.
             "policy": json.dumps(json.loads(get_policy(model).to_json()), separators=(",", ":")),
             "labels": None if labels is None else list(labels),
             "normalization": normalization,
@@ -118,14 +120,14 @@ def convert(
 
 
 def _save_function(model: Any, folder: str) -> None:
-    """Saves what a model computes, and nothing else.
+    """Saves the function of a model, and nothing else.
 
     `TFLiteConverter.from_keras_model` saves the model itself first, with functions for every layer in it, which takes
     most of the time of a conversion.
     """
 
     def serve(*tensors: Any) -> dict[str, Any]:
-        outputs = model(tf.nest.pack_sequence_as(model._nested_inputs, tensors), training=False)
+        outputs = model(pack_inputs(model, tensors), training=False)
         return dict(zip(model.output_names, tf.nest.flatten(outputs)))
 
     specs = [tf.TensorSpec(t.shape, t.dtype, name) for t, name in zip(model.inputs, model.input_names)]
@@ -141,15 +143,16 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
     if target == "int16x8":
         raise ValueError(
             "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
-            "bits take thousands of values in it, and weights of 3 to 7 bits other ones (docs/layers.md). Use target "
+            "bits take thousands of values in it, and weights of 3 to 7 bits other values (docs/layers.md). Use target "
             "'mobile' or 'edgetpu'; both hold every level exactly."
         )
-    if target not in TARGETS:
-        raise ValueError(f"convert: Unknown target {target!r}. Expected one of {', '.join(map(repr, TARGETS))}.")
-    if io_type is not None and (target != "edgetpu" or io_type not in _INTEGERS):
-        raise ValueError(
-            f"convert: Expected io_type 'int8' or 'uint8', with target 'edgetpu'. Received {io_type!r} with {target!r}."
-        )
+    check_choice("convert", "target", target, TARGETS)
+    if io_type is not None:
+        check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
+        if target != "edgetpu":
+            raise ValueError(
+                f"convert: io_type 'int8' or 'uint8' goes with target 'edgetpu'. Received {io_type!r} with {target!r}."
+            )
     list(quantized_layers(model))
     classes = model.outputs[0].shape[-1]
     if labels is not None and len(labels) != classes:
@@ -157,10 +160,10 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
 
 
 def _check_levels(model: Any, buffer: bytes, count: int = 4) -> None:
-    """Compares levels on random records: which values they hold does not matter for that."""
+    """Raises ValueError if the file's levels are not the trained ones, on random records: any show them."""
     generator = np.random.default_rng(0)
     records = {
-        tensor._keras_history.layer.name: (
+        layer_of(tensor).name: (
             generator.integers(0, 2, (count, *[size or 1 for size in tensor.shape[1:]]))
             if tensor.dtype.is_integer
             else generator.normal(size=(count, *[size or 1 for size in tensor.shape[1:]]))
@@ -171,18 +174,18 @@ def _check_levels(model: Any, buffer: bytes, count: int = 4) -> None:
     if not result.exact:
         raise ValueError(
             f"convert: The file's levels are not the trained ones:\n{result}\n"
-            "Pass check=False to have it all the same, and please report the model."
+            "Pass check=False to get the file nevertheless, and please report the model."
         )
 
 
 def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """The model without its preprocessing, and by input the scale and the offset that stand for it.
+    """Returns the model without its preprocessing, and by input the scale and the offset that replace it.
 
     Raises:
         ValueError: Preprocessing that is no scale and offset.
     """
     layer_graph = LayerGraph.of_quantized(model)
-    inputs = {tensor._keras_history.layer.name for tensor in model.inputs}
+    inputs = {layer.name for layer in input_layers(model)}
     if layer_graph.front <= inputs:
         return model, {}
     normalization = {name: {"scale": 1.0, "offset": 0.0} for name in inputs}
@@ -200,7 +203,7 @@ def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
         return args[0] if layer.name in layer_graph.front else layer(*args, **kwargs)
 
-    return graph.rebuild(model, call), normalization
+    return rebuild(model, call), normalization
 
 
 def _origin(layer: Any, layer_graph: LayerGraph) -> str:
@@ -224,7 +227,7 @@ def _scale_and_offset(layer: Any) -> tuple[Any, Any]:
 
 
 def _unrolled(model: Any) -> Any:
-    """The model with its recurrent layers unrolled: the converter fails on loops beside int8 codes."""
+    """Returns the model with its recurrent layers unrolled: the converter fails on loops beside int8 codes."""
     if not any(_is_recurrent(layer) for layer in model.layers):
         return model
     copies: dict[str, Any] = {}
@@ -237,11 +240,11 @@ def _unrolled(model: Any) -> Any:
             inner = config["layer"]["config"] if isinstance(layer, _layers.Bidirectional) else config
             inner["unroll"] = True
             copies[layer.name] = type(layer).from_config(config)
-            graph.build(copies[layer.name], args[0].shape)
+            copying.build(copies[layer.name], args[0].shape)
             copies[layer.name].set_weights(layer.get_weights())
         return copies[layer.name](*args, **kwargs)
 
-    return graph.rebuild(model, call)
+    return rebuild(model, call)
 
 
 def _is_recurrent(layer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Running a .tflite on float arrays."""
+"""Runs a .tflite on float arrays."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import tf
-from tfmiaq.tflite.flatbuffer import TFLiteModel, read_metadata, read_model
+from tfmiaq._checks import AT_LEAST_ONE, check, check_choice, integer
+from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model
+from tfmiaq.tflite.metadata import read_metadata
+
+_THREADS = integer(1, or_none=True, none_means="the runtime's default")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the notes of converter and interpreter on what they always do."""
+    """Within it converter and interpreter print no notes and give no warnings."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -30,10 +34,9 @@ def quiet() -> Iterator[None]:
 
 
 def _interpreter_type(runtime: str) -> Any:
+    check_choice("Interpreter", "runtime", runtime, ("tensorflow", "litert"))
     if runtime == "tensorflow":
         return tf.lite.Interpreter
-    if runtime != "litert":
-        raise ValueError(f"Interpreter: Unknown runtime {runtime!r}. Expected 'tensorflow' or 'litert'.")
     try:
         from ai_edge_litert.interpreter import Interpreter as LiteRt
     except ImportError as error:
@@ -42,7 +45,7 @@ def _interpreter_type(runtime: str) -> Any:
 
 
 class Interpreter:
-    """A .tflite that takes and gives float arrays, whatever its own types, normalized as its metadata says.
+    """Runs a .tflite on float arrays, whatever its own types, normalized as its metadata says.
 
     Args:
         model: Bytes or path of a .tflite.
@@ -51,7 +54,7 @@ class Interpreter:
         threads: Threads of the interpreter; None for its default.
 
     Raises:
-        ValueError: No TFLite model, one that the interpreter refuses, or an unknown runtime.
+        ValueError: No TFLite model, one that the interpreter refuses, an unknown runtime, or threads below 1.
         ImportError: The runtime is not installed.
     """
 
@@ -62,6 +65,7 @@ class Interpreter:
         runtime: str = "tensorflow",
         threads: Optional[int] = None,
     ) -> None:
+        threads = check("Interpreter", threads=(threads, _THREADS))["threads"]
         data = read_model(model)
         kind = _interpreter_type(runtime)
         try:
@@ -85,34 +89,36 @@ class Interpreter:
             self._outputs = {name: by_index[d["index"]] for name, d in runner.get_output_details().items()}
 
     def _normalized(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The records as the file wants them: without a float layer that would scale them, it is done here."""
+        """Returns the records as the file takes them: it has no float layer of its own that scales them."""
         if name not in self._normalization:
             return array
         known = self._normalization[name]
         return array * np.asarray(known["scale"], np.float32) + np.asarray(known["offset"], np.float32)
 
     def tensor_details(self) -> list[dict[str, Any]]:
-        """Name, shape, type and quantization of every tensor."""
+        """Returns name, shape, type and quantization of every tensor."""
         return list(self._interpreter.get_tensor_details())
 
     def tensor(self, index: int) -> np.ndarray:
-        """The value of one tensor, as stored."""
+        """Returns the value of one tensor, as stored."""
         return self._interpreter.get_tensor(index)
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
-        """The outputs for records.
+        """Returns the outputs for records.
 
         Args:
             x: Array of shape (n, ...); for a model of several inputs a list of them in the order of `input_names`, or
                 a dictionary by those names.
-            batch_size: Records in one run.
+            batch_size: Records in one run, at least 1.
 
         Returns:
             Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
 
         Raises:
-            ValueError: Arrays that are not one for each input, or records of another shape than the input's.
+            ValueError: Arrays that are not one for each input, records of another shape than the input's, or a batch
+                size below 1.
         """
+        batch_size = check("predict", batch_size=(batch_size, AT_LEAST_ONE))["batch_size"]
         arrays = self._arrays(x)
         runs = [
             self._run([array[start : start + batch_size] for array in arrays])
@@ -137,7 +143,7 @@ class Interpreter:
         arrays = list(x) if isinstance(x, (list, tuple)) else [x]
         if len(arrays) != len(self._inputs):
             raise ValueError(f"The model has {len(self._inputs)} inputs. Received {len(arrays)} arrays.")
-        # The interpreter would resize its inputs, and answer something.
+        # The interpreter would resize its inputs, and return outputs of no meaning.
         for (name, details), array in zip(self._inputs.items(), arrays):
             wanted, received = [int(size) for size in details["shape_signature"][1:]], list(np.shape(array)[1:])
             if len(wanted) != len(received) or any(a not in (-1, b) for a, b in zip(wanted, received)):
@@ -149,7 +155,7 @@ class Interpreter:
         return arrays
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """One run, or several of the file's own batch where its graph does not take another."""
+        """Returns the outputs of one run, or of several of the file's own batch size if its graph takes no other."""
         own = self._own_batch
         if own and len(arrays[0]) != own:
             parts = []

@@ -1,4 +1,4 @@
-"""The proof that a .tflite is the trained network."""
+"""Compares a .tflite with the trained network: levels of weights and activations, and outputs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from tfmiaq._backend import activation_quantizers, number, weight_quantizers
-from tfmiaq._tables import format_table
+from tfmiaq._tables import format_table, html_table
 from tfmiaq.quantization import quantizers
+from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
 from tfmiaq.quantization.layer_graph import ends_in_softmax
-from tfmiaq.quantization.summary import quantized_layers, quantized_outputs
+from tfmiaq.quantization.layer_specs import spec_of
+from tfmiaq.quantization.transformations.functional import input_layers
 from tfmiaq.tflite.flatbuffer import TFLiteModel
 from tfmiaq.tflite.interpreter import Interpreter
 
@@ -23,7 +25,7 @@ class LayerLevels:
 
     Attributes:
         name: Layer name.
-        tensor: "weight" or "activation".
+        tensor: "weight", "activation", or "output" for the quantized outputs of the model.
         bits: Its bit-width.
         trained: Number of distinct levels of the trained tensor; for activations, the most that the bits allow.
         stored: Number of distinct levels in the .tflite; for activations, those that the records reached.
@@ -38,9 +40,9 @@ class LayerLevels:
     exact: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verification:
-    """How far a .tflite is the trained model; prints as a table.
+    """How closely a .tflite agrees with the trained model; prints as a table.
 
     Attributes:
         agreement: Share of records on which both choose the same class, 0 to 1.
@@ -57,15 +59,27 @@ class Verification:
         """Whether every tensor has exactly the trained levels."""
         return all(layer.exact for layer in self.layers)
 
-    def __str__(self) -> str:
-        rows = [
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        rows: list[tuple[str, ...]] = [
             (f"{row.name} {row.tensor}", str(row.bits), str(row.trained), str(row.stored), "yes" if row.exact else "NO")
             for row in self.layers
         ]
+        return ("tensor", "bits", "trained levels", "stored levels", "exact"), rows
+
+    def _agreement_line(self) -> str:
         return (
-            f"{format_table(('tensor', 'bits', 'trained levels', 'stored levels', 'exact'), rows)}\n"
             f"labels agree on {self.agreement:.2%} of records, largest output difference {self.largest_difference:.4g}"
         )
+
+    def __str__(self) -> str:
+        return f"{format_table(*self._table())}\n{self._agreement_line()}"
+
+    def __repr__(self) -> str:
+        exact = sum(row.exact for row in self.layers)
+        return f"<Verification: {exact} of {len(self.layers)} tensors exact, {self._agreement_line()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table(), note=self._agreement_line())
 
 
 def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
@@ -95,7 +109,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
         if len(trained) > 1
         else [(*stored.values(), *trained.values())]
     )
-    # What keeps its tensors runs on TFLite's reference kernels, whose sums round twice: only the levels are read there.
+    # With its tensors kept, an interpreter runs TFLite's reference kernels, whose sums round twice: only levels count.
     interpreter = Interpreter(tflite, keep_tensors=True)
     interpreter.predict(arrays)
     layers = [
@@ -111,7 +125,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
 
 
 def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLevels]:
-    """The levels of coarse answers: codes from -128 on, the largest logit at the top one.
+    """Yields the levels of quantized outputs: codes from -128 on, the largest logit at the top one.
 
     Under a softmax, whose kernel writes over them, there is only their scale and zero point to compare.
     """
@@ -123,7 +137,7 @@ def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLeve
         found = _codes_of(interpreter, scale, top)
         yield LayerLevels(
             name=layer.name,
-            tensor="answers",
+            tensor="output",
             bits=bits,
             trained=2**bits,
             stored=2**bits if under_softmax and len(found) else len(found),
@@ -132,7 +146,7 @@ def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLeve
 
 
 def _codes_of(interpreter: Interpreter, scale: float, zero_point: int) -> np.ndarray:
-    """The codes that the int8 tensors of a scale and a zero point took."""
+    """Returns the codes in the int8 tensors of a scale and a zero point."""
     codes = [
         interpreter.tensor(tensor["index"])
         for tensor in interpreter.tensor_details()
@@ -148,8 +162,8 @@ def _listed(outputs: Any) -> list[np.ndarray]:
 
 
 def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
-    """One array for each input of a Keras model, by the input's name, in its order."""
-    names = [tensor._keras_history.layer.name for tensor in model.inputs]
+    """Returns one array for each input of a Keras model, by the input's name, in the model's order."""
+    names = [layer.name for layer in input_layers(model)]
     arrays = [x[name] for name in names] if isinstance(x, dict) else _listed(x)
     if len(arrays) != len(names):
         raise ValueError(f"verify: The model has {len(names)} inputs ({', '.join(names)}). Received {len(arrays)}.")
@@ -158,18 +172,8 @@ def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _as_stored(codes: np.ndarray, kind: str) -> np.ndarray:
-    """Codes of a kernel in TFLite's order of axes."""
-    if kind == "Dense":
-        return codes.T
-    if kind == "DepthwiseConv2D":
-        return codes.reshape(1, *codes.shape[:2], -1)
-    orders = {"Conv2D": (3, 0, 1, 2), "Conv2DTranspose": (2, 0, 1, 3)}
-    return np.transpose(codes, orders[kind]) if kind in orders else codes
-
-
 def _up_to_sign(codes: np.ndarray, axis: int) -> np.ndarray:
-    """Codes with the sign of each channel's sum fixed: a BatchNormalization of negative scale flips a channel."""
+    """Returns codes with each channel's first sign made positive: a BatchNormalization of negative scale flips it."""
     axes = tuple(i for i in range(codes.ndim) if i != axis)
     flat = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1)
     first = np.array([row[np.flatnonzero(row)[0]] if row.any() else 1 for row in flat])
@@ -186,9 +190,8 @@ def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(number(variables["bits"]))
             codes = quantizers.weight_codes(kernel, float(bits), quantizer.per_channel)[0].numpy()
-            kind = type(wrapper.layer).__name__
-            codes = _as_stored(codes, kind) * float(quantizers.int8_refinement(bits))
-            axis = 3 if kind == "DepthwiseConv2D" else 0
+            spec = spec_of(wrapper.layer)
+            codes, axis = spec.stored(codes) * float(quantizers.int8_refinement(bits)), spec.stored_channel_axis
             expected = _up_to_sign(codes, axis)
             best_share, best_codes = -1.0, np.zeros(0)
             for index, tensor in constants.items():

@@ -1,13 +1,23 @@
 """How models are trained: a recipe, and distillation."""
 
-from tfmiaq.training.distillation import cross_distill, distill, out_of_fold_predictions
-from tfmiaq.training.recipe import FROM_SCRATCH, TrainingRecipe, cosine_sgd, flips_and_shifts
+from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill, out_of_fold_predictions
+from tfmiaq.training.recipe import (
+    FINE_TUNING,
+    FROM_SCRATCH,
+    TrainingRecipe,
+    cosine_sgd,
+    default_recipe,
+    flips_and_shifts,
+)
 
 __all__ = [
+    "FINE_TUNING",
     "FROM_SCRATCH",
+    "CrossDistillation",
     "TrainingRecipe",
     "cosine_sgd",
     "cross_distill",
+    "default_recipe",
     "distill",
     "flips_and_shifts",
     "out_of_fold_predictions",

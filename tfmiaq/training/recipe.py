@@ -1,75 +1,91 @@
-"""How models are trained where nothing else is asked for."""
+"""How a model is trained: epochs, learning rate, loss and augmentation, in one value.
+
+TensorFlow is imported when a model is trained, so that the command line prints the fields and defaults without it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._backend import keras, tf
-from tfmiaq.quantization.layer_graph import ends_in_softmax
+from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check_fields, real
 
 
 def cosine_sgd(
     learning_rate: float, epochs: int, records: int, batch_size: int, weight_decay: Optional[float] = None
 ) -> Any:
-    """SGD with Nesterov momentum 0.9, whose rate falls from its peak to 0 along a cosine over a whole training."""
+    """Returns SGD with Nesterov momentum 0.9, whose rate falls from its peak to 0 along a cosine over a training."""
+    from tfmiaq._backend import keras
+
     steps = epochs * -(-records // batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     return keras.optimizers.SGD(schedule, 0.9, True, weight_decay=weight_decay)
 
 
-def flips_and_shifts(share: float = 0.125) -> Any:
-    """Preprocessing layers that mirror images at random and shift them by up to a share of their height and width."""
-    shift = keras.layers.RandomTranslation(share, share, fill_mode="constant", interpolation="nearest")
+def flips_and_shifts(distance: float = 0.125) -> Any:
+    """Returns layers that mirror images at random and shift them by up to `distance` times their height and width."""
+    from tfmiaq._backend import keras
+
+    shift = keras.layers.RandomTranslation(distance, distance, fill_mode="constant", interpolation="nearest")
     return keras.Sequential([keras.layers.RandomFlip("horizontal"), shift])
 
 
 def _description(layer: Any) -> Any:
-    """A preprocessing layer, or several, without names and shapes."""
+    """Returns what defines a preprocessing layer, or several: their types and settings, not names and shapes."""
     if hasattr(layer, "layers"):
         return [_description(inner) for inner in layer.layers]
-    if not isinstance(layer, keras.layers.Layer):
+    if not callable(getattr(layer, "get_config", None)):
         return layer
     config = {key: value for key, value in layer.get_config().items() if key not in ("name", "batch_input_shape")}
     return [type(layer).__name__, config]
 
 
 def _mixed(x: Any, y: Any, alpha: float) -> tuple[Any, Any]:
-    """Each record, and its soft label, mixed with another one of the batch."""
+    """Returns each record, and its soft label, mixed with another one of the batch."""
+    from tfmiaq._backend import tf
+
     count = tf.shape(x)[0]
-    # Two gammas as shares of their sum are a beta. Of small alphas nearly all are too small for 32 bits.
+    # Two gamma variables divided by their sum are beta variables. For a small alpha nearly all underflow 32 bits.
     one, two = (tf.random.gamma([count], alpha, dtype=tf.float64) for _ in range(2))
     part = tf.cast(one / (one + two), tf.float32)
     other = tf.random.shuffle(tf.range(count))
 
     def mix(values: Any) -> Any:
         values = tf.cast(values, tf.float32)
-        share = tf.reshape(part, [-1] + [1] * (values.shape.rank - 1))
-        return share * values + (1.0 - share) * tf.gather(values, other)
+        weight = tf.reshape(part, [-1] + [1] * (values.shape.rank - 1))
+        return weight * values + (1.0 - weight) * tf.gather(values, other)
 
     return mix(x), mix(y)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecipe:
-    """How the quantized model is trained. The defaults are those of fine-tuning a trained model.
+    """How a model is trained. The defaults are those of fine-tuning a trained model.
+
+    `defend`, `search_policy`, `distill` and `cross_distill` take it. To train in another way, write a subclass and
+    override `fit`. Finished work is kept by a recipe's fields and by the code of the methods that a subclass defines.
+
+    Example:
+        >>> recipe = tfmiaq.TrainingRecipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
+        >>> model = recipe.fit(model, x_train, y_train)
 
     Attributes:
-        epochs: Epochs.
-        learning_rate: Peak of a cosine schedule, for SGD with Nesterov momentum 0.9.
+        epochs: Number of epochs.
+        learning_rate: Peak of a cosine schedule, for SGD with Nesterov momentum 0.9. Above 0.
         batch_size: Records in a batch.
-        loss: A Keras loss, such as those of `tfmiaq.losses`; a cross-entropy if None.
-        augment: Keras preprocessing layers (a layer or a Sequential) through which training batches go, or None.
-        weight_decay: Share of every weight, times the learning rate, that a step takes off it; None for none.
-        mixup: alpha of mixup (Zhang et al. 2018, section 2): each record of a batch is mixed with another one, and
-            their labels alike, in parts drawn from Beta(alpha, alpha); 0 for none, or at least 0.01. For records whose
-            values can be mixed, not codes.
+        loss: A Keras loss, such as those of `tfmiaq.losses`. None for a cross-entropy.
+        augment: Keras preprocessing layers (a layer or a Sequential) that change each training batch, or None.
+        weight_decay: Part of each weight, times the learning rate, that a step subtracts from it. None for none.
+        mixup: alpha of mixup (Zhang et al. 2018, section 2): each record of a batch, and its label, is mixed with
+            another one, with weights drawn from Beta(alpha, alpha). 0 for none, or at least 0.01. For records whose
+            values can be mixed, not for codes.
 
     Raises:
-        ValueError: mixup out of its range.
+        InvalidArgumentError: Fields out of their ranges; all of them are listed.
     """
 
     epochs: int = 10
@@ -81,16 +97,33 @@ class TrainingRecipe:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.mixup, (int, float)) and not isinstance(self.mixup, bool)
-        if not is_number or not (self.mixup == 0 or 0.01 <= self.mixup < np.inf):
-            raise ValueError(
-                f"TrainingRecipe: Expected mixup of 0 for none, or of at least 0.01. Received {self.mixup!r}."
+        check_fields(
+            self,
+            epochs=AT_LEAST_ONE,
+            learning_rate=real(0, closed="neither"),
+            batch_size=AT_LEAST_ONE,
+            weight_decay=real(0, or_none=True),
+            mixup=real(0.01, also=(0.0,)),
+        )
+        if self.augment is not None and not callable(self.augment):
+            raise InvalidArgumentError(
+                f"TrainingRecipe: Expected augment to be a Keras layer or None. Received {self.augment!r:.200}."
             )
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the recipe what it is, for its fingerprint, which must not change when its layers are built."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "augment": _description(self.augment)}
+        """Returns everything that defines the recipe, for its fingerprint.
+
+        Layers of `augment` count by type and settings, so that building them changes nothing. A subclass counts by the
+        code of its methods too.
+        """
+        methods = {
+            f"{owner.__qualname__}.{name}": getattr(member, "__func__", member)
+            for owner in type(self).__mro__
+            if issubclass(owner, TrainingRecipe) and owner is not TrainingRecipe
+            for name, member in vars(owner).items()
+            if isinstance(getattr(member, "__func__", member), types.FunctionType) and not name.startswith("__")
+        }
+        return {**vars(self), "augment": _description(self.augment), "methods": methods}
 
     def fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any] = ()) -> Any:
         """Trains a model in place and returns it.
@@ -100,7 +133,13 @@ class TrainingRecipe:
             x: Records, shape (n, ...).
             y: Integer classes (n,), or soft labels (n, classes): then the loss is their cross-entropy.
             callbacks: Keras callbacks.
+
+        Returns:
+            The model.
         """
+        from tfmiaq._backend import keras, tf
+        from tfmiaq.quantization.layer_graph import ends_in_softmax
+
         from_logits = not ends_in_softmax(model)
         if self.mixup and np.ndim(y) == 1:
             y = np.eye(model.outputs[0].shape[-1], dtype=np.float32)[y]
@@ -128,5 +167,23 @@ class TrainingRecipe:
         return model
 
 
-# A whole training, of a model that starts afresh: what docs/frontier.md trained its MLP and its ResNets with.
+FINE_TUNING = TrainingRecipe()
+"""Trains a trained model on, after quantization."""
+
 FROM_SCRATCH = TrainingRecipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
+"""Trains a model that starts from random weights, as the multilayer perceptron and the ResNets of docs/frontier.md."""
+
+
+def default_recipe(cross_distills: bool) -> TrainingRecipe:
+    """Returns the recipe of a quantized model: from scratch with cross-distillation, else fine-tuning.
+
+    With cross-distillation the quantized model starts from random weights, because a copy of the float model has the
+    training records in its weights.
+    """
+    return FROM_SCRATCH if cross_distills else FINE_TUNING
+
+
+def check_recipe(owner: str, recipe: Optional[Any]) -> None:
+    """Raises InvalidArgumentError if a recipe is neither a TrainingRecipe nor None."""
+    if recipe is not None and not isinstance(recipe, TrainingRecipe):
+        raise InvalidArgumentError(f"{owner}: Expected a TrainingRecipe or None as recipe. Received {recipe!r:.200}.")

@@ -1,42 +1,92 @@
-"""Functional models as flat graphs of layers that TFLite has int8 kernels for.
+"""Reads and rebuilds the graph of layers of a functional Keras 2 model.
 
-Nested models are inlined, and layers that stand for several operations are replaced by those operations: a
-SeparableConv2D by its two convolutions, a swish by a sigmoid and a product. What comes out computes what went in.
+Keras has no public way to read it. Keras's private names are used in this module only; those of Keras 3 in
+`keras3`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
-import numpy as np
-
 from tfmiaq._backend import keras, tf
 
-_layers = keras.layers
 Call = Callable[[Any, tuple, dict, tuple], Any]
-
-FUSED_ACTIVATIONS = ("linear", "relu")
-# What the parts of a separable convolution share with it.
-_SHARED = ("trainable", "dtype")
 
 
 def is_functional(model: Any) -> bool:
-    """Whether a model is a graph of layers: Sequential or Functional, and built."""
+    """Returns whether a model is a graph of layers: Sequential or Functional, and built."""
     return isinstance(model, keras.Model) and bool(getattr(model, "_is_graph_network", False))
 
 
+def nested_models(model: Any) -> Iterator[Any]:
+    """Yields the models inside a model that are no graphs of layers."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            if is_functional(layer):
+                yield from nested_models(layer)
+            else:
+                yield layer
+
+
 def activation_name(layer: Any) -> str:
-    """Name of a layer's activation, or an empty string."""
+    """Returns the name of a layer's activation, or an empty string."""
     activation = getattr(layer, "activation", None)
-    # tfmot puts an object of its own around the activation of a layer that it has wrapped.
+    # tfmot puts its own object around the activation of a wrapped layer.
     activation = getattr(activation, "activation", activation)
     if isinstance(activation, keras.layers.Layer):
         return type(activation).__name__
     return str(getattr(activation, "__name__", ""))
+
+
+def is_keras_tensor(value: Any) -> bool:
+    """Returns whether a value is a symbolic tensor of a functional model."""
+    return hasattr(value, "_keras_history")
+
+
+def layer_of(tensor: Any) -> Any:
+    """Returns the layer that makes a tensor of a functional model."""
+    return tensor._keras_history.layer
+
+
+def sources(layer: Any) -> list[Any]:
+    """Returns the layers that a layer reads, one entry for each tensor of each call."""
+    nodes = [node for node in layer.inbound_nodes if not node.is_input]
+    return [layer_of(tensor) for node in nodes for tensor in node.keras_inputs]
+
+
+def readers(layer: Any) -> list[Any]:
+    """Returns the layers that read a layer's output, one entry for each call."""
+    return [node.layer for node in layer.outbound_nodes]
+
+
+def count_calls(layer: Any) -> int:
+    """Returns how often a layer is called."""
+    return len(layer.inbound_nodes)
+
+
+def takes_training(layer: Any) -> bool:
+    """Returns whether a layer's `call` has an argument `training`."""
+    return bool(layer._expects_training_arg)
+
+
+def input_layers(model: Any) -> list[Any]:
+    """Returns the layer of each of `model.inputs`."""
+    return [layer_of(tensor) for tensor in model.inputs]
+
+
+def output_layers(model: Any) -> list[Any]:
+    """Returns the layer that makes each of `model.outputs`."""
+    return [layer_of(tensor) for tensor in model.outputs]
+
+
+def pack_inputs(model: Any, tensors: Sequence[Any]) -> Any:
+    """Returns tensors, one for each of `model.inputs`, structured as the model was defined with."""
+    return tf.nest.pack_sequence_as(model._nested_inputs, tensors)
+
+
+def _pack_outputs(model: Any, tensors: Sequence[Any]) -> Any:
+    return tf.nest.pack_sequence_as(model._nested_outputs, tensors)
 
 
 class _Reusable:
@@ -57,7 +107,7 @@ def walk(
     Args:
         model: A functional model.
         inputs: A tensor for each of `model.inputs`.
-        call: Called as `call(layer, args, kwargs, path)` for each call of each layer, in order; it answers what the
+        call: Called as `call(layer, args, kwargs, path)` for each call of each layer, in order; it returns what the
             layer would. Layers of nested models come one by one, under the path of the models' names.
         path: Names of the models around this one.
         training: What the models around this one were called with.
@@ -77,7 +127,7 @@ def walk(
                 mode = kwargs.get("training", training)
                 outputs = walk(layer, inner, call, (*path, layer.name), mode)
             else:
-                if training is not None and layer._expects_training_arg:
+                if training is not None and takes_training(layer):
                     kwargs = {**kwargs, "training": training}
                 outputs = tf.nest.flatten(call(layer, args, kwargs, path))
             values.update({key: _Reusable(tensor) for key, tensor in zip(node.flat_output_ids, outputs)})
@@ -85,7 +135,7 @@ def walk(
 
 
 def rebuild(model: Any, call: Call, read: Callable[[Any], Any] = lambda tensor: tensor) -> Any:
-    """A new functional model with the inputs and outputs of another, each layer called through `call`.
+    """Builds a functional model with the inputs and outputs of another, each layer called through `call`.
 
     Args:
         model: A functional model.
@@ -95,540 +145,11 @@ def rebuild(model: Any, call: Call, read: Callable[[Any], Any] = lambda tensor: 
     Returns:
         The model; inputs and outputs are structured as those of the other.
     """
-    inputs = [_layers.InputLayer.from_config(_input_config(tensor)).output for tensor in model.inputs]
+    inputs = [keras.layers.InputLayer.from_config(_input_config(tensor)).output for tensor in model.inputs]
     outputs = walk(model, [read(tensor) for tensor in inputs], call)
-    return keras.Model(
-        tf.nest.pack_sequence_as(model._nested_inputs, inputs),
-        tf.nest.pack_sequence_as(model._nested_outputs, outputs),
-        name=model.name,
-    )
+    return keras.Model(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
 
 
 def _input_config(tensor: Any) -> dict[str, Any]:
-    config: dict[str, Any] = tensor._keras_history.layer.get_config()
+    config: dict[str, Any] = layer_of(tensor).get_config()
     return {**config, "batch_input_shape": tuple(tensor.shape)}
-
-
-def _in_float32(config: Any) -> Any:
-    """A configuration without mixed precision: the sums of an int8 kernel do not fit the 11 bits of a float16."""
-    if isinstance(config, dict):
-        if config.get("class_name") == "Policy" or str(config.get("config", "")).startswith("mixed_"):
-            return "float32"
-        return {key: _in_float32(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        values = [_in_float32(value) for value in config]
-        return tuple(values) if isinstance(config, tuple) else values
-    return "float32" if isinstance(config, str) and config.startswith("mixed_") else config
-
-
-@contextlib.contextmanager
-def float32() -> Iterator[None]:
-    """A scope in which new layers compute in float32, whatever the global policy."""
-    policy = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("float32")
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
-
-
-def copy_layer(layer: Any, shapes: Any, name: Optional[str] = None) -> Any:
-    """A layer of the same type, configuration and weights, built for inputs of the given shapes.
-
-    Raises:
-        ValueError: The layer cannot be made from its configuration.
-    """
-    try:
-        config = _in_float32(layer.get_config())
-        config["name"] = name or layer.name
-        copy = type(layer).from_config(config)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Layer {layer.name!r} of type {type(layer).__name__} cannot be copied: {error} Give it a get_config that "
-            "returns the arguments of its constructor."
-        ) from error
-    weights = layer.get_weights()
-    if weights:
-        build(copy, shapes)
-        if copy.weights:
-            set_weights(copy, weights)
-        else:
-            # Some layers make their weights when they are called, as MultiHeadAttention does.
-            _PENDING[copy] = weights
-    return copy
-
-
-_PENDING: weakref.WeakKeyDictionary[Any, list[np.ndarray]] = weakref.WeakKeyDictionary()
-
-
-def call_copy(copy: Any, args: tuple, kwargs: dict) -> Any:
-    """Calls what `copy_layer` made, and completes it."""
-    outputs = copy(*args, **kwargs)
-    if copy in _PENDING:
-        set_weights(copy, _PENDING.pop(copy))
-    return outputs
-
-
-def build(layer: Any, shapes: Any) -> None:
-    """Builds a layer outside a model, its weights named as inside one."""
-    if not layer.built:
-        with tf.name_scope(layer.name):
-            layer.build(shapes)
-        layer.built = True
-
-
-def set_weights(layer: Any, weights: Sequence[np.ndarray]) -> None:
-    """Sets the weights of a built layer, and what it derives from them."""
-    layer.set_weights(weights)
-    if isinstance(layer, _layers.Normalization):
-        layer.finalize_state()
-
-
-def shapes_of(tensors: Any) -> Any:
-    """The static shapes of a structure of tensors."""
-    return tf.nest.map_structure(lambda tensor: tensor.shape, tensors)
-
-
-@dataclasses.dataclass(frozen=True)
-class FlatModel:
-    """A flat model, and what its layers were called before.
-
-    Attributes:
-        model: A functional model without nested models.
-        aliases: For each layer, other names that a policy may use: its name inside a nested model, the path to it,
-            and the name of the layer it is a part of.
-        fixed: Names of convolutions by constants, which take 8 bits whatever the policy.
-    """
-
-    model: Any
-    aliases: dict[str, tuple[str, ...]]
-    fixed: frozenset[str] = frozenset()
-
-
-class _Flattener:
-    """Calls copies of layers, expanded where need be; each layer is copied once, however often it is called."""
-
-    def __init__(self) -> None:
-        self.aliases: dict[str, tuple[str, ...]] = {}
-        # For sequences and vectors that were images of height 1 just before, those images.
-        self.images: dict[int, tuple[Any, Any]] = {}
-        self._copies: dict[tuple[int, str], Any] = {}
-        self._originals: list[Any] = []  # Kept alive, so that no identity is given twice.
-
-    def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        expansion = _EXPANSIONS.get(type(layer))
-        if expansion and len(args) == 1 and not set(kwargs) - {"training"}:
-            context = _Context(self, layer, path, kwargs)
-            expanded = expansion(context, layer, args[0])
-            if expanded is not None:
-                return expanded
-        if type(layer).__name__ == "TFOpLambda":
-            expanded = _expand_operation(_Context(self, layer, path, {}), layer, args, kwargs)
-            if expanded is not None:
-                return expanded
-        copy = self.copied(layer, path, "", lambda name: copy_layer(layer, shapes_of(args[0]) if args else None, name))
-        return call_copy(copy, args, kwargs)
-
-    def copied(self, layer: Any, path: tuple, part: str, make: Callable[[str], Any]) -> Any:
-        key = (id(layer), part)
-        if key not in self._copies:
-            self._originals.append(layer)
-            name = self._free_name(layer.name + part, path)
-            self._copies[key] = make(name)
-            inside = "/".join((*path, layer.name))
-            self.aliases[name] = tuple(dict.fromkeys((layer.name + part, layer.name, inside, inside + part)))
-        return self._copies[key]
-
-    def _free_name(self, name: str, path: tuple) -> str:
-        candidates = [name, "_".join((*path, name)), *(f"{name}_{i}" for i in range(1, 10_000))]
-        return next(candidate for candidate in candidates if candidate not in self.aliases)
-
-
-class _Context:
-    """Makes the parts of one expanded layer."""
-
-    def __init__(self, flattener: _Flattener, layer: Any, path: tuple, kwargs: dict) -> None:
-        self._flattener, self._layer, self._path, self._kwargs = flattener, layer, path, kwargs
-
-    def call(self, part: str, kind: Any, inputs: Any, weights: Optional[list] = None, **config: Any) -> Any:
-        """Calls the part of that suffix, which is made of a layer type, its configuration and weights if need be."""
-
-        def make(name: str) -> Any:
-            config_of_whole = _in_float32(self._layer.get_config())
-            shared = {key: config_of_whole[key] for key in _SHARED if key in config_of_whole}
-            made = kind(**{**shared, **config, "name": name})
-            if weights is not None:
-                build(made, shapes_of(inputs))
-                made.set_weights(weights)
-            return made
-
-        layer = self._flattener.copied(self._layer, self._path, part, make)
-        return layer(inputs, **(self._kwargs if layer._expects_training_arg else {}))
-
-    def expand(self, inputs: Any, shape: tuple[int, ...]) -> Any:
-        """Calls a Reshape to an image, or finds the image that the inputs were."""
-        known = self._flattener.images.get(id(inputs))
-        if known is not None and tuple(known[1].shape[1:]) == shape:
-            return known[1]
-        return self.call("_expand", _layers.Reshape, inputs, target_shape=shape)
-
-    def squeeze(self, image: Any, shape: tuple[int, ...]) -> Any:
-        """Calls a Reshape from an image."""
-        outputs = self.call("_squeeze", _layers.Reshape, image, target_shape=shape)
-        self._flattener.images[id(outputs)] = (outputs, image)
-        return outputs
-
-    def on_image(self, inputs: Any, make: Callable[[str, Any], Any]) -> Any:
-        """Calls a layer on the image that its inputs were, or answers None where they were none.
-
-        Only there does it fuse with the convolution that made the image.
-        """
-        known = self._flattener.images.get(id(inputs))
-        if known is None:
-            return None
-        image = known[1]
-        layer = self._flattener.copied(self._layer, self._path, "", lambda name: make(name, image.shape))
-        outputs = layer(image, **(self._kwargs if layer._expects_training_arg else {}))
-        return self.squeeze(outputs, tuple(inputs.shape[1:]))
-
-    def activate(self, activation: Any, inputs: Any) -> Any:
-        """Calls an activation that does not fuse with the layer, as a part of its own."""
-        if isinstance(activation, keras.layers.Layer):
-            return self._flattener(activation, (inputs,), {}, self._path)
-        name = getattr(activation, "__name__", "activation")
-        if name == "linear":
-            return inputs
-        expanded = _expand_activation(self, activation, inputs, f"_{name}")
-        return (
-            self.call(f"_{name}", _layers.Activation, inputs, activation=activation) if expanded is None else expanded
-        )
-
-
-def _constraints(layer: Any, prefix: str, to: str = "kernel") -> dict[str, Any]:
-    """Initializer, regularizer and constraint of a weight, as arguments for a layer that calls it otherwise."""
-    kinds = ("initializer", "regularizer", "constraint")
-    return {f"{to}_{kind}": getattr(layer, f"{prefix}_{kind}", None) for kind in kinds}
-
-
-def _bias(layer: Any) -> dict[str, Any]:
-    return {"use_bias": layer.use_bias, **_constraints(layer, "bias", "bias")}
-
-
-def _fused(layer: Any) -> Any:
-    """The part of a layer's activation that its kernel does itself."""
-    return layer.activation if activation_name(layer) in FUSED_ACTIVATIONS else None
-
-
-def _rest(layer: Any) -> Any:
-    return keras.activations.linear if activation_name(layer) in FUSED_ACTIVATIONS else layer.activation
-
-
-def _expand_kernel(context: _Context, layer: Any, x: Any) -> Any:
-    """An activation that TFLite does not fuse becomes a layer; what came before it keeps the name."""
-    if isinstance(layer, _layers.Dense) and (x.shape.rank > 2 or _precedes_norm(layer)):
-        return _expand_dense(context, layer, x)
-    if activation_name(layer) in FUSED_ACTIVATIONS:
-        return None
-    config = {**layer.get_config(), "activation": None}
-    return context.activate(layer.activation, context.call("", type(layer), x, layer.get_weights(), **config))
-
-
-def _precedes_norm(layer: Any) -> bool:
-    readers = [node.layer for node in layer.outbound_nodes]
-    return activation_name(layer) == "linear" and any(isinstance(r, _layers.BatchNormalization) for r in readers)
-
-
-def _expand_dense(context: _Context, layer: Any, x: Any) -> Any:
-    """A Dense layer over more than one axis is a 1 x 1 convolution.
-
-    So is one that a BatchNormalization follows: with a scale for each channel, it can be folded.
-    """
-    if None in x.shape[1:]:
-        return None
-    kernel, *bias = layer.get_weights()
-    positions, channels = int(np.prod(x.shape[1:-1])), x.shape[-1]
-    y = context.expand(x, (1, positions, channels))
-    config = {**_constraints(layer, "kernel"), **_bias(layer), "activation": _fused(layer)}
-    y = context.call("", _layers.Conv2D, y, [kernel[None, None], *bias], filters=layer.units, kernel_size=1, **config)
-    y = context.activate(_rest(layer), y)
-    return context.squeeze(y, (*x.shape[1:-1], layer.units))
-
-
-def _expand_separable(context: _Context, layer: Any, x: Any) -> Any:
-    depthwise, pointwise, *bias = layer.get_weights()
-    y = context.call(
-        "_depthwise",
-        _layers.DepthwiseConv2D,
-        x,
-        [depthwise],
-        kernel_size=layer.kernel_size,
-        strides=layer.strides,
-        padding=layer.padding,
-        depth_multiplier=layer.depth_multiplier,
-        dilation_rate=layer.dilation_rate,
-        data_format=layer.data_format,
-        use_bias=False,
-        **_constraints(layer, "depthwise", "depthwise"),
-    )
-    config = {**_constraints(layer, "pointwise"), **_bias(layer), "activation": _fused(layer)}
-    data_format = {"data_format": layer.data_format}
-    y = context.call(
-        "_pointwise",
-        _layers.Conv2D,
-        y,
-        [pointwise, *bias],
-        filters=layer.filters,
-        kernel_size=1,
-        **data_format,
-        **config,
-    )
-    return context.activate(_rest(layer), y)
-
-
-def _as_image(context: _Context, layer: Any, x: Any) -> Any:
-    """A sequence as an image of height 1, padded on the left where the convolution is causal."""
-    y = context.expand(x, (1, *x.shape[1:]))
-    if layer.padding == "causal":
-        left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-        y = context.call("_pad", _layers.ZeroPadding2D, y, padding=((0, 0), (left, 0)))
-    return y
-
-
-def _image_arguments(layer: Any) -> dict[str, Any]:
-    return {
-        "kernel_size": (1, *layer.kernel_size),
-        "strides": layer.strides * 2,
-        "padding": "valid" if layer.padding == "causal" else layer.padding,
-        "dilation_rate": (1, *layer.dilation_rate),
-    }
-
-
-def _expand_conv1d(context: _Context, layer: Any, x: Any) -> Any:
-    """A convolution over a sequence is one over an image of height 1."""
-    if None in x.shape[1:] or layer.data_format != "channels_last":
-        return None
-    kernel, *bias = layer.get_weights()
-    y = _as_image(context, layer, x)
-    config = {**_constraints(layer, "kernel"), **_bias(layer), "activation": _fused(layer), "groups": layer.groups}
-    arguments = _image_arguments(layer)
-    y = context.call("", _layers.Conv2D, y, [kernel[None], *bias], filters=layer.filters, **arguments, **config)
-    y = context.activate(_rest(layer), y)
-    return context.squeeze(y, tuple(y.shape[2:]))
-
-
-def _expand_separable1d(context: _Context, layer: Any, x: Any) -> Any:
-    if None in x.shape[1:] or layer.data_format != "channels_last":
-        return None
-    depthwise, pointwise, *bias = layer.get_weights()
-    y = _as_image(context, layer, x)
-    config = {"use_bias": False, "depth_multiplier": layer.depth_multiplier}
-    arguments = {**_image_arguments(layer), **_constraints(layer, "depthwise", "depthwise"), **config}
-    y = context.call("_depthwise", _layers.DepthwiseConv2D, y, [depthwise[None]], **arguments)
-    config = {**_constraints(layer, "pointwise"), **_bias(layer), "activation": _fused(layer)}
-    y = context.call(
-        "_pointwise", _layers.Conv2D, y, [pointwise[None], *bias], filters=layer.filters, kernel_size=1, **config
-    )
-    y = context.activate(_rest(layer), y)
-    return context.squeeze(y, tuple(y.shape[2:]))
-
-
-def _expand_activation(context: _Context, activation: Any, x: Any, part: str) -> Any:
-    """Activations that are others put together; None for those that are not."""
-    name = getattr(activation, "__name__", "")
-    if name in ("swish", "silu"):
-        return context.call(
-            part, _layers.Multiply, [x, context.call(f"{part}_sigmoid", _layers.Activation, x, activation="sigmoid")]
-        )
-    if name == "relu6":
-        return context.call(part, _layers.ReLU, x, max_value=6.0)
-    if name == "hard_sigmoid":
-        # Keras 2: clip(0.2 x + 0.5, 0, 1), here as relu6(1.2 x + 3) / 6.
-        y = context.call(f"{part}_line", _layers.Rescaling, x, scale=1.2, offset=3.0)
-        y = context.call(f"{part}_relu6", _layers.ReLU, y, max_value=6.0)
-        return context.call(part, _layers.Rescaling, y, scale=1 / 6)
-    return None
-
-
-def _expand_relu(context: _Context, layer: Any, x: Any) -> Any:
-    if layer.negative_slope and layer.max_value is None and not layer.threshold:
-        return context.call("", _layers.LeakyReLU, x, alpha=float(layer.negative_slope))
-    return context.on_image(x, lambda name, shape: copy_layer(layer, shape, name))
-
-
-def _expand_norm(context: _Context, layer: Any, x: Any) -> Any:
-    if list(layer.axis) != [x.shape.rank - 1]:
-        return None
-    return context.on_image(x, lambda name, shape: _norm_of_images(layer, shape, name))
-
-
-def _expand_activation_layer(context: _Context, layer: Any, x: Any) -> Any:
-    if activation_name(layer) == "relu":
-        return context.on_image(x, lambda name, shape: copy_layer(layer, shape, name))
-    return _expand_activation(context, layer.activation, x, "")
-
-
-def _expand_merge(context: _Context, layer: Any, inputs: Any) -> Any:
-    """TFLite's Add and Mul are binary: a sum of many becomes a chain, each link with a range of its own."""
-    if not isinstance(inputs, (list, tuple)) or len(inputs) < 3:
-        return None
-    total = inputs[0]
-    for i, tensor in enumerate(inputs[1:], start=1):
-        part = "" if i == len(inputs) - 1 else f"_{i}"
-        total = context.call(part, type(layer), [total, tensor])
-    return total
-
-
-def _expand_operation(context: _Context, layer: Any, args: tuple, kwargs: dict) -> Any:
-    """TensorFlow operations on Keras tensors, as the layers that they are; None for others."""
-    symbol = str(layer.symbol).rpartition(".")[2]
-    tensors = [value for value in tf.nest.flatten([args, kwargs]) if hasattr(value, "_keras_history")]
-    if symbol in ("relu", "relu6") and len(tensors) == 1:
-        return context.call("", _layers.ReLU, tensors[0], max_value=6.0 if symbol == "relu6" else None)
-    if symbol in ("sigmoid", "tanh", "softmax", "swish", "silu") and len(tensors) == 1 and set(kwargs) <= {"name"}:
-        return context.activate(keras.activations.get("swish" if symbol == "silu" else symbol), tensors[0])
-    merge = {"add": _layers.Add, "multiply": _layers.Multiply, "mul": _layers.Multiply, "subtract": _layers.Subtract}
-    merge["sub"] = _layers.Subtract
-    if symbol in merge and len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
-        return context.call("", merge[symbol], tensors)
-    if symbol in merge and len(tensors) == 1:
-        return _expand_affine(context, symbol, tensors[0], args, kwargs)
-    return None
-
-
-def _expand_affine(context: _Context, symbol: str, x: Any, args: tuple, kwargs: dict) -> Any:
-    """A sum or a product of a tensor and a number is a Rescaling."""
-    values = [v for v in (*args, *(kwargs.get(key) for key in ("y", "x"))) if isinstance(v, (int, float, np.number))]
-    if len(values) != 1 or x is not args[0]:
-        return None
-    value = float(values[0])
-    scale, offset = {"add": (1.0, value), "sub": (1.0, -value), "subtract": (1.0, -value)}.get(symbol, (value, 0.0))
-    return context.call("", _layers.Rescaling, x, scale=scale, offset=offset)
-
-
-_EXPANSIONS: dict[Any, Any] = {
-    _layers.Dense: _expand_kernel,
-    _layers.Conv2D: _expand_kernel,
-    _layers.DepthwiseConv2D: _expand_kernel,
-    _layers.Conv2DTranspose: _expand_kernel,
-    _layers.Conv1D: _expand_conv1d,
-    _layers.SeparableConv2D: _expand_separable,
-    _layers.SeparableConv1D: _expand_separable1d,
-    _layers.ReLU: _expand_relu,
-    _layers.Add: _expand_merge,
-    _layers.Multiply: _expand_merge,
-    _layers.Activation: _expand_activation_layer,
-    _layers.BatchNormalization: _expand_norm,
-}
-
-
-def flatten(model: Any) -> FlatModel:
-    """A flat copy of a functional model, of the same weights and the same outputs.
-
-    Args:
-        model: A built functional model; models inside it must be functional too.
-
-    Returns:
-        The copy, and the other names of its layers.
-
-    Raises:
-        ValueError: A layer that cannot be copied.
-    """
-    flattener = _Flattener()
-    for tensor in model.inputs:
-        flattener.aliases[tensor._keras_history.layer.name] = ()
-    return FlatModel(rebuild(model, flattener), flattener.aliases)
-
-
-def fold_into_convolutions(flat: FlatModel, names: Sequence[str]) -> FlatModel:
-    """Puts a fixed identity in front of normalizations without a kernel, and makes others convolutions by constants.
-
-    TFLite has no batch normalization: it is folded into the weights of the convolution before it. A depthwise
-    convolution of ones is what it can fold into, exactly: each channel's scale takes the factor, and its one weight
-    is the code 127. A Rescaling is such a convolution by itself. So is an average over windows, and as such it has a
-    range of its own, where TFLite's average pooling would round to the grid of its input.
-
-    Args:
-        flat: The model.
-        names: Names of BatchNormalization, Rescaling and AveragePooling2D layers of static shapes, the first on the
-            last axis, the last without padding.
-
-    Returns:
-        The model with the convolutions, which are named in `fixed`.
-    """
-    if not names:
-        return flat
-    copies: dict[str, Any] = {}
-    fixed: set[str] = set()
-
-    def copied(name: str, make: Callable[[], Any]) -> Any:
-        if name not in copies:
-            copies[name] = make()
-        return copies[name]
-
-    def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        if layer.name not in names:
-            shapes = shapes_of(args[0]) if args else None
-            return call_copy(copied(layer.name, lambda: copy_layer(layer, shapes)), args, kwargs)
-        x = args[0]
-        shape = x.shape[1:]
-        if x.shape.rank != 4:
-            image = (1, int(np.prod(shape[:-1])), shape[-1])
-            expand = f"{layer.name}_expand"
-            x = copied(expand, lambda: _layers.Reshape(image, name=expand))(x)
-        if isinstance(layer, _layers.Rescaling):
-            fixed.add(layer.name)
-            y = copied(layer.name, lambda: _affine(layer.name, layer.scale, layer.offset))(x)
-        elif isinstance(layer, _layers.AveragePooling2D):
-            fixed.add(layer.name)
-            y = copied(layer.name, lambda: _average(layer))(x)
-        else:
-            identity = f"{layer.name}_identity"
-            fixed.add(identity)
-            y = copied(identity, lambda: _affine(identity))(x)
-            y = copied(layer.name, lambda: _norm_of_images(layer, x.shape))(y, **kwargs)
-        squeeze = f"{layer.name}_squeeze"
-        return y if len(shape) == 3 else copied(squeeze, lambda: _layers.Reshape(tuple(shape), name=squeeze))(y)
-
-    model = rebuild(flat.model, call)
-    aliases = {layer.name: flat.aliases.get(layer.name, ()) for layer in model.layers}
-    return FlatModel(model, aliases, frozenset(fixed))
-
-
-def _affine(name: str, scale: Any = 1.0, offset: Any = 0.0) -> Any:
-    constant = keras.initializers.Constant
-    return _layers.DepthwiseConv2D(
-        1,
-        use_bias=bool(np.any(offset)),
-        depthwise_initializer=constant(np.reshape(scale, (1, 1, -1, 1)) if np.ndim(scale) else float(scale)),
-        bias_initializer=constant(offset if np.ndim(offset) else float(offset)),
-        trainable=False,
-        name=name,
-    )
-
-
-def _average(pooling: Any) -> Any:
-    return _layers.DepthwiseConv2D(
-        pooling.pool_size,
-        strides=pooling.strides,
-        use_bias=False,
-        depthwise_initializer=keras.initializers.Constant(1.0 / float(np.prod(pooling.pool_size))),
-        trainable=False,
-        name=pooling.name,
-    )
-
-
-def _norm_of_images(norm: Any, shape: Any, name: Optional[str] = None) -> Any:
-    copy = _layers.BatchNormalization.from_config({**norm.get_config(), "axis": -1, "name": name or norm.name})
-    build(copy, shape)
-    copy.set_weights(norm.get_weights())
-    return copy
-
-
-def nested_models(model: Any) -> Iterator[Any]:
-    """The models inside a model that are no graphs of layers."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            if is_functional(layer):
-                yield from nested_models(layer)
-            else:
-                yield layer

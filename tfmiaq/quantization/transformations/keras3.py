@@ -1,7 +1,7 @@
-"""Keras 3 models, rebuilt layer by layer in Keras 2, where tfmot works.
+"""Rebuilds Keras 3 models layer by layer in Keras 2, where tfmot works.
 
-tf_keras reads none of Keras 3's files. What it does read is the configuration of single layers, once names are changed
-back; the graph is walked anew, and the outputs of both models are compared before anything else happens.
+tf_keras reads no file of Keras 3. It does read the configuration of single layers, after some names are changed. The
+graph is built anew, and the outputs of both models are compared before the rebuilt one is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tfmiaq._backend import keras, tf
 _layers = keras.layers
 _RECORDS = 4
 _TOLERANCE = 1e-3
-# Arguments of a constructor that Keras 2 calls otherwise, by layer type.
+# Arguments of a constructor with another name in Keras 2, by layer type.
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 
 
 def _hard_sigmoid(x: Any, name: str) -> Any:
-    """Keras 3's: Keras 2's has another slope."""
+    """Returns Keras 3's hard sigmoid: Keras 2's has another slope."""
     return _layers.ReLU(6.0, name=f"{name}_relu6")(x + 3.0) * (1.0 / 6.0)
 
 
-# Activations that Keras 2 does not have, or has otherwise: of a tensor, and a name for the layer that they take.
+# Activations that Keras 2 does not have, or defines differently: called with a tensor and the name of the layer.
 _ACTIVATIONS: dict[str, Callable[[Any, str], Any]] = {
     "hard_sigmoid": _hard_sigmoid,
     "hard_silu": lambda x, name: x * _hard_sigmoid(x, name),
@@ -60,7 +60,7 @@ _OPERATIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
 
 
 class _Translator:
-    """Twins of Keras 3 layers; each layer gets one, however often it is called."""
+    """Makes Keras 2 twins of Keras 3 layers; each layer gets one, however often it is called."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -68,7 +68,7 @@ class _Translator:
         self._weights: list[tuple[Any, Any]] = []
 
     def model(self, original: Any) -> Any:
-        """A Keras 2 model of the same graph, its weights not yet set."""
+        """Returns a Keras 2 model of the same graph, its weights not yet set."""
         functional = _functional(original)
         inputs = [
             keras.Input(batch_shape=tuple(tensor.shape), dtype=str(tensor.dtype), name=tensor.name.split(":")[0])
@@ -138,7 +138,7 @@ class _Translator:
         if activation in _ACTIVATIONS:
             config["activation"] = "linear"
         try:
-            # That of MultiHeadAttention wants shapes in it, which Keras 3 does not write.
+            # MultiHeadAttention.from_config needs shapes, which Keras 3 does not write.
             make = (lambda c: kind(**c)) if kind is _layers.MultiHeadAttention else kind.from_config
             twin = make(config)
         except (TypeError, ValueError) as error:
@@ -163,7 +163,7 @@ def _refuse(*args: Any, **kwargs: Any) -> Any:
 
 
 def _functional(model: Any) -> Any:
-    """The graph of a Sequential or Functional model.
+    """Returns the graph of a Sequential or Functional model.
 
     Raises:
         ValueError: A model that is not built, or is none of both.
@@ -183,7 +183,7 @@ def _functional(model: Any) -> Any:
 
 
 def _plain(structure: Any) -> Any:
-    """A structure of tensors as TensorFlow packs it."""
+    """Returns a structure of tensors as TensorFlow packs it."""
     if isinstance(structure, dict):
         return {key: _plain(value) for key, value in structure.items()}
     if isinstance(structure, (list, tuple)):
@@ -192,13 +192,13 @@ def _plain(structure: Any) -> Any:
 
 
 def _known(kind: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that a layer's constructor takes in Keras 2."""
+    """Returns the arguments that a layer's constructor takes in Keras 2."""
     names = {*inspect.signature(kind.__init__).parameters, "name", "trainable", "dtype"}
     return {key: value for key, value in config.items() if key in names}
 
 
 def _translated(value: Any) -> Any:
-    """A value of a Keras 3 configuration in the words of Keras 2."""
+    """Returns a value of a Keras 3 configuration with the names of Keras 2."""
     if isinstance(value, dict):
         if value.get("class_name") == "DTypePolicy":
             return value["config"]["name"]
@@ -218,7 +218,7 @@ def _translated(value: Any) -> Any:
 
 
 def rebuild(model: Any) -> Any:
-    """A Keras 2 model of the same layers, weights and outputs as a Keras 3 model.
+    """Returns a Keras 2 model of the same layers, weights and outputs as a Keras 3 model.
 
     Args:
         model: A built Sequential or Functional Keras 3 model.
@@ -265,6 +265,6 @@ def _compare(model: Any, twin: Any) -> None:
         difference = float(np.abs(np.asarray(one) - np.asarray(other)).max())
         if not difference <= _TOLERANCE * scale:
             raise ValueError(
-                f"quantize_model: Rebuilt in Keras 2, the Keras 3 model {model.name!r} answers otherwise, by up to "
+                f"quantize_model: Rebuilt in Keras 2, the Keras 3 model {model.name!r} gives other outputs, by up to "
                 f"{difference:.3g}. Rebuild it with tf_keras ('import tf_keras as keras') and copy the weights."
             )

@@ -1,0 +1,199 @@
+"""What each command does. TensorFlow loads when a command runs, after its options are checked."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from typing import Any, Optional
+
+from tfmiaq.cli.flags import given_fields
+from tfmiaq.cli.inputs import (
+    FUNCTION,
+    function_of,
+    load_labels,
+    load_model,
+    load_records,
+    load_target,
+    policy_of,
+)
+from tfmiaq.policy import OutputBits
+from tfmiaq.search.options import PolicySearch
+from tfmiaq.search.search import SEARCH_RECIPE
+from tfmiaq.training.distillation import CrossDistillation
+from tfmiaq.training.recipe import TrainingRecipe, default_recipe, flips_and_shifts
+
+Arguments = argparse.Namespace
+SUCCEEDED, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def summary(given: Arguments) -> int:
+    """Prints the layers of a model."""
+    policy = policy_of(given.policy) if given.policy else None
+    from tfmiaq.quantization import summary
+
+    print(summary(load_model(given.model), policy))
+    return SUCCEEDED
+
+
+def audit(given: Arguments) -> int:
+    """Audits targets, and compares several of them."""
+    names = [pathlib.Path(target.split(",")[0]).name for target in given.targets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Expected targets of different names. Received {', '.join(names)}.")
+    if len(names) > 1 and given.train_fn:
+        raise ValueError("Reference models go through one target's pipeline (--train_fn): audit targets one by one.")
+    reference_models = _reference_models(given)
+    members, non_members = load_records(given)
+    # All of them are read before the first is audited.
+    targets = {name: load_target(text) for name, text in zip(names, given.targets)}
+    other = None if given.other is None else load_target(given.other)
+    from tfmiaq import auditing
+
+    reports = {}
+    for name, target in targets.items():
+        reports[name] = auditing.audit(
+            target,
+            members,
+            non_members,
+            given.attacks.split(",") if given.attacks else None,
+            reference_models=reference_models,
+            other=other,
+            augmented_queries=given.augmented_queries,
+            seed=given.seed,
+        )
+        reports[name].save(given.folder / name if len(names) > 1 else given.folder)
+    shown: Any = reports[names[0]]
+    if len(reports) > 1:
+        shown = auditing.compare(reports)
+        shown.save(given.folder)
+    print(f"{shown}\n\nWritten to {given.folder}")
+    limit = 1.0 if given.max_auc is None else given.max_auc
+    above = {name: report.auc for name, report in reports.items() if report.auc > limit}
+    for name, auc in above.items():
+        print(f"{name}: an AUC of {auc:.3f}, above --max_auc={limit}.", file=sys.stderr)
+    return FAILED if above else SUCCEEDED
+
+
+def _reference_models(given: Arguments) -> Optional[Any]:
+    """Returns the reference models of the flags, or None without a pipeline."""
+    flags = {"count": given.reference_models, "cache": given.cache, "n_jobs": given.n_jobs}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    if not given.train_fn:
+        if flags:
+            raise ValueError("--reference_models, --cache and --n_jobs need the target's pipeline: give --train_fn.")
+        return None
+    from tfmiaq.signals import ReferenceModels
+
+    return ReferenceModels([function_of(text) for text in given.train_fn], **{"cache": given.folder / "cache", **flags})
+
+
+def search(given: Arguments) -> int:
+    """Searches bit-widths."""
+    options, recipe = PolicySearch(**given_fields(given, PolicySearch)), _recipe(given, SEARCH_RECIPE)
+    train, validation = load_records(given)
+    from tfmiaq.search import search_policy
+
+    found = search_policy(
+        load_model(given.model), train, validation, options, recipe=recipe, folder=given.folder, seed=given.seed
+    )
+    print(f"{found}\n\nWritten to {given.folder}; the best is {given.folder / 'best.json'}")
+    return SUCCEEDED
+
+
+def _recipe(given: Arguments, base: TrainingRecipe) -> Optional[TrainingRecipe]:
+    """Returns a recipe with the fields of the flags; None without any."""
+    fields = given_fields(given, TrainingRecipe)
+    if fields.pop("augment", None):
+        fields["augment"] = flips_and_shifts()
+    return dataclasses.replace(base, **fields) if fields else None
+
+
+def defend(given: Arguments) -> int:
+    """Takes a model the whole way."""
+    policy, cross = _policy(given), _cross_distillation(given)
+    recipe = _recipe(given, default_recipe(bool(cross)))
+    train, test = load_records(given)
+    model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model)
+    from tfmiaq.defence import defend
+
+    defence = defend(
+        model,
+        train,
+        test,
+        policy=policy,
+        recipe=recipe,
+        cross_distillation=cross,
+        reference_models=given.reference_models,
+        target=given.target,
+        labels=load_labels(given),
+        folder=given.folder,
+        n_jobs=given.n_jobs,
+        seed=given.seed,
+    )
+    print(defence)
+    return SUCCEEDED
+
+
+def _policy(given: Arguments) -> Any:
+    """Returns the policy of the flags, or how to search for one."""
+    if (given.output_bits is None) != (given.output_clip is None):
+        raise ValueError("Expected both of --output_bits and --output_clip, or neither.")
+    fields = given_fields(given, PolicySearch)
+    if given.policy == "search":
+        if given.output_bits is not None:
+            raise ValueError("Output bits are no dimension of the search: find a policy first, then defend with both.")
+        return PolicySearch(**fields)
+    if fields:
+        raise ValueError(f"{', '.join(f'--{name}' for name in fields)}: options of a search, for --policy=search.")
+    policy = policy_of(given.policy)
+    if given.output_bits is None:
+        return policy
+    return dataclasses.replace(policy, output=OutputBits(given.output_bits, given.output_clip))
+
+
+def _cross_distillation(given: Arguments) -> Any:
+    """Returns the options of the flags; False if it is turned off, and None if neither is given."""
+    fields = given_fields(given, CrossDistillation)
+    if given.no_cross_distillation and fields:
+        raise ValueError(f"--no_cross_distillation goes without {', '.join(f'--{name}' for name in fields)}.")
+    if given.no_cross_distillation:
+        return False
+    return CrossDistillation(**fields) if fields else None
+
+
+def convert(given: Arguments) -> int:
+    """Converts a quantized model."""
+    model, labels = load_model(given.model), load_labels(given)
+    from tfmiaq.caching.store import write_whole
+    from tfmiaq.tflite.conversion import convert
+
+    buffer = convert(model, given.target, io_type=given.io_type, labels=labels)
+    write_whole(given.file, lambda path: path.write_bytes(buffer))
+    print(f"{given.file}: {len(buffer):,} bytes")
+    return SUCCEEDED
+
+
+def verify(given: Arguments) -> int:
+    """Compares a .tflite with the model that it comes from."""
+    from tfmiaq import datasets
+    from tfmiaq._checks import AT_LEAST_ONE, check
+
+    count = check("verify", count=(given.count, AT_LEAST_ONE))["count"]
+    x = datasets.load(given.records, rescale=not given.raw).x_test[:count]
+    model = load_model(given.model)
+    from tfmiaq.tflite.verification import verify
+
+    verification = verify(model, str(given.file), x)
+    print(verification)
+    return SUCCEEDED if verification.exact else FAILED
+
+
+def check(given: Arguments) -> int:
+    """Prints what the Edge TPU compiler will map."""
+    from tfmiaq import edgetpu
+
+    found = edgetpu.check(str(given.file))
+    print(found)
+    return SUCCEEDED if found.mapped else FAILED

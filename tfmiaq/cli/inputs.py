@@ -1,0 +1,106 @@
+"""What arguments of the command line name: policies, functions, records, models and files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, Optional
+
+from tfmiaq import datasets
+from tfmiaq.policy import BitwidthPolicy
+
+MODEL = "a .keras or .h5 file, or the folder of a SavedModel"
+POLICY = (
+    "bit-widths: 'default', or weights and activations between ends of 8 bits, such as w2a4, or the path of a policy's "
+    "JSON"
+)
+FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
+
+
+def policy_of(text: str) -> BitwidthPolicy:
+    """Returns a policy by name ("default"), by bits ("w2a4"), or from a JSON file.
+
+    Raises:
+        ValueError: None of these, or bits outside 1 to 8.
+    """
+    bits = re.fullmatch(r"w(\d)a(\d)", text)
+    if bits:
+        return BitwidthPolicy.uniform(int(bits[1]), int(bits[2]))
+    if text == "default":
+        return BitwidthPolicy.mia_default()
+    if not pathlib.Path(text).is_file():
+        raise ValueError(
+            f"Expected 'default', bits such as w2a4, or the path of a policy's JSON as policy. Received {text!r}."
+        )
+    return BitwidthPolicy.from_json(pathlib.Path(text).read_text(encoding="utf-8"))
+
+
+def function_of(text: str) -> Callable[..., Any]:
+    """Returns the function that FILE.py:NAME names.
+
+    The file's folder is put where Python looks for modules, as for `python FILE.py`.
+
+    Raises:
+        ValueError: No such file, or no such function in it.
+    """
+    found = FUNCTION.fullmatch(text)
+    path = pathlib.Path(found["file"]).absolute() if found else None
+    if found is None or path is None or not path.is_file():
+        raise ValueError(f"Expected FILE.py:FUNCTION of a file that exists. Received {text!r}.")
+    sys.path.insert(0, str(path.parent))
+    module = importlib.import_module(path.stem)
+    if not path.samefile(module.__file__ or ""):
+        raise ValueError(f"{path.name} has the name of another module ({module.__file__}). Give it a name of its own.")
+    function = getattr(module, found["name"], None)
+    if not callable(function):
+        raise ValueError(f"{path.name} has no function {found['name']!r}.")
+    return function
+
+
+def load_records(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Returns members and non-members.
+
+    Raises:
+        ValueError: As `datasets.load`; more members than training records.
+    """
+    data = datasets.load(given.records, rescale=not given.raw)
+    count = len(data.x_train) if given.members is None else given.members
+    if not 1 <= count <= len(data.x_train):
+        raise ValueError(f"{data.name} has {len(data.x_train)} training records. Received --members={count}.")
+    return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test)
+
+
+def load_model(path: str) -> Any:
+    """Returns a Keras model, quantized or not.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    from tfmiaq.quantization import load_model
+
+    try:
+        return load_model(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path!r} is no Keras model that can be loaded ({MODEL}): {error}") from error
+
+
+def load_target(text: str) -> Any:
+    """Returns what `audit` takes: a .tflite, a pair of saved outputs, or a model that is loaded.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    from tfmiaq.tflite.flatbuffer import read_model
+
+    if "," in text:
+        return tuple(text.split(","))
+    return read_model(text) if text.endswith(".tflite") else load_model(text)
+
+
+def load_labels(given: argparse.Namespace) -> Optional[list[str]]:
+    """Returns the lines of the file of class names, or None if there is none."""
+    return None if given.labels is None else given.labels.read_text(encoding="utf-8").splitlines()
