@@ -219,6 +219,19 @@ def test_every_sampler_searches(trained, sets, sampler):
     assert len(found.candidates) >= 9
 
 
+def test_a_study_in_a_database_goes_on_in_another_search(trained, sets, tmp_path):
+    few = [(x[:60], y[:60]) for x, y in sets]
+    found = []
+    for n_trials, folder in ((2, "one"), (3, "two")):
+        given = tfmiaq.PolicySearch(
+            n_trials, retrained=0, weight_bits=(2, 8), activation_bits=(8,), storage=f"sqlite:///{tmp_path}/study.db"
+        )
+        recipe = tfmiaq.TrainingRecipe(epochs=1)
+        found.append(tfmiaq.search_policy(trained, *few, given, recipe=recipe, folder=tmp_path / folder, verbose=False))
+    assert found[1].candidates[:2] == found[0].candidates[:2]
+    assert len(found[1].candidates) == len(found[0].candidates) + 1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
