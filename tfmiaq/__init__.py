@@ -1,7 +1,7 @@
 """Quantization of Keras models against membership inference.
 
 Public names are listed in `__init__.pyi`. Each is imported when it is first used, so that policies, `--help` and checks
-of files answer without loading TensorFlow.
+of files work without loading TensorFlow.
 """
 
 import lazy_loader
