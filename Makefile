@@ -1,12 +1,13 @@
 # Set-up, demo, tests and checks: see `make help`. Each target installs what it needs.
 PYTHON ?= python3
-VENV := .venv
-MODERN := .venv-modern
+# A folder of another name for each Python: make test PYTHON=python3.10 VENV=.venv-3.10
+VENV ?= .venv
+LEGACY ?= .venv-legacy
 ARGS ?=
 # Two processes, and the tests of a file in one of them: they share its models.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-modern lint format architecture bench clean
+.PHONY: help demo test test-fast test-legacy lint format architecture bench clean
 
 help:  ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -20,8 +21,8 @@ test: $(VENV)/.cluster  ## Runs all tests
 test-fast: $(VENV)/.ready  ## Runs the tests that take less than about ten seconds each
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS) -m "not slow" $(ARGS)
 
-test-modern: $(MODERN)/.cluster  ## Runs all tests on TensorFlow 2.21 with tf_keras
-	$(MODERN)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
+test-legacy: $(LEGACY)/.cluster  ## Runs all tests on TensorFlow 2.15 with its own Keras 2 (Python 3.10 or 3.11)
+	$(LEGACY)/bin/python -m pytest $(PYTEST_FLAGS) $(ARGS)
 
 lint: $(VENV)/.ready  ## Checks style, format, types and the order of imports
 	$(VENV)/bin/ruff check .
@@ -42,18 +43,20 @@ bench: $(VENV)/.ready  ## Runs the short benchmarks
 	$(VENV)/bin/python benchmarks/digits.py
 
 # The lists are complete and pinned, and go in without dependency resolution: see README.md, "What gets installed".
-$(VENV)/.ready: requirements/default.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
-	@$(PYTHON) tools/check_python.py 3.9 3.11 $(MAKECMDGOALS)
+$(VENV)/.ready: requirements/default.txt requirements/suite.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
+	@$(PYTHON) tools/check_python.py 3.10 3.13 $(MAKECMDGOALS)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --no-deps -r requirements/default.txt -r requirements/dev.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r requirements/suite.txt
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(MODERN)/.ready: requirements/modern.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
+$(LEGACY)/.ready: requirements/legacy.txt requirements/suite.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
 	@$(PYTHON) tools/check_python.py 3.10 3.11 $(MAKECMDGOALS)
-	$(PYTHON) -m venv --clear $(MODERN)
-	$(MODERN)/bin/python -m pip install --quiet --no-deps -r requirements/modern.txt -r requirements/dev.txt
-	$(MODERN)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m venv --clear $(LEGACY)
+	$(LEGACY)/bin/python -m pip install --quiet --no-deps -r requirements/legacy.txt -r requirements/dev.txt
+	$(LEGACY)/bin/python -m pip install --quiet --no-deps -r requirements/suite.txt
+	$(LEGACY)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Dask and Ray, for the tests of what trains on many machines.
@@ -62,4 +65,4 @@ $(MODERN)/.ready: requirements/modern.txt requirements/dev.txt setup.cfg pyproje
 	@touch $@
 
 clean:  ## Removes the environments and what was built
-	rm -rf $(VENV) $(MODERN) out build *.egg-info
+	rm -rf $(VENV) $(LEGACY) out build *.egg-info

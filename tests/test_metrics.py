@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tfmiaq import metrics
+from tfmiaq import _privacy_suite, metrics
 from tfmiaq.metrics import Estimate
 
 
@@ -78,3 +78,14 @@ def test_a_thin_curve_has_the_rates_of_the_whole_one(digits):
     assert (fpr[-1], tpr[-1]) == (1, 1)
     for limit in np.linspace(0, 1, 997):
         assert metrics.tpr_at_fpr(fpr, tpr, limit) == metrics.tpr_at_fpr(*whole[:2], limit)
+
+
+@pytest.mark.parametrize(
+    "counts", [(80, 3, 100, 90), (0, 3, 100, 90), (100, 0, 100, 90), (100, 90, 100, 90), (1, 0, 9, 7)]
+)
+def test_the_ratio_bound_is_tensorflow_privacys(counts):
+    (suite,) = _privacy_suite.import_suite("epsilon_lower_bound")
+    expected = suite.RatioBound(*counts, 0.025).compute_bound(suite.BoundMethod.CLOPPER_PEARSON)
+    above, below, total, other_total = counts
+    found = metrics._ratio_bound(above, total, below, other_total, 0.025)
+    assert found == pytest.approx(float(np.nan_to_num(expected)), rel=1e-9)

@@ -9,8 +9,6 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tfmiaq._privacy_suite import import_suite
-
 # False positive rates at which attacks are compared.
 RATES = (0.001, 0.01)
 
@@ -211,37 +209,46 @@ def tpr_estimate(
     return Estimate(tpr_at_fpr(fpr, tpr, limit), *ends)
 
 
+def _ratio_bound(above: int, total: int, below: int, other_total: int, alpha: float) -> float:
+    """Returns a lower bound on the ratio of two binomial proportions, above / total over below / other_total.
+
+    Each proportion takes half of the error (Clopper and Pearson 1934; Jagielski et al. 2020, algorithm 1). 0 where the
+    interval of either proportion says nothing.
+    """
+    low = stats.beta.ppf(alpha / 2, above, total - above + 1) if above else 0.0
+    high = stats.beta.isf(alpha / 2, below + 1, other_total - below) if below < other_total else 1.0
+    return 0.0 if low <= 0 or high >= 1 else float(low / high)
+
+
 def epsilon_lower_bound(
     known: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], confidence: float = 0.95
 ) -> float:
-    """Returns a lower bound on the epsilon of differential privacy, by tensorflow-privacy's `RatioBound`.
+    """Returns a lower bound on the epsilon of differential privacy.
 
-    The threshold is chosen on known records and the bound taken on others, at that threshold alone: with many
-    thresholds tried on the same records the best bound would hold with less confidence than it says. It takes records
-    for independent, though one training has seen them all, and delta for 0.
+    The bound is log(TPR / FPR) or log(TNR / FNR), each rate at the end of its exact interval (Jagielski et al. 2020,
+    algorithm 1), as in tensorflow-privacy's `RatioBound`. The threshold is chosen on known records and the bound taken
+    on others, at that threshold alone: with many thresholds tried on the same records the best bound would hold with
+    less confidence than it says. It takes records for independent, though one training has seen them all, and delta
+    for 0.
 
     Args:
         known: Scores of members and of non-members to choose the threshold on.
         held_out: Scores of other members and non-members.
-        confidence: Of the bound (Clopper-Pearson).
+        confidence: Of the bound.
 
     Returns:
         The bound, at least 0.
     """
-    (bounds,) = import_suite("epsilon_lower_bound")
 
     def bound(scores: tuple[np.ndarray, np.ndarray], threshold: float) -> float:
         c = confusion(*scores, threshold)
         m, n = len(scores[0]), len(scores[1])
-        # Two bounds come of one threshold, TPR over FPR and TNR over FNR: each has half of the error.
+        # Two bounds come of one threshold: each has half of the error.
         ratios = [
-            bounds.RatioBound(*counts, (1 - confidence) / 2).compute_bound(bounds.BoundMethod.CLOPPER_PEARSON)
-            for counts in (
-                (c.true_positives, c.false_positives, m, n),
-                (c.true_negatives, c.false_negatives, n, m),
-            )
+            _ratio_bound(c.true_positives, m, c.false_positives, n, (1 - confidence) / 2),
+            _ratio_bound(c.true_negatives, n, c.false_negatives, m, (1 - confidence) / 2),
         ]
-        return float(np.log(max(1.0, *np.nan_to_num(ratios))))
+        return float(np.log(max(1.0, *ratios)))
 
     candidates = np.unique(np.quantile(np.concatenate(known), np.linspace(0.005, 0.995, 100)))
     best = max(candidates, key=lambda threshold: bound(known, threshold))

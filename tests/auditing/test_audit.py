@@ -274,3 +274,13 @@ def test_rates_outside_the_open_interval_are_refused(limit, linear_scores):
     report = tfmiaq.audit(linear_scores, *_gaussians(1.0, 60, seed=0), attacks=["confidence"])
     with pytest.raises(ValueError, match="above 0 and below 1"):
         report.tpr_at_fpr(limit)
+
+
+def test_attacks_of_a_suite_that_is_not_installed_are_told_before_any_work(linear_scores, monkeypatch):
+    monkeypatch.setattr("tfmiaq._privacy_suite.is_installed", lambda: False)
+    sets = _gaussians(2.0, 60, seed=0)
+    with pytest.raises(ValueError, match=r"'threshold' needs tensorflow-privacy's suite: pip install .*--no-deps"):
+        tfmiaq.audit(lambda x: pytest.fail("queried"), *sets, attacks=["confidence", "threshold"])
+    report = tfmiaq.audit(linear_scores, *sets, verbose=False)
+    assert "confidence" in [attack.name for attack in report.attacks]
+    assert report.skipped["threshold"] == "was not chosen"

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import numpy as np
 from sklearn import model_selection
 
+from tfmiaq import _privacy_suite
 from tfmiaq.signals.reference_models import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
@@ -22,6 +23,7 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "another version",
 )
 AUGMENTED_REFERENCES = "augmented queries of reference models"
+PRIVACY_SUITE = "tensorflow-privacy's suite"
 # What an attack may compare between a target and reference models.
 OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
 _HALF_A_QUERY = 0.05
@@ -70,6 +72,7 @@ class Evidence:
             AUGMENTED_REFERENCES: self.reference_signals is not None
             and self.reference_signals.augmented is not None
             and self.target.label_agreement is not None,
+            PRIVACY_SUITE: _privacy_suite.is_installed(),
         }
         return {name for name, is_there in there.items() if is_there}
 

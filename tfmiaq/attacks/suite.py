@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfmiaq._privacy_suite import import_suite
-from tfmiaq.attacks.base import Attack, Evidence
+from tfmiaq.attacks.base import PRIVACY_SUITE, SCORES, Attack, Evidence
 
 # The suite's grid searches split each of two folds in three.
 SMALLEST_SET = 12
@@ -41,6 +41,7 @@ class SuiteAttack(Attack):
         attack_type: Name of the suite's AttackType.
     """
 
+    needs = frozenset({SCORES, PRIVACY_SUITE})
     note = "known members and non-members (tensorflow-privacy)"
 
     def __init__(self, name: str, attack_type: str) -> None:

@@ -9,11 +9,13 @@ from typing import Any, Optional, Union
 import numpy as np
 from tqdm.auto import tqdm
 
+from tfmiaq import _privacy_suite
 from tfmiaq._checks import AT_LEAST_ONE, SEED, check, integer
 from tfmiaq.attacks.base import (
     AUGMENTED_QUERIES,
     AUGMENTED_REFERENCES,
     OTHER_VERSION,
+    PRIVACY_SUITE,
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
@@ -40,6 +42,7 @@ _WAYS = {
     AUGMENTED_REFERENCES: (
         "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
     ),
+    PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
 }
 
 
@@ -204,6 +207,7 @@ def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, ca
         OTHER_VERSION: has_other,
         AUGMENTED_QUERIES: can_query,
         AUGMENTED_REFERENCES: has_references and can_query,
+        PRIVACY_SUITE: _privacy_suite.is_installed(),
     }
     faults = [
         f"{attack.name!r} {_WAYS[need]}"
