@@ -165,19 +165,3 @@ class Store:
             return False
         write_whole(path, lambda unfinished: shutil.copyfile(source, unfinished))
         return True
-
-    def arrays(self, key: str) -> Optional[dict[str, np.ndarray]]:
-        """Returns the arrays under a key, as `get`."""
-        return self.get(key, ARRAYS)
-
-    def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> bool:
-        """Stores arrays, as `put`."""
-        return self.put(key, arrays, ARRAYS)
-
-    def model(self, key: str, load: Callable[[str], Any]) -> Optional[Any]:
-        """Returns the Keras model under a key, as `get`."""
-        return self.get(key, keras_model(load))
-
-    def put_model(self, key: str, model: Any) -> bool:
-        """Stores a Keras model, as `put`."""
-        return self.put(key, model, keras_model(lambda path: None))

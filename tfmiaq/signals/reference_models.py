@@ -16,7 +16,7 @@ import numpy as np
 from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
-from tfmiaq.caching.store import Store
+from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
@@ -210,24 +210,21 @@ def _fit_set(population: Optional[Records], pool: Records, chosen: np.ndarray) -
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
     from tfmiaq.quantization import keras
 
-    def load(path: str) -> Any:
-        return keras.models.load_model(path, compile=False)
-
-    store = Store(job.folder) if job.folder else None
+    models = keras_model(lambda path: keras.models.load_model(path, compile=False))
+    store = Store(job.folder)
     model, start = None, 0
-    if store:
-        for depth in range(len(job.steps), 0, -1):
-            model = store.model(job.keys[depth - 1], load)
-            if model is not None:
-                start = depth
-                break
+    for depth in range(len(job.steps), 0, -1):
+        model = store.get(job.keys[depth - 1], models)
+        if model is not None:
+            start = depth
+            break
     for depth in range(start, len(job.steps)):
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
         with own_random_state(job.seed + depth):
             model = job.steps[depth](x, y) if depth == 0 else job.steps[depth](model, x, y)
         # What other pipelines may begin with, the float model above all.
-        if store and (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
-            store.put_model(job.keys[depth], model)
+        if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
+            store.put(job.keys[depth], model, models)
     return model
 
 
@@ -255,8 +252,7 @@ def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, 
         arrays["augmented"] = augmented
     del model
     gc.collect()
-    if job.folder:
-        _keep(Store(job.folder), job, arrays)
+    _keep(Store(job.folder), job, arrays)
     return job.index, arrays
 
 
@@ -270,14 +266,14 @@ def _places(job: _Job) -> dict[str, tuple[str, int]]:
 
 def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
     for name, (key, _) in _places(job).items():
-        store.put_arrays(key, {name: arrays[name]})
+        store.put(key, {name: arrays[name]}, ARRAYS)
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
     """Returns all arrays that a job makes, or None if any of them is missing."""
     arrays = {}
     for name, (key, columns) in _places(job).items():
-        found = (store.arrays(key) or {}).get(name)
+        found = (store.get(key, ARRAYS) or {}).get(name)
         if found is None or found.shape != (count, columns) or not np.isfinite(found).all():
             return None
         arrays[name] = found
