@@ -73,7 +73,7 @@ def test_a_thin_curve_has_the_rates_of_the_whole_one(digits):
     members, non_members = (np.round(generator.normal(shift, 1, 400), digits) for shift in (0.7, 0))
     fpr, tpr = metrics.roc(members, non_members)
     labels = np.repeat([1, 0], 400)
-    whole = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]))
+    whole = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]), drop_intermediate=False)
     assert len(fpr) < len(whole[0])
     assert (fpr[-1], tpr[-1]) == (1, 1)
     for limit in np.linspace(0, 1, 997):
@@ -89,3 +89,12 @@ def test_the_ratio_bound_is_tensorflow_privacys(counts):
     above, below, total, other_total = counts
     found = metrics._ratio_bound(above, total, below, other_total, 0.025)
     assert found == pytest.approx(float(np.nan_to_num(expected)), rel=1e-9)
+
+
+def test_a_curve_keeps_points_on_straight_lines():
+    """Thresholds in equal steps lie on one line, and each is a pair of rates that an attacker can choose."""
+    values = [3.0, 2.0, 1.0, 0.0]
+    members, non_members = np.repeat(values, [30, 30, 30, 10]), np.repeat(values, [3, 3, 3, 91])
+    fpr, tpr = metrics.roc(members, non_members)
+    assert metrics.tpr_at_fpr(fpr, tpr, 0.065) == pytest.approx(0.6)
+    assert metrics.tpr_at_fpr(fpr, tpr, 0.035) == pytest.approx(0.3)

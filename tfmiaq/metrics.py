@@ -166,7 +166,8 @@ def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.nd
     it, up to (1, 1). Between two points the rates of the left one hold.
     """
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
-    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]))
+    # Points on a straight line between two others are operating points all the same: read as steps, they count.
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]), drop_intermediate=False)
     highest = np.append(fpr[1:] != fpr[:-1], True)
     fpr, tpr = fpr[highest], tpr[highest]
     grows = np.insert(tpr[1:] > tpr[:-1], 0, True)
