@@ -107,9 +107,7 @@ def custom_loop(case: Any) -> None:
             variables = list(model.trainable_variables)
             gradients = tape.gradient(loss, [v if isinstance(v, tf.Variable) else v.value for v in variables])
             found.append({id(v): g for v, g in zip(variables, gradients)})
-            k.optimizers.SGD(0.1).apply_gradients(
-                [(g, v) for g, v in zip(gradients, variables) if g is not None]
-            )
+            k.optimizers.SGD(0.1).apply_gradients([(g, v) for g, v in zip(gradients, variables) if g is not None])
     quantized, floats = found
     assert not [g for g in quantized.values() if g is None]
     for variable, twin in case.twins:

@@ -37,7 +37,7 @@ def check(path: str, names: list[str]) -> None:
                 file.flush()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def results(names: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """By row and property the fault, or an empty string.
 
@@ -46,8 +46,8 @@ def results(names: tuple[str, ...]) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     left = list(names)
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "found.jsonl")
         while left:
+            path = os.path.join(folder, f"found_{len(left)}.jsonl")
             run = subprocess.run(
                 [sys.executable, os.path.abspath(__file__), path, *left],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([p for p in sys.path if p])},

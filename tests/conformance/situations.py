@@ -264,6 +264,23 @@ def _siamese(make: Callable[[Any], Callable[[Any], Any]]) -> Any:
     return build
 
 
+def _shared_activated(k: Any, x: Any) -> Any:
+    conv, relu = k.layers.Conv2D(4, 3, padding="same", name="shared"), k.layers.ReLU(name="relu")
+    return relu(conv(relu(conv(x))))
+
+
+def _two_texts(k: Any) -> Any:
+    one, two = k.Input((8,), dtype="int32", name="one"), k.Input((8,), dtype="int32", name="two")
+    shared = k.layers.Embedding(20, 4, name="shared")
+    x = k.layers.GlobalMaxPooling1D(name="gmp")(k.layers.Add(name="sum")([shared(one), shared(two)]))
+    return k.Model([one, two], k.layers.Dense(4, name="logits")(x))
+
+
+def _two_tokens() -> tuple[Any, Any]:
+    x, y = _tokens()
+    return [x, x[::-1].copy()], y
+
+
 def _shared_backbone(k: Any) -> Any:
     inputs = k.Input(IMAGE)
     x = k.layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
@@ -370,8 +387,13 @@ def _fixed_image(batch: int, body: Callable[[Any, Any], Any]) -> Any:
 
 
 def _few(data: Callable[[], tuple[Any, Any]], count: int) -> Any:
-    """The first records only, for models whose batch is fixed."""
-    return lambda: tuple(values[:count] for values in data())
+    """Few records for models whose batch is fixed; the first of them sets the ranges, the others lie within."""
+
+    def few() -> tuple[Any, Any]:
+        x, y = data()
+        return np.stack([x[0] * (1 - 0.05 * i) for i in range(count)]), y[:count]
+
+    return few
 
 
 def _bytes_in(k: Any) -> Any:
@@ -791,6 +813,7 @@ MODELS = (
     ),
     # Layers called several times.
     Situation("shared: convolution, then a ReLU layer", _image(_shared_conv), targets=EDGE, file_steps=4, k3=True),
+    Situation("shared: convolution and ReLU layer, twice", _image(_shared_activated), targets=EDGE, file_steps=4),
     Situation(
         "shared: Dense",
         _vector(lambda k, x: _shared_dense(k, k.layers.Dense(6, name="front")(x))),
@@ -807,22 +830,15 @@ MODELS = (
     ),
     Situation(
         "shared: convolution and ReLU layer of two inputs",
-        _siamese(lambda k: (lambda conv, relu: lambda x: relu(conv(x)))(k.layers.Conv2D(4, 3, name="s"), k.layers.ReLU())),
+        _siamese(
+            lambda k: (lambda conv, relu: lambda x: relu(conv(x)))(k.layers.Conv2D(4, 3, name="s"), k.layers.ReLU())
+        ),
         data=_pairs,
         targets=EDGE,
         file_steps=4,
     ),
     Situation("shared: nested model of two inputs", _siamese(_shared_backbone), data=_pairs, file_steps=4, k3=True),
-    Situation(
-        "shared: Embedding",
-        _words(
-            lambda k, x: k.layers.GlobalAveragePooling1D(name="gap")(
-                k.layers.Add(name="sum")([k.layers.Dense(4, name="d")(x), x])
-            ),
-            mask=False,
-        ),
-        data=_tokens,
-    ),
+    Situation("shared: Embedding", _two_texts, data=_two_tokens, targets=MOBILE),
     # Sizes.
     Situation("sizes: fully convolutional", _fully_convolutional, data=_map_labels, targets=BOTH),
     Situation("sizes: any image", _free_size, targets=MOBILE, k3=True),
@@ -837,7 +853,6 @@ MODELS = (
         _sequence(_layer("Conv1D", 4, 3, activation="relu", name="conv"), batch_size=1),
         data=_few(_sequences, 4),
         batch=1,
-        steps=40.0,
         targets=EDGE,
         isolated=True,
     ),
@@ -846,7 +861,6 @@ MODELS = (
         _fixed_image(1, _layer("Conv2DTranspose", 4, 3, strides=2, activation="relu", name="up")),
         data=_few(_images, 4),
         batch=1,
-        steps=40.0,
         targets=EDGE,
         isolated=True,
     ),
@@ -855,13 +869,10 @@ MODELS = (
         _fixed_image(1, _layer("GroupNormalization", 2, name="groups")),
         data=_few(_images, 4),
         batch=1,
-        steps=40.0,
         targets=MOBILE,
         isolated=True,
     ),
-    Situation(
-        "sizes: fixed batch of 8", _fixed_image(8, _plain), batch=8, steps=40.0, targets=MOBILE, isolated=True
-    ),
+    Situation("sizes: fixed batch of 8", _fixed_image(8, _plain), batch=8, steps=40.0, targets=MOBILE, isolated=True),
     Situation(
         "sizes: dilated convolution",
         _image(_layer("Conv2D", 4, 3, dilation_rate=2, padding="same", activation="relu", name="conv")),
@@ -908,7 +919,9 @@ MODELS = (
     ),
     Situation(
         "nested: one base called twice",
-        _image(lambda k, x: (lambda base: k.layers.Add(name="sum")([base(x), base(k.layers.ReLU(6.0)(x))]))(_backbone(k))),
+        _image(
+            lambda k, x: (lambda base: k.layers.Add(name="sum")([base(x), base(k.layers.ReLU(6.0)(x))]))(_backbone(k))
+        ),
     ),
     # Layers.
     Situation(
