@@ -25,7 +25,7 @@ def inner(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizeWrapperV2) else layer
 
 
-def _before_range(layer: Any) -> Any:
+def before_range(layer: Any) -> Any:
     """Returns the layer inside a wrapper, or the one whose output a layer of ranges passes on."""
     while isinstance(layer, QuantizeLayer):
         layer = functional.sources(layer)[0]
@@ -34,7 +34,7 @@ def _before_range(layer: Any) -> Any:
 
 def ends_in_softmax(model: Any) -> bool:
     """Returns whether a model, quantized or not, ends in a softmax."""
-    return is_softmax(_before_range(functional.output_layers(model)[0]))
+    return is_softmax(before_range(functional.output_layers(model)[0]))
 
 
 def _is_linear(layer: Any) -> bool:
@@ -57,17 +57,25 @@ class LayerGraph:
     """
 
     def __init__(self, model: Any, aliases: Mapping[str, Sequence[str]], fixed: Collection[str]) -> None:
-        outer = {layer.name: layer for layer in model.layers if not isinstance(layer, QuantizeLayer)}
+        # What only adds to the loss is no part of the file, and fuses with nothing.
+        serving = {id(layer) for layer in functional.serving_layers(model)}
+        serving.update(id(layer) for layer in functional.input_layers(model))
+        outer = {
+            layer.name: layer
+            for layer in model.layers
+            if not isinstance(layer, QuantizeLayer) and id(layer) in serving
+        }
+        self.masked = {inner(layer).name for layer in outer.values() if functional.reads_mask(layer)}
         self.layers = [inner(layer) for layer in outer.values()]
         self.aliases = aliases
         self.fixed = fixed
-        self.outputs = {_before_range(layer).name for layer in functional.output_layers(model)}
+        self.outputs = {before_range(layer).name for layer in functional.output_layers(model)}
         self.calls = {inner(layer).name: functional.count_calls(layer) for layer in outer.values()}
         self.inputs: dict[str, list[Any]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         for layer in outer.values():
             reader = inner(layer)
-            self.inputs[reader.name] = [_before_range(source) for source in functional.sources(layer)]
+            self.inputs[reader.name] = [before_range(source) for source in functional.sources(layer)]
             for source in self.inputs[reader.name]:
                 self.consumers[source.name].append(reader)
         self.front = self._front()
@@ -148,6 +156,8 @@ def fault(layer: Any, layer_graph: LayerGraph) -> Optional[str]:
     spec = spec_of(layer)
     if type(layer) is _layers.BatchNormalization:
         return None if layer_graph.folds(layer) else "its shape is not static, or it does not normalize the last axis"
+    if layer.name in layer_graph.masked and is_registered(layer):
+        return "it reads a mask, which no int8 kernel does"
     if is_registered(layer) and not spec.preprocessing:
         if spec.kernel and getattr(layer, "data_format", "channels_last") != "channels_last":
             return "channels_first, which TFLite does not know"

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
-from tfmiaq.quantization.layer_graph import LayerGraph, fault
+from tfmiaq.quantization.layer_graph import LayerGraph, before_range, fault
 from tfmiaq.quantization.layer_specs import FIXED_RANGES, is_relu, is_softmax, operation, spec_of
 from tfmiaq.quantization.transformations import keras3
 from tfmiaq.quantization.transformations.copying import float32
@@ -311,7 +311,7 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> tuple[Fla
 def _check_outputs(model: Any, layer_graph: LayerGraph, floats: Mapping[str, str]) -> None:
     """Raises ValueError if there are no scores of classes to round, or they are float."""
     for tensor in model.outputs:
-        layer = layer_of(tensor)
+        layer = before_range(layer_of(tensor))
         if not tensor.shape.rank or (tensor.shape[-1] or 0) < 2:
             raise ValueError(
                 f"quantize_model: BitwidthPolicy.output needs a score for each class. Output {layer.name!r} has shape "

@@ -6,6 +6,7 @@ Keras has no public way to read it. Keras's private names are used in this modul
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
@@ -50,9 +51,10 @@ def layer_of(tensor: Any) -> Any:
 
 
 def sources(layer: Any) -> list[Any]:
-    """Returns the layers that a layer reads, one entry for each tensor of each call."""
+    """Returns the layers that a layer reads, one entry for each tensor of each call; masks are left out."""
     nodes = [node for node in layer.inbound_nodes if not node.is_input]
-    return [layer_of(tensor) for node in nodes for tensor in node.keras_inputs]
+    masks = {id(mask) for node in nodes for mask in tf.nest.flatten(node.call_kwargs.get("mask"))}
+    return [layer_of(tensor) for node in nodes for tensor in node.keras_inputs if id(tensor) not in masks]
 
 
 def readers(layer: Any) -> list[Any]:
@@ -63,6 +65,45 @@ def readers(layer: Any) -> list[Any]:
 def count_calls(layer: Any) -> int:
     """Returns how often a layer is called."""
     return len(layer.inbound_nodes)
+
+
+def trained_layers(model: Any) -> Iterator[Any]:
+    """Yields the layers of a model that no frozen model around them keeps from training; they may be frozen too."""
+    for layer in model.layers if model.trainable else ():
+        if is_functional(layer):
+            yield from trained_layers(layer)
+        else:
+            yield layer
+
+
+def serving_layers(model: Any) -> Iterator[Any]:
+    """Yields the layers whose outputs lead to those of a model; what only adds to its loss or metrics is left out."""
+    found: dict[int, Any] = {}
+    ahead = output_layers(model)
+    while ahead:
+        layer = ahead.pop()
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            ahead += sources(layer)
+    for layer in found.values():
+        yield layer
+        if is_functional(layer):
+            yield from serving_layers(layer)
+
+
+def has_mask(tensor: Any) -> bool:
+    """Returns whether a symbolic tensor carries a mask."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
+def reads_mask(layer: Any) -> bool:
+    """Returns whether a layer, wrapped or not, computes with a mask in one of its calls."""
+    inside = getattr(layer, "layer", layer)
+    if "mask" not in inspect.signature(inside.call).parameters:
+        return False
+    nodes = [node for node in layer.inbound_nodes if not node.is_input]
+    masked = any(has_mask(tensor) for node in nodes for tensor in node.keras_inputs)
+    return masked or any(node.call_kwargs.get("mask") is not None for node in nodes)
 
 
 def takes_training(layer: Any) -> bool:
@@ -146,8 +187,27 @@ def rebuild(model: Any, call: Call, read: Callable[[Any], Any] = lambda tensor: 
         The model; inputs and outputs are structured as those of the other.
     """
     inputs = [keras.layers.InputLayer.from_config(_input_config(tensor)).output for tensor in model.inputs]
-    outputs = walk(model, [read(tensor) for tensor in inputs], call)
-    return keras.Model(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
+    added: list[tuple[Any, Any]] = []
+    outputs = walk(model, [read(tensor) for tensor in inputs], _setting_aside(added, call))
+    rebuilt = keras.Model(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
+    for layer, tensor in added:
+        if type(layer).__name__ == "AddLoss":
+            rebuilt.add_loss(tensor)
+        else:
+            rebuilt.add_metric(tensor, name=layer.metric_name, aggregation=layer.aggregation)
+    return rebuilt
+
+
+def _setting_aside(added: list[tuple[Any, Any]], call: Call) -> Call:
+    """Returns a call that keeps what `model.add_loss` and `add_metric` have added for the model that is built."""
+
+    def set_aside(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        if type(layer).__name__ not in ("AddLoss", "AddMetric"):
+            return call(layer, args, kwargs, path)
+        added.append((layer, args[0]))
+        return args[0]
+
+    return set_aside
 
 
 def _input_config(tensor: Any) -> dict[str, Any]:
