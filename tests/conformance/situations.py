@@ -585,13 +585,13 @@ TRAINING = (
     # Constants, which are no weights.
     Situation(
         "constants: AveragePooling2D",
-        _image(lambda k, x: _plain(k, k.layers.AveragePooling2D(name="pool")(x))),
+        _image(lambda k, x: _plain(k, k.layers.AveragePooling2D(2, name="pool")(x))),
         k3=True,
         targets=EDGE,
     ),
     Situation(
         "constants: AveragePooling1D",
-        _sequence(lambda k, x: k.layers.AveragePooling1D(name="pool")(k.layers.Conv1D(4, 3, name="conv")(x))),
+        _sequence(lambda k, x: k.layers.AveragePooling1D(2, name="pool")(k.layers.Conv1D(4, 3, name="conv")(x))),
         data=_sequences,
     ),
     Situation("constants: inner Rescaling", _image(_inner_rescaling), k3=True, targets=EDGE),
