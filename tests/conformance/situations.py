@@ -79,8 +79,8 @@ class Situation:
         batch: Records of one training step.
         targets: Kinds of file that are converted.
         file_steps: Largest difference of a file's output to the quantized model's, in steps of its scale.
-        codes: Largest share of a file's integer outputs that differ from the quantized model's at all; means over pixels
-            end on ties, which kernels round otherwise, so that only a few rows can be held to it.
+        codes: Largest share of a file's integer outputs that differ from the quantized model's at all; means over
+            pixels end on ties, which kernels round otherwise, so that only a few rows can be held to it.
         convert: More arguments of `convert`.
         mapped: The Edge TPU takes every operation of the file.
         after: Called with each model and a function that finds its layers by the user's names, before any training.
