@@ -43,6 +43,14 @@ class QuantizedOutput(ActivationRange):
     """
 
 
+def _by_registered_name(config: Any) -> Any:
+    """Returns a configuration whose classes go by the name that they are registered by, which .h5 files need."""
+    if isinstance(config, dict):
+        named = {"class_name": config["registered_name"]} if config.get("registered_name") else {}
+        return {**{key: _by_registered_name(value) for key, value in config.items()}, **named}
+    return [_by_registered_name(value) for value in config] if isinstance(config, list) else config
+
+
 @_register
 class QuantizedLayer(QuantizeWrapperV2):
     """A layer whose weights and outputs are quantized.
@@ -60,6 +68,11 @@ class QuantizedLayer(QuantizeWrapperV2):
         kwargs.setdefault("activity_regularizer", activity_regularizer(layer))
         super().__init__(layer, quantize_config, **kwargs)
         self.supports_masking = layer.supports_masking
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizedLayer:
+        """Returns the layer of a configuration."""
+        return super().from_config({**config, "layer": _by_registered_name(config["layer"])})
 
     def build(self, input_shape: Any) -> None:
         """Builds the layer inside, whose order of weights is kept, frozen or not."""

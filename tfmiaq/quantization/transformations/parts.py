@@ -12,7 +12,11 @@ from typing import Any, Optional
 
 from tfmiaq._backend import QuantizeLayer, keras, tf
 
-_register = keras.utils.register_keras_serializable("tfmiaq")
+
+def _register(kind: Any) -> Any:
+    """Registers a class by both names: a .h5 file keeps the plain one of what stands inside a layer's configuration."""
+    keras.utils.get_custom_objects().setdefault(kind.__name__, kind)
+    return keras.utils.register_keras_serializable("tfmiaq")(kind)
 
 
 @_register
