@@ -52,6 +52,8 @@ _OPERATIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "Squeeze": lambda op: lambda x: tf.squeeze(x, op.axis),
     "Concatenate": lambda op: lambda xs: _layers.Concatenate(axis=op.axis, name=op.name)(xs),
     "Mean": lambda op: lambda x: tf.reduce_mean(x, op.axis, op.keepdims),
+    "NotEqual": lambda op: lambda x, y: tf.not_equal(x, tf.cast(y, x.dtype)),
+    "Any": lambda op: lambda x: tf.reduce_any(x, op.axis, op.keepdims),
     "Relu": lambda op: _layers.ReLU(name=op.name),
     "Relu6": lambda op: _layers.ReLU(6.0, name=op.name),
     "Sigmoid": lambda op: _layers.Activation("sigmoid", name=op.name),
@@ -78,12 +80,14 @@ class _Translator:
             keras.Input(batch_shape=tuple(tensor.shape), dtype=str(tensor.dtype), name=tensor.name.split(":")[0])
             for tensor in functional.inputs
         ]
+        needed = {id(node) for node in _needed(functional)}
         values = {id(tensor): twin for tensor, twin in zip(functional.inputs, inputs)}
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
-                if not node.operation or node.is_input:
+                if not node.operation or node.is_input or id(node) not in needed:
                     continue
                 args, kwargs = node.arguments.fill_in(values)
+                kwargs = {key: value for key, value in kwargs.items() if key not in _implicit_masks(node)}
                 outputs = self._call(node, args, kwargs)
                 values.update({id(t): twin for t, twin in zip(node.outputs, tf.nest.flatten(outputs))})
         outputs = [values[id(tensor)] for tensor in functional.outputs]
@@ -157,6 +161,8 @@ class _Translator:
         except (TypeError, ValueError) as error:
             self.faults.append(f"  {layer.name} ({kind.__name__}): {error}")
             return _refuse
+        if kind is _layers.ActivityRegularization:
+            return _activity_loss(layer, twin, take=True)
         if layer.get_weights():
             self._weights.append((layer, twin))
         if activation not in _ACTIVATIONS:
@@ -220,6 +226,27 @@ def _functional(model: Any) -> Any:
             f"{type(model).__name__} is subclassed: rebuild it with the functional API."
         )
     return functional
+
+
+def _implicit_masks(node: Any) -> set[str]:
+    """Returns the arguments of a call that hold the masks of its inputs: Keras 2 passes masks on by itself."""
+    arguments = node.arguments
+    masks = {id(getattr(tensor, "_keras_mask", None)) for tensor in arguments.keras_tensors} - {id(None)}
+    return {key for key, value in arguments.kwargs.items() if id(value) in masks}
+
+
+def _needed(functional: Any) -> list[Any]:
+    """Returns the nodes that outputs need; those that compute masks, which Keras 2 does by itself, are left out."""
+    found: dict[int, Any] = {}
+    ahead = list(functional.outputs)
+    while ahead:
+        history = ahead.pop()._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) not in found and not node.is_input:
+            found[id(node)] = node
+            masks = {id(node.arguments.kwargs[key]) for key in _implicit_masks(node)}
+            ahead += [tensor for tensor in node.arguments.keras_tensors if id(tensor) not in masks]
+    return list(found.values())
 
 
 def _plain(structure: Any) -> Any:
