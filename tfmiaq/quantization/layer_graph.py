@@ -46,6 +46,18 @@ def _takes_norm(layer: Any) -> bool:
     return spec_of(layer).folds_normalization and _is_linear(layer)
 
 
+def _only_reader(model: Any, read: Sequence[tuple[Any, Any]], serving: Collection[int]) -> Optional[Any]:
+    """Returns the only layer that reads a tensor; ranges are passed through, and what adds to the loss is left out."""
+    read = [(layer, tensor) for layer, tensor in read if id(layer) in serving]
+    if len(read) != 1:
+        return None
+    layer, tensor = read[0]
+    if not isinstance(layer, QuantizeLayer):
+        return inner(layer)
+    behind = functional.readers_by_call(model, layer)[id(tensor)]
+    return None if any(tensor is output for output in model.outputs) else _only_reader(model, behind, serving)
+
+
 class LayerGraph:
     """Which layers feed which in a flat model, quantized or not.
 
@@ -78,6 +90,13 @@ class LayerGraph:
             self.inputs[reader.name] = [before_range(source) for source in functional.sources(layer)]
             for source in self.inputs[reader.name]:
                 self.consumers[source.name].append(reader)
+        ends = {id(tensor) for tensor in model.outputs}
+        readers = {inner(layer).name: functional.readers_by_call(model, layer) for layer in outer.values()}
+        self._alone = {
+            name: {tensor: _only_reader(model, read, serving) for tensor, read in calls.items() if tensor not in ends}
+            for name, calls in readers.items()
+        }
+        self._tensors = {name: tuple(calls) for name, calls in readers.items()}
         self.front = self._front()
 
     @classmethod
@@ -129,12 +148,30 @@ class LayerGraph:
         """Returns whether a layer's output needs no range, since the next operation is fused with it."""
         consumer = self.only_consumer(layer)
         if consumer is None:
-            return False
+            return bool(self._tensors[layer.name]) and not self.without_relu(layer)
         if type(consumer) is _layers.BatchNormalization:
             return _takes_norm(layer)
         if type(layer) is _layers.BatchNormalization:
             return is_relu(consumer) and self.folds(layer)
         return is_relu(consumer) and spec_of(layer).fuses_relu and _is_linear(layer)
+
+    def without_relu(self, layer: Any) -> tuple[int, ...]:
+        """Returns the `id` of the output tensor of each call of a layer that no ReLU is fused with.
+
+        A call whose output is read by nothing but a ReLU runs that ReLU, however often either is called.
+        """
+        fuses = self.folds(layer) or (spec_of(layer).fuses_relu and _is_linear(layer))
+        alone = self._alone[layer.name]
+        return tuple(
+            tensor
+            for tensor in self._tensors[layer.name]
+            if not (fuses and alone.get(tensor) is not None and is_relu(alone[tensor]))
+        )
+
+    def ranges_by_call(self, layer: Any) -> tuple[int, ...]:
+        """Returns the `id` of each output tensor that takes a range of its own, since a ReLU fuses with other calls."""
+        without = self.without_relu(layer)
+        return without if 0 < len(without) < len(self._tensors[layer.name]) else ()
 
     def weighted(self) -> list[Any]:
         """Returns the layers whose weights a policy gives bits."""

@@ -133,9 +133,18 @@ def _apply(flat: FlatModel, plan: Plan) -> Any:
             return rounded(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
 
+    def passed(old: Any, new: Any) -> Any:
+        if id(old) not in plan.tensors:
+            return new
+        name = f"{plan.tensors[id(old)]}_range"
+        if name in copies:
+            name = next(other for i in range(1, 10_000) if (other := f"{name}_{i}") not in copies)
+        copies[name] = layers.ActivationRange(quantizers.LinearQuantizer(), name=name)
+        return copies[name](new)
+
     inputs = {layer.name for layer in input_layers(flat.model)}
     outputs_of_model = {before_range(layer).name for layer in output_layers(flat.model)}
-    return rebuild(flat.model, call, read=lambda tensor: ranged(layer_of(tensor).name, tensor))
+    return rebuild(flat.model, call, read=lambda tensor: ranged(layer_of(tensor).name, tensor), passed=passed)
 
 
 def set_policy(model: Any, policy: BitwidthPolicy) -> None:
