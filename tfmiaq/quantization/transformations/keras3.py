@@ -6,6 +6,8 @@ graph is built anew, and the outputs of both models are compared before the rebu
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Optional
@@ -13,6 +15,8 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import keras, tf
+from tfmiaq.quantization.transformations import copying
+from tfmiaq.quantization.transformations.parts import ActivityLoss, SummedRegularizer
 
 _layers = keras.layers
 _RECORDS = 4
@@ -48,6 +52,8 @@ _OPERATIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "Squeeze": lambda op: lambda x: tf.squeeze(x, op.axis),
     "Concatenate": lambda op: lambda xs: _layers.Concatenate(axis=op.axis, name=op.name)(xs),
     "Mean": lambda op: lambda x: tf.reduce_mean(x, op.axis, op.keepdims),
+    "NotEqual": lambda op: lambda x, y: tf.not_equal(x, tf.cast(y, x.dtype)),
+    "Any": lambda op: lambda x: tf.reduce_any(x, op.axis, op.keepdims),
     "Relu": lambda op: _layers.ReLU(name=op.name),
     "Relu6": lambda op: _layers.ReLU(6.0, name=op.name),
     "Sigmoid": lambda op: _layers.Activation("sigmoid", name=op.name),
@@ -74,20 +80,25 @@ class _Translator:
             keras.Input(batch_shape=tuple(tensor.shape), dtype=str(tensor.dtype), name=tensor.name.split(":")[0])
             for tensor in functional.inputs
         ]
+        needed = {id(node) for node in _needed(functional)}
         values = {id(tensor): twin for tensor, twin in zip(functional.inputs, inputs)}
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
-                if not node.operation or node.is_input:
+                if not node.operation or node.is_input or id(node) not in needed:
                     continue
                 args, kwargs = node.arguments.fill_in(values)
+                kwargs = {key: value for key, value in kwargs.items() if key not in _implicit_masks(node)}
                 outputs = self._call(node, args, kwargs)
                 values.update({id(t): twin for t, twin in zip(node.outputs, tf.nest.flatten(outputs))})
         outputs = [values[id(tensor)] for tensor in functional.outputs]
-        return keras.Model(
+        model = keras.Model(
             tf.nest.pack_sequence_as(_plain(functional._inputs_struct), inputs),
             tf.nest.pack_sequence_as(_plain(functional._outputs_struct), outputs),
             name=original.name,
         )
+        # A frozen model's layers are twins that may be called elsewhere: `flatten` reads the model's own flag.
+        model._trainable = original.trainable
+        return model
 
     def copy_weights(self) -> None:
         """Sets the weights of all twins, which their calls have built."""
@@ -98,7 +109,13 @@ class _Translator:
                     f"quantize_model: Layer {original.name!r} ({type(original).__name__}) has weights of shapes "
                     f"{[w.shape for w in weights]} in Keras 3 and {[w.shape for w in twin.get_weights()]} in Keras 2."
                 )
+            # The order of weights is that of Keras 3 while nothing is frozen.
+            inside = [(one, one.trainable) for one in twin._flatten_layers()]
+            twin.trainable = True
             twin.set_weights(weights)
+            for one, trainable in inside:
+                one._trainable = trainable
+            copying.copy_trainable(twin, original)
             if isinstance(twin, _layers.Normalization):
                 twin.finalize_state()
 
@@ -144,14 +161,43 @@ class _Translator:
         except (TypeError, ValueError) as error:
             self.faults.append(f"  {layer.name} ({kind.__name__}): {error}")
             return _refuse
+        if kind is _layers.ActivityRegularization:
+            return _activity_loss(layer, twin, take=True)
         if layer.get_weights():
             self._weights.append((layer, twin))
         if activation not in _ACTIVATIONS:
+            _activity_loss(layer, twin)
             return twin
         activate, name = _ACTIVATIONS[activation], layer.name
+        lost = _activity_loss(layer, twin, take=True)
         if isinstance(twin, _layers.Activation):
-            return lambda x: activate(x, name)
-        return lambda *args, **kwargs: activate(twin(*args, **kwargs), name)
+            return lambda x: lost(activate(x, name))
+        return lambda *args, **kwargs: lost(activate(twin(*args, **kwargs), name))
+
+
+def _activity_loss(layer: Any, twin: Any, take: bool = False) -> Callable[[Any], Any]:
+    """Gives a twin the activity regularizer of a layer, or with `take` returns a layer that adds its loss instead."""
+    regularizer = getattr(layer, "activity_regularizer", None)
+    if regularizer is None:
+        return lambda tensor: tensor
+    translated = keras.regularizers.get(_translated(_serialized(regularizer)))
+    if _counts_in_full():
+        translated = SummedRegularizer(translated)
+    twin._activity_regularizer = None if take else translated
+    return ActivityLoss(translated, name=f"{layer.name}_loss") if take else lambda tensor: tensor
+
+
+def _serialized(regularizer: Any) -> dict[str, Any]:
+    return {"class_name": type(regularizer).__name__, "config": regularizer.get_config()}
+
+
+@functools.cache
+def _counts_in_full() -> bool:
+    """Returns whether this Keras 3 adds up the activity losses of the records of a batch, instead of their mean."""
+    layers, regularizers = (importlib.import_module(f"keras.{name}") for name in ("layers", "regularizers"))
+    probe = layers.Identity(activity_regularizer=regularizers.L1(1.0))
+    probe(np.ones((2, 1), np.float32))
+    return float(probe.losses[0]) > 1.5
 
 
 class _NoTwin(Exception):
@@ -180,6 +226,27 @@ def _functional(model: Any) -> Any:
             f"{type(model).__name__} is subclassed: rebuild it with the functional API."
         )
     return functional
+
+
+def _implicit_masks(node: Any) -> set[str]:
+    """Returns the arguments of a call that hold the masks of its inputs: Keras 2 passes masks on by itself."""
+    arguments = node.arguments
+    masks = {id(getattr(tensor, "_keras_mask", None)) for tensor in arguments.keras_tensors} - {id(None)}
+    return {key for key, value in arguments.kwargs.items() if id(value) in masks}
+
+
+def _needed(functional: Any) -> list[Any]:
+    """Returns the nodes that outputs need; those that compute masks, which Keras 2 does by itself, are left out."""
+    found: dict[int, Any] = {}
+    ahead = list(functional.outputs)
+    while ahead:
+        history = ahead.pop()._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) not in found and not node.is_input:
+            found[id(node)] = node
+            masks = {id(node.arguments.kwargs[key]) for key in _implicit_masks(node)}
+            ahead += [tensor for tensor in node.arguments.keras_tensors if id(tensor) not in masks]
+    return list(found.values())
 
 
 def _plain(structure: Any) -> Any:
