@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, weight_quantizers
+from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, tf, weight_quantizers
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
 # tfmot's own class around the activation of a wrapped layer. It is made known for loading only: registered under
@@ -35,6 +35,36 @@ class QuantizedOutput(ActivationRange):
     Args:
         quantizer: A `quantizers.OutputQuantizer`.
     """
+
+
+@_register
+class NamedOutput(QuantizeLayer):
+    """Passes an output of the model on under the name that the user gave it.
+
+    The layer that makes the output has another one, `quant_` and perhaps the name of a part. Losses, metrics and sample
+    weights go by the name of this one. It has no variables, and is no operation of a .tflite.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(None, autocast=False, **kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Makes no variables."""
+        self.built = True
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Returns the inputs."""
+        return tf.identity(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the name."""
+        return {key: value for key, value in super().get_config().items() if key != "quantizer"}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NamedOutput:
+        """Returns a layer of that name."""
+        return cls(**config)
 
 
 @_register
