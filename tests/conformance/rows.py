@@ -1,0 +1,37 @@
+"""Turns a table into parameters of one test: each row with each of its properties."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import isolated
+import properties
+import pytest
+import situations
+
+_TABLE = properties.rows((*situations.TRAINING, *situations.MODELS))
+
+
+@functools.lru_cache(maxsize=4)
+def case_of(name: str) -> properties.Case:
+    """The models of a row: the properties of a row come one after the other and share them."""
+    return properties.Case(*_TABLE[name])
+
+
+def parameters(table: tuple[situations.Situation, ...]) -> list[Any]:
+    """One parameter set for each property of each row."""
+    return [
+        pytest.param(name, has, id=f"{name}-{has.__name__}")
+        for name, (row, _) in properties.rows(table).items()
+        for has in properties.properties_of(row)
+    ]
+
+
+def hold(name: str, has: Any) -> None:
+    """Asserts a property of a row."""
+    if not _TABLE[name][0].isolated:
+        return properties.hold(case_of(name), has)
+    together = tuple(other for other, (row, _) in _TABLE.items() if row.isolated)
+    fault = isolated.results(together).get((name, has.__name__), "an earlier property ended the process")
+    assert not fault, fault
