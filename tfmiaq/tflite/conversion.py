@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Protocol
 
 import numpy as np
@@ -108,11 +108,12 @@ def convert(
     """
     _check_arguments(model, target, io_type, labels)
     shapes = _shapes(model, target, input_shape)
+    _check_lengths(model, shapes)
     _check_ranges_seen(model)
     check_finite(model, "convert")
     bias_alignment.align(model)
     shipped, normalization = _without_front(model) if target == "edgetpu" else (model, {})
-    buffer = _converted(_unrolled(shipped), target, _INTEGERS[io_type or "int8"], shapes)
+    buffer = _converted(_unrolled(shipped, shapes), target, _INTEGERS[io_type or "int8"], shapes)
     if target == "edgetpu":
         _check_integer_only(buffer)
     buffer = write_metadata(
@@ -258,12 +259,15 @@ def _random_records(model: Any, shapes: dict[str, tuple[Optional[int], ...]], co
 
 def _holds(model: Any, shapes: dict[str, tuple[Optional[int], ...]], size: int) -> bool:
     """Returns whether records whose open sizes are `size` leave an output."""
-    filled = [(count or 1, *[known or size for known in shape]) for count, *shape in shapes.values()]
+    filled = [
+        tf.zeros((count or 1, *[known or size for known in shape]), tensor.dtype)
+        for (count, *shape), tensor in zip(shapes.values(), model.inputs)
+    ]
     try:
-        model.compute_output_shape(pack_inputs(model, filled) if len(filled) > 1 else filled[0])
-    except ValueError:
+        outputs = model(pack_inputs(model, filled), training=False)
+    except (ValueError, tf.errors.InvalidArgumentError):
         return False
-    return True
+    return all(0 not in output.shape for output in tf.nest.flatten(outputs))
 
 
 def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
@@ -292,10 +296,10 @@ def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
         return args[0] if layer.name in layer_graph.front else layer(*args, **kwargs)
 
     # The file's input takes what the preprocessing gave.
-    types = {name: "float32" for name in inputs if layer_graph.front & _readers(name, layer_graph)}
+    types = {name: {"dtype": "float32"} for name in inputs if layer_graph.front & _readers(name, layer_graph)}
     keys = dict(zip((layer.name for layer in input_layers(model)), input_keys(model)))
     normalization = {keys[name]: known for name, known in normalization.items()}
-    return rebuild(model, call, input_types=types), normalization
+    return rebuild(model, call, input_configs=types), normalization
 
 
 def _readers(name: str, layer_graph: LayerGraph) -> set[str]:
@@ -322,10 +326,32 @@ def _scale_and_offset(layer: Any) -> tuple[Any, Any]:
     )
 
 
-def _unrolled(model: Any) -> Any:
+def _check_lengths(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> None:
+    """Raises ValueError if a recurrent layer, which is unrolled, reads sequences of any length."""
+    open_sizes = any(None in shape[1:] for shape in shapes.values())
+    endless = [layer.name for layer in model.layers if _is_recurrent(layer) and _length(layer) is None]
+    if endless and open_sizes:
+        raise ValueError(
+            f"convert: {', '.join(map(repr, endless))} reads sequences of any length, and is unrolled in the file. "
+            "Pass input_shape, the shape of one record."
+        )
+
+
+def _length(layer: Any) -> Optional[int]:
+    shape = layer.input_shape
+    length: Optional[int] = (shape[0] if isinstance(shape, list) else shape)[1]
+    return length
+
+
+def _unrolled(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> Any:
     """Returns the model with its recurrent layers unrolled: the converter fails on loops beside int8 codes."""
     if not any(_is_recurrent(layer) for layer in model.layers):
         return model
+    names = [layer.name for layer in input_layers(model)]
+    sizes = {
+        name: {"batch_input_shape": (tensor.shape[0], *shapes[key][1:])}
+        for name, key, tensor in zip(names, input_keys(model), model.inputs)
+    }
     copies: dict[str, Any] = {}
 
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
@@ -340,7 +366,7 @@ def _unrolled(model: Any) -> Any:
             copies[layer.name].set_weights(layer.get_weights())
         return copies[layer.name](*args, **kwargs)
 
-    return rebuild(model, call)
+    return rebuild(model, call, input_configs=sizes)
 
 
 def _is_recurrent(layer: Any) -> bool:

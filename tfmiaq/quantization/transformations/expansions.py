@@ -251,7 +251,8 @@ def _image_arguments(layer: Any) -> dict[str, Any]:
         "kernel_size": (1, *layer.kernel_size),
         "strides": layer.strides * 2,
         "padding": "valid" if layer.padding == "causal" else layer.padding,
-        "dilation_rate": (1, *layer.dilation_rate),
+        # The image has height 1. The Edge TPU takes equal dilations only.
+        "dilation_rate": layer.dilation_rate * 2,
     }
 
 

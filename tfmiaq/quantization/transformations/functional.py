@@ -174,7 +174,7 @@ def rebuild(
     read: Callable[[Any], Any] = lambda tensor: tensor,
     write: Callable[[int, Any], Any] = lambda index, tensor: tensor,
     make: Callable[..., Any] = keras.Model,
-    input_types: Mapping[str, Any] = MappingProxyType({}),
+    input_configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Any:
     """Builds a functional model with the inputs and outputs of another, each layer called through `call`.
 
@@ -184,12 +184,14 @@ def rebuild(
         read: Applied to each new input tensor.
         write: Applied to the place of each output and its new tensor.
         make: Called as `keras.Model` is, with inputs, outputs and `name`; returns the model.
-        input_types: Other types of inputs, by the names of their layers.
+        input_configs: Other types ("dtype") and shapes ("batch_input_shape") of inputs, by the names of their layers.
 
     Returns:
         The model; inputs and outputs are structured as those of the other.
     """
-    inputs = [keras.layers.InputLayer.from_config(_input_config(tensor, input_types)).output for tensor in model.inputs]
+    inputs = [
+        keras.layers.InputLayer.from_config(_input_config(tensor, input_configs)).output for tensor in model.inputs
+    ]
     outputs = walk(model, [read(tensor) for tensor in inputs], call)
     outputs = [write(index, tensor) for index, tensor in enumerate(outputs)]
     return make(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
@@ -217,15 +219,16 @@ def of_the_class_of(model: Any) -> Callable[..., Any]:
             error: Exception = TypeError("its constructor makes no functional model.")
         except (TypeError, ValueError, AttributeError, NotImplementedError) as fault:
             error = fault
-        own = [method for method in _STEPS if getattr(kind, method, None) is not getattr(keras.Model, method, None)]
+        plain = keras.Model(inputs, outputs, name=name)
+        own = [name for name in _STEPS if getattr(kind, name, None) is not getattr(type(plain), name, None)]
         warnings.warn(
             f"quantize_model: The quantized copy of {model.name!r} is a plain functional model, without what "
             f"{kind.__name__} does by itself ({', '.join(own) or 'no method of training'}): {error} Let its "
             "constructor take (inputs, outputs, name=...) and arguments that its get_config returns, or put the "
             "quantized model into an object of the class yourself.",
-            stacklevel=4,
+            stacklevel=5,
         )
-        return keras.Model(inputs, outputs, name=name)
+        return plain
 
     return make
 
@@ -237,7 +240,6 @@ def _config(model: Any) -> dict[str, Any]:
         return {}
 
 
-def _input_config(tensor: Any, types: Mapping[str, Any]) -> dict[str, Any]:
+def _input_config(tensor: Any, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     config: dict[str, Any] = layer_of(tensor).get_config()
-    dtype = types.get(config["name"], config["dtype"])
-    return {**config, "batch_input_shape": tuple(tensor.shape), "dtype": dtype}
+    return {**config, "batch_input_shape": tuple(tensor.shape), **others.get(config["name"], {})}
