@@ -98,3 +98,27 @@ def test_the_compiler_runs_where_it_is_installed(quantized, tmp_path, monkeypatc
 def test_what_is_no_tflite_is_refused():
     with pytest.raises(ValueError, match="is no TFLite model"):
         tfmiaq.edgetpu.check(b"nothing at all")
+
+
+def test_a_float16_file_is_read():
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs)))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(inputs, x))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    result = tfmiaq.edgetpu.check(converter.convert())
+    assert not result.mapped
+    assert any("FLOAT16" in row.reason or "FLOAT32" in row.reason for row in result.operations), str(result)
+
+
+def test_a_file_with_strings_is_read():
+    class Pick(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1], tf.int32)])
+        def serve(self, x):
+            return tf.gather(tf.constant(["good", "bad", "other"]), x)
+
+    module = Pick()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    result = tfmiaq.edgetpu.check(converter.convert())
+    assert not result.mapped

@@ -18,7 +18,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._tables import format_table, html_table
-from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model, unpack
+from tfmiaq.tflite.flatbuffer import TFLiteModel, operation_names, read_model, unpack
 
 COMPILER = "edgetpu_compiler"
 # On-chip memory for parameters, in bytes: about 8 MB (coral.ai, "Edge TPU Compiler", parameter data caching).
@@ -244,35 +244,37 @@ def _names(enum: Any) -> dict[int, str]:
 def _types_and_shapes(operation: _Operation, types: dict[int, str]) -> str:
     """Returns which limit of all operations is broken: 8-bit tensors, at most three dimensions beside the batch."""
     tensors = [t for t, value in zip(operation.inputs, operation.values) if value is None] + operation.outputs
-    odd = {types[tensor.type] for tensor in tensors} - set(_QUANTIZED)
+    odd = {types.get(tensor.type, f"type {tensor.type}") for tensor in tensors} - set(_QUANTIZED)
     if odd:
         return f"tensors of type {', '.join(sorted(odd))}; 8-bit integers only"
-    if any(len(tensor.shape) > 3 and any(size > 1 for size in tensor.shape[:-3]) for tensor in tensors):
+    shapes = [() if tensor.shape is None else tensor.shape for tensor in tensors]
+    if any(len(shape) > 3 and any(size > 1 for size in shape[:-3]) for shape in shapes):
         return "more than three dimensions of a size above 1"
     return ""
 
 
 def _operations(model: Any, schema: Any) -> list[_Operation]:
-    codes = _names(schema.BuiltinOperator)
-    graph = model.subgraphs[0]
+    types, graph = _names(schema.TensorType), model.subgraphs[0]
 
     def value(index: int) -> Optional[np.ndarray]:
-        data = model.buffers[graph.tensors[index].buffer].data
+        tensor = graph.tensors[index]
+        data = model.buffers[tensor.buffer].data
         if data is None or not len(data):
             return None
-        kinds = {schema.TensorType.INT32: np.int32, schema.TensorType.FLOAT32: np.float32}
-        kinds[schema.TensorType.INT64] = np.int64
-        tensor = graph.tensors[index]
-        flat = np.asarray(data, np.uint8).tobytes()
-        return np.frombuffer(flat, kinds.get(tensor.type, np.int8)).reshape([int(size) for size in tensor.shape])
+        flat = np.asarray(data, np.uint8)
+        kind = getattr(np, types.get(tensor.type, "").lower().replace("bool", "bool_"), None)
+        shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+        # Strings, sparse tensors and those of 4 bits are other bytes than one number after the other.
+        if not isinstance(kind, type) or flat.size != math.prod(shape) * np.dtype(kind).itemsize:
+            return flat
+        return flat.view(kind).reshape(shape)
 
     found = []
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
+    for name, operator in zip(operation_names(model), graph.operators):
         inputs = [int(index) for index in operator.inputs if index >= 0]
         found.append(
             _Operation(
-                codes[max(code.builtinCode, code.deprecatedBuiltinCode)],
+                name,
                 operator.builtinOptions,
                 [graph.tensors[index] for index in inputs],
                 [graph.tensors[int(index)] for index in operator.outputs],

@@ -855,7 +855,14 @@ MODELS = (
     Situation("shared: nested model of two inputs", _siamese(_shared_backbone), data=_pairs, file_steps=4, k3=True),
     Situation("shared: Embedding", _two_texts, data=_two_tokens, targets=MOBILE),
     # Sizes.
-    Situation("sizes: fully convolutional", _fully_convolutional, data=_map_labels, targets=BOTH),
+    Situation(
+        "sizes: fully convolutional",
+        _fully_convolutional,
+        data=_map_labels,
+        targets=BOTH,
+        convert={"input_shape": IMAGE},
+    ),
+    Situation("sizes: fully convolutional, left open", _fully_convolutional, data=_map_labels, targets=MOBILE),
     Situation("sizes: any image", _free_size, targets=MOBILE, k3=True),
     Situation(
         "sizes: any length",

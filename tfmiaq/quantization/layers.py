@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, weight_quantizers
+from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, tf, weight_quantizers
 from tfmiaq.quantization.transformations.parts import activity_regularizer
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
@@ -49,6 +49,36 @@ def _by_registered_name(config: Any) -> Any:
         named = {"class_name": config["registered_name"]} if config.get("registered_name") else {}
         return {**{key: _by_registered_name(value) for key, value in config.items()}, **named}
     return [_by_registered_name(value) for value in config] if isinstance(config, list) else config
+
+
+@_register
+class NamedOutput(QuantizeLayer):
+    """Passes an output of the model on under the name that the user gave it.
+
+    The layer that makes the output has another one, `quant_` and perhaps the name of a part. Losses, metrics and sample
+    weights go by the name of this one. It has no variables, and is no operation of a .tflite.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(None, autocast=False, **kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Makes no variables."""
+        self.built = True
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Returns the inputs."""
+        return tf.identity(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the name."""
+        return {key: value for key, value in super().get_config().items() if key != "quantizer"}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NamedOutput:
+        """Returns a layer of that name."""
+        return cls(**config)
 
 
 @_register

@@ -18,6 +18,7 @@ from tfmiaq.quantization.transformations.copying import float32
 from tfmiaq.quantization.transformations.expansions import FlatModel, flatten
 from tfmiaq.quantization.transformations.folding import fold_into_convolutions
 from tfmiaq.quantization.transformations.functional import activation_name, is_functional, layer_of, nested_models
+from tfmiaq.quantization.unsupported import check_supported
 
 _layers = keras.layers
 
@@ -300,6 +301,7 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> tuple[Fla
     if is_keras_3_model(model):
         model = keras3.rebuild(model)
     _check_model(model)
+    check_supported(model)
     policy = BitwidthPolicy.mia_default() if policy is None else policy
     if not isinstance(policy, BitwidthPolicy):
         raise TypeError(f"quantize_model: Expected a BitwidthPolicy or None as policy. Received {policy!r:.200}.")

@@ -14,7 +14,14 @@ from tfmiaq.quantization.layer_specs import is_softmax
 from tfmiaq.quantization.plan import Plan, plan_layers, plan_model
 from tfmiaq.quantization.transformations import copying
 from tfmiaq.quantization.transformations.expansions import FlatModel
-from tfmiaq.quantization.transformations.functional import input_layers, layer_of, output_layers, rebuild
+from tfmiaq.quantization.transformations.functional import (
+    input_layers,
+    layer_of,
+    of_the_class_of,
+    output_layers,
+    output_names,
+    rebuild,
+)
 
 _WAY_OUT = (
     "Leave a layer float with BitwidthPolicy(..., layers={'name': LayerBits(weight=None, activation=None)}), "
@@ -70,7 +77,8 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
         strict: Raise an error for layers that cannot be quantized, unless the policy leaves them float.
 
     Returns:
-        A functional keras.Model. Its layers are named `quant_` plus the name of the layer they wrap.
+        A functional keras.Model, of the model's own class where that has a `train_step` of its own. Inputs and outputs
+        keep their names and their structure; layers are named `quant_` plus the name of the layer they wrap.
 
     Raises:
         TypeError: No Keras model; a policy of another type.
@@ -93,19 +101,21 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             stacklevel=2,
         )
     with copying.float32():
-        quantized = _apply(flat, plan)
+        quantized = _apply(flat, plan, model)
     if not model.trainable:
         quantized.trainable = False
     return quantized
 
 
-def _apply(flat: FlatModel, plan: Plan) -> Any:
+def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
     copies: dict[str, Any] = {}
 
     def copied(layer: Any, args: tuple) -> Any:
         if layer.name not in copies:
-            copy = copying.copy_layer(layer, copying.shapes_of(args[0]) if args else None)
             layer_plan = plan.layers.get(layer.name)
+            taken = layer_plan is None and layer.name in names and layer.name not in outputs_of_model
+            name = f"{layer.name}_float" if taken else None
+            copy = copying.copy_layer(layer, copying.shapes_of(args[0]) if args else None, name)
             copies[layer.name] = (
                 copy if layer_plan is None else layers.QuantizedLayer(copy, quantize_configs.from_plan(layer_plan))
             )
@@ -142,9 +152,22 @@ def _apply(flat: FlatModel, plan: Plan) -> Any:
         copies[name] = layers.ActivationRange(quantizers.LinearQuantizer(), name=name)
         return copies[name](new)
 
+    def named(index: int, tensor: Any) -> Any:
+        if layer_of(tensor).name == names[index] or names[index] in inputs:
+            return tensor
+        return layers.NamedOutput(name=names[index])(tensor)
+
     inputs = {layer.name for layer in input_layers(flat.model)}
     outputs_of_model = {before_range(layer).name for layer in output_layers(flat.model)}
-    return rebuild(flat.model, call, read=lambda tensor: ranged(layer_of(tensor).name, tensor), passed=passed)
+    names = output_names(original)
+    return rebuild(
+        flat.model,
+        call,
+        read=lambda tensor: ranged(layer_of(tensor).name, tensor),
+        write=named,
+        make=of_the_class_of(original),
+        passed=passed,
+    )
 
 
 def set_policy(model: Any, policy: BitwidthPolicy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Protocol
 
 import numpy as np
@@ -17,14 +17,23 @@ from tfmiaq.quantization.inspection import get_policy, quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph
 from tfmiaq.quantization.plan import check_finite
 from tfmiaq.quantization.transformations import copying
-from tfmiaq.quantization.transformations.functional import input_layers, layer_of, pack_inputs, rebuild
+from tfmiaq.quantization.transformations.functional import (
+    input_keys,
+    input_layers,
+    output_keys,
+    pack_inputs,
+    rebuild,
+)
 from tfmiaq.tflite import bias_alignment
-from tfmiaq.tflite.interpreter import Interpreter, quiet
+from tfmiaq.tflite.flatbuffer import operation_names, unpack
 from tfmiaq.tflite.metadata import write_metadata
+from tfmiaq.tflite.quiet import quiet
 from tfmiaq.tflite.verification import verify
 
 _layers = keras.layers
 TARGETS = ("mobile", "edgetpu")
+# Sizes of random records where the model leaves them open, the first that every window fits in.
+_OPEN_SIZES = (32, 64, 128, 256)
 _INTEGERS = {"int8": tf.int8, "uint8": tf.uint8}
 
 
@@ -58,6 +67,7 @@ def convert(
     labels: Optional[Sequence[str]] = None,
     audit: Optional[HasHeadline] = None,
     check: bool = True,
+    input_shape: Any = None,
 ) -> bytes:
     """Converts a trained quantized model to TFLite.
 
@@ -69,6 +79,12 @@ def convert(
     For the Edge TPU, preprocessing in front of the network (Rescaling, Normalization) is left out of the file, which
     must be all integer, and written into its metadata; `audit`, `verify` and `tfmiaq.tflite.Interpreter` apply it.
 
+    A file for the Edge TPU takes one record in a run, as its compiler wants sizes that are constants. A mobile file
+    takes any number, unless its graph would have to compute with that number, as those of Conv2DTranspose, dilated
+    convolutions and recurrent layers would: then it takes one too. A batch that the model's Input fixes is kept. Sizes
+    that the model leaves open stay open in a mobile file. `tfmiaq.tflite.Interpreter` runs them all on any number of
+    records.
+
     Example:
         >>> pathlib.Path("model.tflite").write_bytes(tfmiaq.convert(quantized, target="edgetpu"))
 
@@ -78,28 +94,26 @@ def convert(
         io_type: Type of input and output for "edgetpu": "int8" (the default) or "uint8".
         labels: Names of the classes, for the metadata.
         audit: A report of `tfmiaq.audit`, whose headline figures go into the metadata.
-        check: Compare the levels of the file with the trained ones.
+        check: Compare levels and outputs of the file with the trained ones, as `verify` does, on random records.
+        input_shape: Shape of one record, for a model that leaves sizes open; for several inputs a dictionary by name.
+            "edgetpu" needs it for such a model.
 
     Returns:
         The flatbuffer; `tfmiaq.tflite.read_metadata` reads its metadata.
 
     Raises:
         ValueError: An unknown target or type, labels that are not one for each class, a model that is not quantized or
-            has seen no data; for "edgetpu", a model with layers that stay float; a file whose levels are not the
-            trained ones.
+            has seen no data; for "edgetpu", a model with layers that stay float, or with open sizes and no
+            `input_shape`; a file whose levels or outputs are not the trained ones.
     """
     _check_arguments(model, target, io_type, labels)
+    shapes = _shapes(model, target, input_shape)
+    _check_lengths(model, shapes)
     _check_ranges_seen(model)
     check_finite(model, "convert")
     bias_alignment.align(model)
     shipped, normalization = _without_front(model) if target == "edgetpu" else (model, {})
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        _save_function(_unrolled(shipped), folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if target == "edgetpu":
-            converter.inference_input_type = converter.inference_output_type = _INTEGERS[io_type or "int8"]
-        buffer: bytes = converter.convert()
+    buffer = _converted(_unrolled(shipped, shapes), target, _INTEGERS[io_type or "int8"], shapes)
     if target == "edgetpu":
         _check_integer_only(buffer)
     buffer = write_metadata(
@@ -115,12 +129,68 @@ def convert(
         },
     )
     if check:
-        _check_levels(model, buffer)
+        _check_levels(model, buffer, shapes)
     return buffer
 
 
-def _save_function(model: Any, folder: str) -> None:
-    """Saves the function of a model, and nothing else.
+def _shapes(model: Any, target: str, input_shape: Any) -> dict[str, tuple[Optional[int], ...]]:
+    """Returns the shape of each input, the batch in front; sizes are None where they stay open.
+
+    Raises:
+        ValueError: Shapes that are not the model's, or open sizes for the Edge TPU.
+    """
+    keys = input_keys(model)
+    given = {} if input_shape is None else input_shape if isinstance(input_shape, dict) else {keys[0]: input_shape}
+    if set(given) - set(keys) or (given and not isinstance(input_shape, dict) and len(keys) > 1):
+        raise ValueError(
+            f"convert: Expected input_shape by the names of inputs, {', '.join(keys)}. Received {input_shape!r:.200}."
+        )
+    batches = {tensor.shape[0] for tensor in model.inputs} - {None}
+    batch = batches.pop() if batches else 1 if target == "edgetpu" else None
+    shapes = {}
+    for key, tensor in zip(keys, model.inputs):
+        own = tuple(tensor.shape[1:])
+        shape = tuple(given.get(key, own))
+        if len(shape) != len(own) or any(size not in (None, wanted) for size, wanted in zip(own, shape)):
+            raise ValueError(f"convert: Input {key!r} takes records of shape {own}. Received input_shape {shape}.")
+        if target == "edgetpu" and None in shape:
+            raise ValueError(
+                f"convert: The Edge TPU takes constant sizes, and input {key!r} takes records of shape {own}. Pass "
+                f"input_shape, the shape of one record, or convert with target='mobile'."
+            )
+        shapes[key] = (batch, *shape)
+    return shapes
+
+
+def _converted(model: Any, target: str, io_type: Any, shapes: dict[str, tuple[Optional[int], ...]]) -> bytes:
+    """Returns the file of a model, for any number of records where that costs no operation."""
+
+    def once(batch: Optional[int]) -> bytes:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            _save_function(model, folder, {key: (batch, *shape[1:]) for key, shape in shapes.items()})
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if target == "edgetpu":
+                converter.inference_input_type = converter.inference_output_type = io_type
+            return bytes(converter.convert())
+
+    batch = next(iter(shapes.values()))[0]
+    buffer = once(batch)
+    if batch is None and _computes_with_batch(buffer):
+        of_one = once(1)
+        # Open sizes may take these operations, whatever the batch.
+        if len(operation_names(unpack(of_one))) < len(operation_names(unpack(buffer))):
+            return of_one
+    return buffer
+
+
+def _computes_with_batch(buffer: bytes) -> bool:
+    """Returns whether operations of a file read the shape of a tensor, or move what is dilated into the batch."""
+    return bool({"SHAPE", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"} & set(operation_names(unpack(buffer))))
+
+
+def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int], ...]]) -> None:
+    """Saves the function of a model for inputs of the given shapes, and nothing else.
 
     `TFLiteConverter.from_keras_model` saves the model itself first, with functions for every layer in it, which takes
     most of the time of a conversion.
@@ -128,9 +198,10 @@ def _save_function(model: Any, folder: str) -> None:
 
     def serve(*tensors: Any) -> dict[str, Any]:
         outputs = model(pack_inputs(model, tensors), training=False)
-        return dict(zip(model.output_names, tf.nest.flatten(outputs)))
+        return dict(zip(output_keys(model), tf.nest.flatten(outputs)))
 
-    specs = [tf.TensorSpec(t.shape, t.dtype, name) for t, name in zip(model.inputs, model.input_names)]
+    keys = input_keys(model)
+    specs = [tf.TensorSpec(shapes[key], tensor.dtype, key) for key, tensor in zip(keys, model.inputs)]
     module = tf.Module()
     module.variables_of_model = model.variables
     module.serve = tf.function(serve, autograph=False)
@@ -159,23 +230,44 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
         raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {len(labels)}.")
 
 
-def _check_levels(model: Any, buffer: bytes, count: int = 4) -> None:
-    """Raises ValueError if the file's levels are not the trained ones, on random records: any show them."""
-    generator = np.random.default_rng(0)
-    records = {
-        layer_of(tensor).name: (
-            generator.integers(0, 2, (count, *[size or 1 for size in tensor.shape[1:]]))
-            if tensor.dtype.is_integer
-            else generator.normal(size=(count, *[size or 1 for size in tensor.shape[1:]]))
-        )
-        for tensor in model.inputs
-    }
-    result = verify(model, buffer, records)
+def _check_levels(model: Any, buffer: bytes, shapes: dict[str, tuple[Optional[int], ...]]) -> None:
+    """Raises ValueError if the file's levels or outputs are not the trained ones, on random records: any show them."""
+    result = verify(model, buffer, _random_records(model, shapes))
     if not result.exact:
+        what = "outputs" if all(layer.exact for layer in result.layers) else "levels"
         raise ValueError(
-            f"convert: The file's levels are not the trained ones:\n{result}\n"
+            f"convert: The file's {what} are not the trained ones:\n{result}\n"
             "Pass check=False to get the file nevertheless, and please report the model."
         )
+
+
+def _random_records(model: Any, shapes: dict[str, tuple[Optional[int], ...]], count: int = 4) -> dict[str, np.ndarray]:
+    """Returns random records; what the model and the file leave open takes a size that no window is larger than."""
+    generator = np.random.default_rng(0)
+    size = _OPEN_SIZES[0]
+    if any(None in shape[1:] for shape in shapes.values()):
+        size = next((size for size in _OPEN_SIZES if _holds(model, shapes, size)), _OPEN_SIZES[-1])
+    records = {}
+    for key, tensor in zip(input_keys(model), model.inputs):
+        shape = (shapes[key][0] or count, *[known or size for known in shapes[key][1:]])
+        if tensor.dtype.is_integer:
+            records[key] = generator.integers(0, 256 if tensor.dtype == tf.uint8 else 2, shape)
+        else:
+            records[key] = generator.normal(size=shape)
+    return records
+
+
+def _holds(model: Any, shapes: dict[str, tuple[Optional[int], ...]], size: int) -> bool:
+    """Returns whether records whose open sizes are `size` leave an output."""
+    filled = [
+        tf.zeros((count or 1, *[known or size for known in shape]), tensor.dtype)
+        for (count, *shape), tensor in zip(shapes.values(), model.inputs)
+    ]
+    try:
+        outputs = model(pack_inputs(model, filled), training=False)
+    except (ValueError, tf.errors.InvalidArgumentError):
+        return False
+    return all(0 not in output.shape for output in tf.nest.flatten(outputs))
 
 
 def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
@@ -203,7 +295,15 @@ def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
         return args[0] if layer.name in layer_graph.front else layer(*args, **kwargs)
 
-    return rebuild(model, call), normalization
+    # The file's input takes what the preprocessing gave.
+    types = {name: {"dtype": "float32"} for name in inputs if layer_graph.front & _readers(name, layer_graph)}
+    keys = dict(zip((layer.name for layer in input_layers(model)), input_keys(model)))
+    normalization = {keys[name]: known for name, known in normalization.items()}
+    return rebuild(model, call, input_configs=types), normalization
+
+
+def _readers(name: str, layer_graph: LayerGraph) -> set[str]:
+    return {layer.name for layer in layer_graph.consumers[name]}
 
 
 def _origin(layer: Any, layer_graph: LayerGraph) -> str:
@@ -226,10 +326,32 @@ def _scale_and_offset(layer: Any) -> tuple[Any, Any]:
     )
 
 
-def _unrolled(model: Any) -> Any:
+def _check_lengths(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> None:
+    """Raises ValueError if a recurrent layer, which is unrolled, reads sequences of any length."""
+    open_sizes = any(None in shape[1:] for shape in shapes.values())
+    endless = [layer.name for layer in model.layers if _is_recurrent(layer) and _length(layer) is None]
+    if endless and open_sizes:
+        raise ValueError(
+            f"convert: {', '.join(map(repr, endless))} reads sequences of any length, and is unrolled in the file. "
+            "Pass input_shape, the shape of one record."
+        )
+
+
+def _length(layer: Any) -> Optional[int]:
+    shape = layer.input_shape
+    length: Optional[int] = (shape[0] if isinstance(shape, list) else shape)[1]
+    return length
+
+
+def _unrolled(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> Any:
     """Returns the model with its recurrent layers unrolled: the converter fails on loops beside int8 codes."""
     if not any(_is_recurrent(layer) for layer in model.layers):
         return model
+    names = [layer.name for layer in input_layers(model)]
+    sizes = {
+        name: {"batch_input_shape": (tensor.shape[0], *shapes[key][1:])}
+        for name, key, tensor in zip(names, input_keys(model), model.inputs)
+    }
     copies: dict[str, Any] = {}
 
     def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
@@ -240,11 +362,11 @@ def _unrolled(model: Any) -> Any:
             inner = config["layer"]["config"] if isinstance(layer, _layers.Bidirectional) else config
             inner["unroll"] = True
             copies[layer.name] = type(layer).from_config(config)
-            copying.build(copies[layer.name], args[0].shape)
+            copying.build(copies[layer.name], copying.shapes_of(args[0]))
             copies[layer.name].set_weights(layer.get_weights())
         return copies[layer.name](*args, **kwargs)
 
-    return rebuild(model, call)
+    return rebuild(model, call, input_configs=sizes)
 
 
 def _is_recurrent(layer: Any) -> bool:
@@ -252,11 +374,10 @@ def _is_recurrent(layer: Any) -> bool:
 
 
 def _check_integer_only(buffer: bytes) -> None:
-    floats = [
-        str(tensor["name"])
-        for tensor in Interpreter(buffer).tensor_details()
-        if np.issubdtype(tensor["dtype"], np.floating)
-    ]
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds = (schema.TensorType.FLOAT16, schema.TensorType.FLOAT32, schema.TensorType.FLOAT64)
+    floats = [tensor.name.decode() for tensor in unpack(buffer).subgraphs[0].tensors if tensor.type in kinds]
     if floats:
         raise ValueError(
             f"convert: The Edge TPU takes integer tensors only, and {len(floats)} are float: {', '.join(floats[:5])}. "

@@ -42,6 +42,15 @@ def unpack(model: TFLiteModel) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(read_model(model), 0))
 
 
+def operation_names(model: Any) -> list[str]:
+    """Returns TFLite's name of each operation of a ModelT's first graph, in order."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    return [names.get(codes[o.opcodeIndex], f"operation {codes[o.opcodeIndex]}") for o in model.subgraphs[0].operators]
+
+
 def pack(model: Any) -> bytes:
     """Returns the bytes of a ModelT."""
     builder = flatbuffers.Builder(1024)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -15,22 +11,9 @@ from tfmiaq._backend import tf
 from tfmiaq._checks import AT_LEAST_ONE, check, check_choice, integer
 from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model
 from tfmiaq.tflite.metadata import read_metadata
+from tfmiaq.tflite.quiet import quiet
 
 _THREADS = integer(1, or_none=True, none_means="the runtime's default")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it converter and interpreter print no notes and give no warnings."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _interpreter_type(runtime: str) -> Any:
@@ -73,10 +56,9 @@ class Interpreter:
                 self._interpreter = kind(
                     model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
                 )
-            self._interpreter.allocate_tensors()
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error
-        self._own_batch: Optional[int] = None
         self._normalization = (read_metadata(data) or {}).get("normalization", {})
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs = {details["name"]: details for details in inputs}
@@ -87,6 +69,8 @@ class Interpreter:
             by_index = {details["index"]: details for details in (*inputs, *outputs)}
             self._inputs = {name: by_index[d["index"]] for name, d in runner.get_input_details().items()}
             self._outputs = {name: by_index[d["index"]] for name, d in runner.get_output_details().items()}
+        self._shapes = {details["index"]: [int(size) for size in details["shape"]] for details in inputs}
+        self._own_batch = self._fixed_batch()
 
     def _normalized(self, name: str, array: np.ndarray) -> np.ndarray:
         """Returns the records as the file takes them: it has no float layer of its own that scales them."""
@@ -106,10 +90,12 @@ class Interpreter:
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Returns the outputs for records.
 
+        A file of a fixed batch is run in batches of that size, the last one filled up with copies of its last record.
+
         Args:
             x: Array of shape (n, ...); for a model of several inputs a list of them in the order of `input_names`, or
                 a dictionary by those names.
-            batch_size: Records in one run, at least 1.
+            batch_size: Records in one run of a file that takes any number, at least 1.
 
         Returns:
             Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
@@ -118,14 +104,24 @@ class Interpreter:
             ValueError: Arrays that are not one for each input, records of another shape than the input's, or a batch
                 size below 1.
         """
+        outputs = [np.concatenate(parts) for parts in zip(*self.runs(x, batch_size))]
+        outputs = [_dequantize(output, details) for output, details in zip(outputs, self._outputs.values())]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def runs(self, x: Any, batch_size: int = 256) -> Iterator[list[np.ndarray]]:
+        """Yields the outputs of one run after the other, as stored; in between, `tensor` returns values of that run.
+
+        Args:
+            x: As for `predict`.
+            batch_size: As for `predict`.
+
+        Raises:
+            ValueError: As `predict`.
+        """
         batch_size = check("predict", batch_size=(batch_size, AT_LEAST_ONE))["batch_size"]
         arrays = self._arrays(x)
-        runs = [
-            self._run([array[start : start + batch_size] for array in arrays])
-            for start in range(0, len(arrays[0]), batch_size)
-        ]
-        outputs = [np.concatenate(parts) for parts in zip(*runs)]
-        return outputs[0] if len(outputs) == 1 else outputs
+        for start in range(0, len(arrays[0]), batch_size):
+            yield from self._run([array[start : start + batch_size] for array in arrays])
 
     @property
     def input_names(self) -> list[str]:
@@ -136,6 +132,25 @@ class Interpreter:
     def output_names(self) -> list[str]:
         """Names of the outputs of the Keras model."""
         return list(self._outputs)
+
+    @property
+    def output_indices(self) -> dict[str, int]:
+        """Index of the tensor of each output, by name."""
+        return {name: int(details["index"]) for name, details in self._outputs.items()}
+
+    def _fixed_batch(self) -> Optional[int]:
+        """Returns the number of records that the file takes in one run, or None where it takes any.
+
+        Raises:
+            ValueError: Inputs that take different numbers.
+        """
+        sizes = {int(d["shape_signature"][0]) for d in self._inputs.values() if len(d["shape_signature"])} - {-1}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Interpreter: The file's inputs take different numbers of records, {', '.join(map(str, sizes))}, in "
+                "one run."
+            )
+        return sizes.pop() if sizes else None
 
     def _arrays(self, x: Any) -> list[np.ndarray]:
         if isinstance(x, dict):
@@ -154,43 +169,47 @@ class Interpreter:
                 )
         return arrays
 
-    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Returns the outputs of one run, or of several of the file's own batch size if its graph takes no other."""
-        own = self._own_batch
-        if own and len(arrays[0]) != own:
-            parts = []
-            for start in range(0, len(arrays[0]), own):
-                pieces = [array[start : start + own] for array in arrays]
-                missing = own - len(pieces[0])
-                padded = [np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) for piece in pieces]
-                parts.append([output[: own - missing] for output in self._invoke(padded)])
-            return [np.concatenate(outputs) for outputs in zip(*parts)]
-        shape = self._interpreter.get_input_details()[0]["shape"]
-        try:
-            outputs = self._invoke(arrays)
-            if all(len(output) == len(arrays[0]) for output in outputs):
-                return outputs
-        except RuntimeError:
-            if len(arrays[0]) == shape[0]:
-                raise
-        if len(arrays[0]) == shape[0]:
-            return outputs
-        self._own_batch = int(shape[0])
-        return self._run(arrays)
+    def _run(self, arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """Yields the outputs of one run, or of several of the file's own batch size if it takes no other."""
+        given = [
+            _quantize(self._normalized(name, array), details)
+            for (name, details), array in zip(self._inputs.items(), arrays)
+        ]
+        count = len(given[0])
+        if self._own_batch is None:
+            shape = self._shapes[next(iter(self._inputs.values()))["index"]]
+            try:
+                outputs = self._invoke(given)
+                if count == shape[0] or all(len(output) == count for output in outputs):
+                    yield outputs
+                    return
+            except RuntimeError:
+                if count == shape[0]:
+                    raise
+            # The signature says any number, but a constant of the graph says one.
+            self._own_batch = shape[0]
+        for start in range(0, count, self._own_batch):
+            pieces = [array[start : start + self._own_batch] for array in given]
+            missing = self._own_batch - len(pieces[0])
+            if missing:
+                pieces = [np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) for piece in pieces]
+            outputs = self._invoke(pieces)
+            yield [output[: self._own_batch - missing] for output in outputs] if missing else outputs
 
     def _invoke(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         stale = False
-        shapes = {details["index"]: list(details["shape"]) for details in self._interpreter.get_input_details()}
         for details, array in zip(self._inputs.values(), arrays):
-            if shapes[details["index"]] != list(array.shape):
-                self._interpreter.resize_tensor_input(details["index"], list(array.shape))
-                stale = True
+            index, shape = details["index"], list(array.shape)
+            if self._shapes[index] != shape:
+                # Strict: a size that the signature fixes stays. Resized, some kernels write where they must not.
+                self._interpreter.resize_tensor_input(index, shape, strict=True)
+                self._shapes[index], stale = shape, True
         if stale:
             self._interpreter.allocate_tensors()
-        for (name, details), array in zip(self._inputs.items(), arrays):
-            self._interpreter.set_tensor(details["index"], _quantize(self._normalized(name, array), details))
+        for details, array in zip(self._inputs.values(), arrays):
+            self._interpreter.set_tensor(details["index"], array)
         self._interpreter.invoke()
-        return [_dequantize(self._interpreter.get_tensor(d["index"]), d) for d in self._outputs.values()]
+        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs.values()]
 
 
 def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:

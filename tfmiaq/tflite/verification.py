@@ -14,9 +14,11 @@ from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
 from tfmiaq.quantization.layer_graph import ends_in_softmax
 from tfmiaq.quantization.layer_specs import spec_of
-from tfmiaq.quantization.transformations.functional import input_layers
-from tfmiaq.tflite.flatbuffer import TFLiteModel
+from tfmiaq.quantization.transformations.functional import input_keys, input_layers
+from tfmiaq.tflite.agreement import OutputAgreement, compare_outputs, predict
+from tfmiaq.tflite.flatbuffer import TFLiteModel, unpack
 from tfmiaq.tflite.interpreter import Interpreter
+from tfmiaq.tflite.steps import constants, steps_of_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +47,22 @@ class Verification:
     """How closely a .tflite agrees with the trained model; prints as a table.
 
     Attributes:
-        agreement: Share of records on which both choose the same class, 0 to 1.
+        agreement: Share of records on which both choose the same class, 0 to 1, as `OutputAgreement.agreement` defines
+            it for each output; the mean over the outputs.
         largest_difference: Largest absolute difference between any two outputs.
         layers: Levels of each quantized weight and ReLU output.
+        outputs: How closely each output of the file agrees with the model's.
     """
 
     agreement: float
     largest_difference: float
     layers: tuple[LayerLevels, ...]
+    outputs: tuple[OutputAgreement, ...] = ()
 
     @property
     def exact(self) -> bool:
-        """Whether every tensor has exactly the trained levels."""
-        return all(layer.exact for layer in self.layers)
+        """Whether every tensor has exactly the trained levels, and rounding explains how outputs differ."""
+        return all(layer.exact for layer in self.layers) and all(output.agrees for output in self.outputs)
 
     def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         rows: list[tuple[str, ...]] = [
@@ -71,19 +76,26 @@ class Verification:
             f"labels agree on {self.agreement:.2%} of records, largest output difference {self.largest_difference:.4g}"
         )
 
+    def _faults(self) -> list[str]:
+        return [str(output) for output in self.outputs if not output.agrees]
+
     def __str__(self) -> str:
-        return f"{format_table(*self._table())}\n{self._agreement_line()}"
+        return "\n".join([format_table(*self._table()), *self._faults(), self._agreement_line()])
 
     def __repr__(self) -> str:
         exact = sum(row.exact for row in self.layers)
-        return f"<Verification: {exact} of {len(self.layers)} tensors exact, {self._agreement_line()}>"
+        outputs = f" {len(self._faults())} outputs are others," if self._faults() else ""
+        return f"<Verification: {exact} of {len(self.layers)} tensors exact,{outputs} {self._agreement_line()}>"
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table(), note=self._agreement_line())
+        return html_table(*self._table(), note="; ".join([*self._faults(), self._agreement_line()]))
 
 
 def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     """Compares a .tflite with the quantized model that it was converted from.
+
+    A file is exact when every stored level is a trained one and every output agrees with the model's within what
+    rounding explains: `OutputAgreement` says how far that is. Kernels are matched by the names of their layers.
 
     Args:
         model: The trained model from `quantize_model`.
@@ -91,40 +103,90 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
         x: Records, shape (n, ...), n >= 1; a list, or a dictionary by input name, for a model of several inputs.
 
     Returns:
-        Agreement of labels, largest difference of outputs, and each layer's levels.
+        Agreement of labels, largest difference of outputs, each layer's levels, and each output's difference in steps.
 
     Raises:
-        ValueError: A model that is not quantized, no TFLite model, or no records.
+        ValueError: A model that is not quantized, no TFLite model, one of other inputs or outputs, or no records.
     """
     wrappers = list(quantized_layers(model))
     x = _by_name(model, x)
     if not len(next(iter(x.values()))):
         raise ValueError("verify: Expected at least one record. Received none.")
     interpreter = Interpreter(tflite)
-    arrays = [x[name] for name in interpreter.input_names] if len(x) > 1 else list(x.values())
-    stored = dict(zip(interpreter.output_names, _listed(interpreter.predict(arrays))))
-    trained = dict(zip(model.output_names, _listed(model.predict(list(x.values()), verbose=0))))
-    pairs = (
-        [(stored[name], trained[name]) for name in trained]
-        if len(trained) > 1
-        else [(*stored.values(), *trained.values())]
+    arrays = _for_file(x, interpreter)
+    found = interpreter.predict(arrays)
+    stored = dict(zip(interpreter.output_names, found if isinstance(found, list) else [found]))
+    unpacked = unpack(tflite)
+    steps = steps_of_outputs(unpacked)
+    outputs = compare_outputs(
+        model,
+        predict(model, list(x.values())),
+        stored,
+        {n: steps.get(i) for n, i in interpreter.output_indices.items()},
     )
     # With its tensors kept, an interpreter runs TFLite's reference kernels, whose sums round twice: only levels count.
     interpreter = Interpreter(tflite, keep_tensors=True)
-    interpreter.predict(arrays)
+    codes = _Codes(interpreter, constants(unpacked))
+    for _ in interpreter.runs(arrays):
+        codes.update()
     layers = [
-        *_compare_weights(wrappers, interpreter),
-        *_compare_activations(wrappers, interpreter),
-        *_compare_outputs(model, interpreter),
+        *_compare_weights(wrappers, interpreter, codes.constants),
+        *_compare_activations(wrappers, codes),
+        *_compare_outputs(model, codes),
     ]
     return Verification(
-        agreement=float(np.mean([np.mean(a.argmax(-1) == b.argmax(-1)) for a, b in pairs])),
-        largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
+        agreement=float(np.mean([output.agreement for output in outputs])),
+        largest_difference=max(output.largest_difference for output in outputs),
         layers=tuple(layers),
+        outputs=tuple(outputs),
     )
 
 
-def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLevels]:
+def _for_file(x: dict[str, np.ndarray], interpreter: Interpreter) -> list[np.ndarray]:
+    """Returns the arrays in the order of a file's inputs.
+
+    Raises:
+        ValueError: A file of other inputs.
+    """
+    names = interpreter.input_names
+    if len(x) == 1 == len(names):
+        return list(x.values())
+    if set(names) != set(x):
+        raise ValueError(
+            f"verify: The file has the inputs {', '.join(names)}, and the model {', '.join(x)}: it is of another model."
+        )
+    return [x[name] for name in names]
+
+
+class _Codes:
+    """Which codes the int8 tensors of a file have taken in all runs."""
+
+    def __init__(self, interpreter: Interpreter, constants: set[int]) -> None:
+        self._interpreter = interpreter
+        self._seen: dict[tuple[float, int], np.ndarray] = {}
+        details = [tensor for tensor in interpreter.tensor_details() if tensor["dtype"] == np.int8]
+        self.constants = [tensor for tensor in details if tensor["index"] in constants]
+        self._tensors = [tensor for tensor in details if tensor["index"] not in constants]
+
+    def update(self) -> None:
+        """Adds the codes of the last run."""
+        for tensor in self._tensors:
+            scale, zero_point = tensor["quantization"]
+            codes = self._interpreter.tensor(tensor["index"])
+            seen = self._seen.setdefault((scale, zero_point), np.zeros(256, bool))
+            seen[np.unique(codes).astype(int) + 128] = True
+
+    def of(self, scale: float, zero_point: int) -> np.ndarray:
+        """Returns the codes that tensors of a scale and a zero point have taken."""
+        masks = [
+            seen
+            for (other, zero), seen in self._seen.items()
+            if zero == zero_point and np.isclose(other, scale, rtol=1e-5, atol=0)
+        ]
+        return np.flatnonzero(np.any(masks, axis=0)) - 128 if masks else np.zeros(0)
+
+
+def _compare_outputs(model: Any, codes: _Codes) -> Iterator[LayerLevels]:
     """Yields the levels of quantized outputs: codes from -128 on, the largest logit at the top one.
 
     Under a softmax, whose kernel writes over them, there is only their scale and zero point to compare.
@@ -134,7 +196,7 @@ def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLeve
         ((quantizer, variables),) = activation_quantizers(layer)
         bits = round(number(variables["bits"]))
         scale, top = float(quantizer.scale(variables)), 2**bits - 129
-        found = _codes_of(interpreter, scale, top)
+        found = codes.of(scale, top)
         yield LayerLevels(
             name=layer.name,
             tensor="output",
@@ -145,26 +207,18 @@ def _compare_outputs(model: Any, interpreter: Interpreter) -> Iterator[LayerLeve
         )
 
 
-def _codes_of(interpreter: Interpreter, scale: float, zero_point: int) -> np.ndarray:
-    """Returns the codes in the int8 tensors of a scale and a zero point."""
-    codes = [
-        interpreter.tensor(tensor["index"])
-        for tensor in interpreter.tensor_details()
-        if tensor["dtype"] == np.int8
-        and tensor["quantization"][1] == zero_point
-        and np.isclose(tensor["quantization"][0], scale, rtol=1e-5, atol=0)
-    ]
-    return np.unique(np.concatenate([c.ravel() for c in codes])) if codes else np.zeros(0)
-
-
-def _listed(outputs: Any) -> list[np.ndarray]:
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
 def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
     """Returns one array for each input of a Keras model, by the input's name, in the model's order."""
-    names = [layer.name for layer in input_layers(model)]
-    arrays = [x[name] for name in names] if isinstance(x, dict) else _listed(x)
+    names = input_keys(model)
+    if isinstance(x, dict):
+        # Keras takes the names of layers too, where the model was not defined by a dictionary.
+        own = dict(zip(names, (layer.name for layer in input_layers(model))))
+        missing = [name for name in names if name not in x and own[name] not in x]
+        if missing:
+            raise ValueError(f"verify: Expected records of {', '.join(names)}. Received none of {', '.join(missing)}.")
+        arrays = [x[name] if name in x else x[own[name]] for name in names]
+    else:
+        arrays = list(x) if isinstance(x, (list, tuple)) else [x]
     if len(arrays) != len(names):
         raise ValueError(f"verify: The model has {len(names)} inputs ({', '.join(names)}). Received {len(arrays)}.")
     return {
@@ -180,12 +234,9 @@ def _up_to_sign(codes: np.ndarray, axis: int) -> np.ndarray:
     return codes * np.expand_dims(np.sign(first), axes)
 
 
-def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[LayerLevels]:
-    constants = {
-        tensor["index"]: tensor
-        for tensor in interpreter.tensor_details()
-        if tensor["dtype"] == np.int8 and tensor["shape"].size in (2, 4) and _is_kernel(tensor)
-    }
+def _compare_weights(
+    wrappers: list[Any], interpreter: Interpreter, constants: list[dict[str, Any]]
+) -> Iterator[LayerLevels]:
     for wrapper in wrappers:
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(number(variables["bits"]))
@@ -193,29 +244,29 @@ def _compare_weights(wrappers: list[Any], interpreter: Interpreter) -> Iterator[
             spec = spec_of(wrapper.layer)
             codes, axis = spec.stored(codes) * float(quantizers.int8_refinement(bits)), spec.stored_channel_axis
             expected = _up_to_sign(codes, axis)
-            best_share, best_codes = -1.0, np.zeros(0)
-            for index, tensor in constants.items():
-                if list(tensor["shape"]) != list(codes.shape):
-                    continue
-                found = interpreter.tensor(index).astype(np.float32)
-                share = float(np.mean(_up_to_sign(found, axis) == expected))
-                if share > best_share:
-                    best_share, best_codes = share, found
+            alike = [tensor for tensor in constants if list(tensor["shape"]) == list(codes.shape)]
+            # Of another tool's file, or where the converter has merged equal kernels, no tensor has the layer's name.
+            own = [tensor for tensor in alike if _is_of(tensor, wrapper.name)]
+            kernels = [interpreter.tensor(tensor["index"]).astype(np.float32) for tensor in own or alike]
+            shares = [float(np.mean(_up_to_sign(found, axis) == expected)) for found in kernels]
+            # A layer that is called several times may have a tensor for each call: all of them are its own.
+            pick = int(np.argmin(shares) if own else np.argmax(shares)) if shares else None
             yield LayerLevels(
                 name=wrapper.layer.name,
                 tensor="weight",
                 bits=bits,
                 trained=len(np.unique(codes)),
-                stored=len(np.unique(best_codes)),
-                exact=best_share == 1.0,
+                stored=0 if pick is None else len(np.unique(kernels[pick])),
+                exact=pick is not None and shares[pick] == 1.0,
             )
 
 
-def _is_kernel(tensor: dict[str, Any]) -> bool:
-    return bool(np.all(tensor["quantization_parameters"]["zero_points"] == 0))
+def _is_of(tensor: dict[str, Any], layer: str) -> bool:
+    """Returns whether a tensor's name, which joins the names of operations, has that of a layer as a part of a path."""
+    return any(layer in operation.split("/") for operation in str(tensor["name"]).split(";"))
 
 
-def _compare_activations(wrappers: list[Any], interpreter: Interpreter) -> Iterator[LayerLevels]:
+def _compare_activations(wrappers: list[Any], codes: _Codes) -> Iterator[LayerLevels]:
     for wrapper in wrappers:
         for quantizer, variables in activation_quantizers(wrapper):
             if not isinstance(quantizer, quantizers.ReluQuantizer):
@@ -223,7 +274,7 @@ def _compare_activations(wrappers: list[Any], interpreter: Interpreter) -> Itera
             bits = round(number(variables["bits"]))
             levels = 2**bits
             scale, zero_point = float(quantizer.scale(variables)), 128 - levels
-            found = _codes_of(interpreter, scale, zero_point)
+            found = codes.of(scale, zero_point)
             yield LayerLevels(
                 name=wrapper.layer.name,
                 tensor="activation",

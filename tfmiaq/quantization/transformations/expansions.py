@@ -167,7 +167,9 @@ class _Context:
 
     def with_loss(self, outputs: Any) -> Any:
         """Calls a layer that adds to the loss what the user's layer did for its output."""
-        regularizer = of_shape("regularizer", activity_regularizer(self._layer), _user_shape(self._layer, outputs.shape.rank))
+        regularizer = of_shape(
+            "regularizer", activity_regularizer(self._layer), _user_shape(self._layer, outputs.shape.rank)
+        )
         return self.call("_loss", ActivityLoss, outputs, regularizer=regularizer)
 
     def with_mask(self, outputs: Any, args: tuple) -> Any:
@@ -299,7 +301,8 @@ def _image_arguments(layer: Any) -> dict[str, Any]:
         "kernel_size": (1, *layer.kernel_size),
         "strides": layer.strides * 2,
         "padding": "valid" if layer.padding == "causal" else layer.padding,
-        "dilation_rate": (1, *layer.dilation_rate),
+        # The image has height 1. The Edge TPU takes equal dilations only.
+        "dilation_rate": layer.dilation_rate * 2,
     }
 
 

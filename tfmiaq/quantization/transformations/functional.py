@@ -7,13 +7,19 @@ Keras has no public way to read it. Keras's private names are used in this modul
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Optional
 
 from tfmiaq._backend import keras, tf
 from tfmiaq.quantization.transformations.parts import MaskOf
 
 Call = Callable[[Any, tuple, dict, tuple], Any]
+_KERAS = ("keras", "tf_keras", "tensorflow")
+# Arguments of a functional model's constructor that its graph gives.
+_GRAPH = ("self", "inputs", "outputs", "name", "layers")
+_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "call", "compile", "fit")
 
 
 def is_functional(model: Any) -> bool:
@@ -146,6 +152,33 @@ def output_layers(model: Any) -> list[Any]:
     return [layer_of(tensor) for tensor in model.outputs]
 
 
+def _keys(structure: Any, names: Sequence[str]) -> list[str]:
+    if isinstance(structure, dict) and len(structure) == len(names):
+        # As `tf.nest` flattens it.
+        return [str(key) for key in sorted(structure)]
+    return list(names)
+
+
+def input_keys(model: Any) -> list[str]:
+    """Returns the name of each of `model.inputs`: its key in a dictionary, its layer's otherwise."""
+    return _keys(model._nested_inputs, model.input_names)
+
+
+def output_keys(model: Any) -> list[str]:
+    """Returns the name of each of `model.outputs`: its key in a dictionary, its layer's otherwise."""
+    return _keys(model._nested_outputs, model.output_names)
+
+
+def output_names(model: Any) -> list[str]:
+    """Returns the names by which losses and metrics know the outputs of a functional model, of Keras 2 or 3."""
+    found: list[str] = []
+    # A Sequential model of Keras 3 keeps its graph in a model of its own, and names of Keras 3 may repeat.
+    for name in (getattr(model, "_functional", None) or model).output_names:
+        others = (name, *(f"{name}_{i}" for i in range(1, 10_000)))
+        found.append(next(other for other in others if other not in found))
+    return found
+
+
 def pack_inputs(model: Any, tensors: Sequence[Any]) -> Any:
     """Returns tensors, one for each of `model.inputs`, structured as the model was defined with."""
     return tf.nest.pack_sequence_as(model._nested_inputs, tensors)
@@ -212,6 +245,9 @@ def rebuild(
     call: Call,
     read: Callable[[Any], Any] = lambda tensor: tensor,
     passed: Callable[[Any, Any], Any] = lambda old, new: new,
+    write: Callable[[int, Any], Any] = lambda index, tensor: tensor,
+    make: Callable[..., Any] = keras.Model,
+    input_configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Any:
     """Builds a functional model with the inputs and outputs of another, each layer called through `call`.
 
@@ -220,14 +256,20 @@ def rebuild(
         call: As for `walk`.
         read: Applied to each new input tensor.
         passed: As for `walk`.
+        write: Applied to the place of each output and its new tensor.
+        make: Called as `keras.Model` is, with inputs, outputs and `name`; returns the model.
+        input_configs: Other types ("dtype") and shapes ("batch_input_shape") of inputs, by the names of their layers.
 
     Returns:
         The model; inputs and outputs are structured as those of the other.
     """
-    inputs = [keras.layers.InputLayer.from_config(_input_config(tensor)).output for tensor in model.inputs]
+    inputs = [
+        keras.layers.InputLayer.from_config(_input_config(tensor, input_configs)).output for tensor in model.inputs
+    ]
     added: list[tuple[Any, Any]] = []
     outputs = walk(model, [read(tensor) for tensor in inputs], _setting_aside(added, call), passed=passed)
-    rebuilt = keras.Model(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
+    outputs = [write(index, tensor) for index, tensor in enumerate(outputs)]
+    rebuilt = make(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
     for layer, tensor in added:
         if type(layer).__name__ == "AddLoss":
             rebuilt.add_loss(tensor)
@@ -248,6 +290,49 @@ def _setting_aside(added: list[tuple[Any, Any]], call: Call) -> Call:
     return set_aside
 
 
-def _input_config(tensor: Any) -> dict[str, Any]:
+def of_the_class_of(model: Any) -> Callable[..., Any]:
+    """Returns what makes functional models of a model's own class, with its own `train_step` and arguments.
+
+    The arguments of its constructor are read from `get_config`. A class that cannot be made so, and one of Keras 3,
+    becomes a plain functional model, with a warning.
+    """
+    kind = type(model)
+    if kind.__name__ in ("Functional", "Sequential", "Model") and kind.__module__.split(".")[0] in _KERAS:
+        return keras.Model
+
+    def make(inputs: Any, outputs: Any, name: str) -> Any:
+        try:
+            if not isinstance(model, keras.Model):
+                raise TypeError("it is a class of Keras 3.")
+            known = inspect.signature(kind.__init__).parameters
+            arguments = {key: value for key, value in _config(model).items() if key in known and key not in _GRAPH}
+            made = kind(inputs, outputs, name=name, **arguments)
+            if is_functional(made):
+                return made
+            error: Exception = TypeError("its constructor makes no functional model.")
+        except (TypeError, ValueError, AttributeError, NotImplementedError) as fault:
+            error = fault
+        plain = keras.Model(inputs, outputs, name=name)
+        own = [name for name in _STEPS if getattr(kind, name, None) is not getattr(type(plain), name, None)]
+        warnings.warn(
+            f"quantize_model: The quantized copy of {model.name!r} is a plain functional model, without what "
+            f"{kind.__name__} does by itself ({', '.join(own) or 'no method of training'}): {error} Let its "
+            "constructor take (inputs, outputs, name=...) and arguments that its get_config returns, or put the "
+            "quantized model into an object of the class yourself.",
+            stacklevel=5,
+        )
+        return plain
+
+    return make
+
+
+def _config(model: Any) -> dict[str, Any]:
+    try:
+        return dict(model.get_config())
+    except NotImplementedError:
+        return {}
+
+
+def _input_config(tensor: Any, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     config: dict[str, Any] = layer_of(tensor).get_config()
-    return {**config, "batch_input_shape": tuple(tensor.shape)}
+    return {**config, "batch_input_shape": tuple(tensor.shape), **others.get(config["name"], {})}
