@@ -223,7 +223,10 @@ def test_training_stops_where_leakage_outgrows_accuracy(digits):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"weight": -1}, "weight of at least 0. Received -1"), ({"patience": 0}, "patience of at least 1. Received 0")],
+    [
+        ({"weight": -1}, "weight to be a finite number of at least 0. Received -1"),
+        ({"patience": 0}, "patience to be an integer of at least 1. Received 0"),
+    ],
 )
 def test_bad_arguments_of_stopping_raise(arguments, message, digits):
     records = digits.x_train[:20], digits.y_train[:20]
