@@ -174,7 +174,7 @@ class _Context:
         """Gives the outputs of the parts the mask that the layer passed on; operations pass none."""
         source = next((tensor for tensor in tf.nest.flatten(args) if has_mask(tensor)), None)
         if not getattr(self._layer, "supports_masking", False) or type(self._layer).__name__ == "TFOpLambda":
-            return self.call("_mask", MaskOf, [outputs]) if has_mask(outputs) else outputs
+            return self.call("_mask", MaskOf, outputs) if has_mask(outputs) else outputs
         return outputs if source is None or has_mask(outputs) else self.call("_mask", MaskOf, [outputs, source])
 
 

@@ -57,7 +57,7 @@ class ActivityLoss(keras.layers.Layer):
 class MaskOf(QuantizeLayer):
     """Gives a tensor the mask of another, or none: the operations in between passed it on otherwise.
 
-    It is called with [tensor], whose mask is taken off, or with [tensor, masked tensor]. It has no variables, and is no
+    It is called with a tensor, whose mask is taken off, or with [tensor, masked tensor]. It has no variables, and is no
     operation of a .tflite.
     """
 
@@ -71,7 +71,7 @@ class MaskOf(QuantizeLayer):
 
     def call(self, inputs: Any) -> Any:
         """Returns the first of the inputs."""
-        return tf.identity(inputs[0])
+        return tf.identity(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Returns the mask of the second input."""
@@ -79,7 +79,7 @@ class MaskOf(QuantizeLayer):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the first input."""
-        return input_shape[0]
+        return input_shape[0] if isinstance(input_shape, list) else input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Returns the name."""
