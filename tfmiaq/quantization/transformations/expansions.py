@@ -59,7 +59,7 @@ class FlatModel:
 
 
 class _Flattener:
-    """Calls copies of layers, expanded where need be; each layer is copied once, however often it is called."""
+    """Calls copies of layers, expanded where need be; each is copied once, or for each call if that has its own range."""
 
     def __init__(self, model: Any) -> None:
         self.aliases: dict[str, tuple[str, ...]] = {}
@@ -67,10 +67,13 @@ class _Flattener:
         self._serving = {id(layer) for layer in serving_layers(model)}
         # For sequences and vectors that were images of height 1 just before, those images.
         self.images: dict[int, tuple[Any, Any]] = {}
-        self._copies: dict[tuple[int, str], Any] = {}
+        self._copies: dict[tuple[int, str, int], Any] = {}
+        self._calls: dict[int, int] = {}
         self._originals: list[Any] = []  # Kept alive, so that no `id` is used twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        if type(layer) in _BY_CALL:
+            self._calls[id(layer)] = self._calls.get(id(layer), 0) + 1
         expanded = self._expanded(layer, args, kwargs, path) if id(layer) in self._serving else None
         if expanded is not None:
             return _Context(self, layer, path, {}).with_mask(expanded, args)
@@ -90,7 +93,7 @@ class _Flattener:
         return expansion(_Context(self, layer, path, kwargs), layer, args[0])
 
     def copied(self, layer: Any, path: tuple, part: str, make: Callable[[str], Any]) -> Any:
-        key = (id(layer), part)
+        key = (id(layer), part, self._calls.get(id(layer), 0))
         if key not in self._copies:
             self._originals.append(layer)
             name = self._free_name(layer.name + part, path)
@@ -417,6 +420,20 @@ _EXPANSIONS: dict[Any, Any] = {
     _layers.Activation: _expand_activation_layer,
     _layers.BatchNormalization: _expand_norm,
 }
+
+
+# Layer types without weights, whose calls have ranges of their own.
+_BY_CALL = (
+    _layers.ReLU,
+    _layers.LeakyReLU,
+    _layers.Activation,
+    _layers.Add,
+    _layers.Subtract,
+    _layers.Multiply,
+    _layers.Concatenate,
+    _layers.GlobalAveragePooling1D,
+    _layers.GlobalAveragePooling2D,
+)
 
 
 def flatten(model: Any) -> FlatModel:
