@@ -73,9 +73,7 @@ class LayerGraph:
         serving = {id(layer) for layer in functional.serving_layers(model)}
         serving.update(id(layer) for layer in functional.input_layers(model))
         outer = {
-            layer.name: layer
-            for layer in model.layers
-            if not isinstance(layer, QuantizeLayer) and id(layer) in serving
+            layer.name: layer for layer in model.layers if not isinstance(layer, QuantizeLayer) and id(layer) in serving
         }
         self.masked = {inner(layer).name for layer in outer.values() if functional.reads_mask(layer)}
         self.layers = [inner(layer) for layer in outer.values()]

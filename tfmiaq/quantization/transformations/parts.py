@@ -119,6 +119,7 @@ class ConstraintOfShape(_OfShape, keras.constraints.Constraint):
     _serialize = staticmethod(keras.constraints.serialize)
 
     def __call__(self, weights: Any) -> Any:
+        """Returns the weights as the constraint allows them."""
         return tf.reshape(self.inner(tf.reshape(weights, self.shape)), tf.shape(weights))
 
 
@@ -130,6 +131,7 @@ class RegularizerOfShape(_OfShape, keras.regularizers.Regularizer):
     _serialize = staticmethod(keras.regularizers.serialize)
 
     def __call__(self, values: Any) -> Any:
+        """Returns the loss of the values."""
         return self.inner(tf.reshape(values, self.shape))
 
 
@@ -141,6 +143,7 @@ class InitializerOfShape(_OfShape, keras.initializers.Initializer):
     _serialize = staticmethod(keras.initializers.serialize)
 
     def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Returns the initial weights."""
         if math.prod(shape) != math.prod(self.shape):
             return self.inner(shape, dtype=dtype, **kwargs)
         return tf.reshape(self.inner(self.shape, dtype=dtype), shape)
@@ -158,6 +161,7 @@ class SummedRegularizer(keras.regularizers.Regularizer):
         self.inner = keras.regularizers.get(inner)
 
     def __call__(self, values: Any) -> Any:
+        """Returns the loss of the values."""
         loss = self.inner(values)
         return loss * tf.cast(tf.shape(values)[0], loss.dtype)
 
