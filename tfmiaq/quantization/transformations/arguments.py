@@ -50,10 +50,12 @@ def fused(layer: Any) -> Any:
 
 
 def rest(layer: Any) -> Any:
+    """Returns the activation of a layer that its kernel does not run, or linear."""
     return keras.activations.linear if activation_name(layer) in FUSED_ACTIVATIONS else layer.activation
 
 
 def image_arguments(layer: Any) -> dict[str, Any]:
+    """Returns the arguments of an image's convolution that stands for one over a sequence."""
     return {
         "kernel_size": (1, *layer.kernel_size),
         "strides": layer.strides * 2,

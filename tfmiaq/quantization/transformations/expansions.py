@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import keras, tf
-from tfmiaq.quantization.layer_specs import spec_of
+from tfmiaq.quantization.layer_specs import has_range_by_call, spec_of
 from tfmiaq.quantization.transformations.arguments import (
     FUSED_ACTIVATIONS,
     constraints,
@@ -66,7 +66,7 @@ class FlatModel:
 
 
 class _Flattener:
-    """Calls copies of layers, expanded where need be; each is copied once, or for each call if that has its own range."""
+    """Calls copies of layers, expanded where need be; each is copied once, or for each call that has its own range."""
 
     def __init__(self, model: Any) -> None:
         self.aliases: dict[str, tuple[str, ...]] = {}
@@ -79,7 +79,7 @@ class _Flattener:
         self._originals: list[Any] = []  # Kept alive, so that no `id` is used twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        if type(layer) in _BY_CALL:
+        if has_range_by_call(layer):
             self._calls[id(layer)] = self._calls.get(id(layer), 0) + 1
         expanded = self._expanded(layer, args, kwargs, path) if id(layer) in self._serving else None
         if expanded is not None:
@@ -378,20 +378,6 @@ _EXPANSIONS: dict[Any, Any] = {
     _layers.Activation: _expand_activation_layer,
     _layers.BatchNormalization: _expand_norm,
 }
-
-
-# Layer types without weights, whose calls have ranges of their own.
-_BY_CALL = (
-    _layers.ReLU,
-    _layers.LeakyReLU,
-    _layers.Activation,
-    _layers.Add,
-    _layers.Subtract,
-    _layers.Multiply,
-    _layers.Concatenate,
-    _layers.GlobalAveragePooling1D,
-    _layers.GlobalAveragePooling2D,
-)
 
 
 def flatten(model: Any) -> FlatModel:
