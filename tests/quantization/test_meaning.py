@@ -158,9 +158,9 @@ def test_a_layer_that_needs_a_mask_is_told():
     inputs = keras.Input((8,), dtype="int32")
     x = layers.Dense(4, name="dense")(layers.Embedding(20, 4, mask_zero=True)(inputs))
     model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D(name="gap")(x)))
-    with pytest.warns(UserWarning, match="gap.*mask"):
+    with pytest.warns(UserWarning, match=r"gap.*mask"):
         tfmiaq.quantize_model(model, POLICY)
-    with pytest.raises(ValueError, match="gap.*mask"):
+    with pytest.raises(ValueError, match=r"gap.*mask"):
         tfmiaq.quantize_model(model, POLICY, strict=True)
 
 

@@ -12,7 +12,7 @@ FUSED_ACTIVATIONS = ("linear", "relu")
 
 
 def user_shape(layer: Any, rank: int) -> Optional[tuple[int, ...]]:
-    """Returns the shape of a layer's output where the tensor that stands for it has another rank; -1 for the records."""
+    """Returns the shape of a layer's output where what stands for it has another rank; -1 for the records."""
     shape = tuple(layer.get_output_shape_at(0))
     return None if len(shape) == rank or None in shape[1:] else (-1, *shape[1:])
 
