@@ -543,6 +543,47 @@ def _mixed(k: Any) -> Any:
         k.mixed_precision.set_global_policy("float32")
 
 
+def _thawed_inside(backbone: Any) -> Any:
+    backbone.get_layer("conv").trainable = True
+    # Keras 2 keeps what is inside a frozen model frozen.
+    return backbone
+
+
+def _frozen_whole(k: Any) -> Any:
+    model = _image(_normed)(k)
+    model.trainable = False
+    return model
+
+
+def _shared_relu(k: Any, x: Any) -> Any:
+    """One ReLU layer behind a convolution, one with a BatchNormalization, and a sum."""
+    relu = k.layers.ReLU(name="relu")
+    y = relu(k.layers.Conv2D(4, 3, padding="same", name="one")(x))
+    z = k.layers.Conv2D(4, 3, padding="same", use_bias=False, name="two")(y)
+    z = relu(k.layers.BatchNormalization(name="norm")(z))
+    return relu(k.layers.Add(name="sum")([k.layers.Conv2D(4, 1, name="three")(z), y]))
+
+
+def _unmasked_by_operation(k: Any, x: Any) -> Any:
+    """An operation on tensors passes no mask on, though the Add layer that it becomes does."""
+    y = k.layers.Dense(4, name="dense")(x)
+    return k.layers.GRU(4, name="gru")(y + k.layers.Dense(4, name="other")(x))
+
+
+def _loss_inside(k: Any) -> Any:
+    """A loss of what a kernel gives its BatchNormalization, added in the outer model, and one added in a nested one."""
+    inputs = k.Input(IMAGE, name="image")
+    inner_inputs = k.Input((8, 8, 4))
+    y = k.layers.Conv2D(4, 3, activation="relu", name="side")(inner_inputs)
+    inner = k.Model(inner_inputs, y, name="inner")
+    inner.add_loss(0.3 * tf.reduce_mean(tf.square(y)))
+    conv = k.layers.Conv2D(4, 3, padding="same", name="conv")(inputs)
+    x = inner(k.layers.ReLU(name="relu")(k.layers.BatchNormalization(name="norm")(conv)))
+    model = k.Model(inputs, k.layers.Dense(4, name="logits")(k.layers.GlobalAveragePooling2D(name="gap")(x)))
+    model.add_loss(0.5 * tf.reduce_mean(tf.square(conv)))
+    return model
+
+
 def _map_labels() -> tuple[Any, Any]:
     return _random(*IMAGE), np.random.default_rng(1).integers(0, 2, (RECORDS, 8, 8))
 
@@ -584,6 +625,11 @@ TRAINING = (
     Situation("frozen: after quantizing", _image(_normed), after=_freeze("conv", "norm")),
     Situation("frozen: the whole model, after quantizing", _image(_normed), after=checks.freeze_model),
     Situation("frozen: thawed after quantizing", _frozen(_image(_normed), "conv"), after=checks.thaw_model),
+    Situation(
+        "frozen: nested base, one layer thawed inside",
+        _image(lambda k, x: _thawed_inside(_backbone(k, trainable=False))(x)),
+    ),
+    Situation("frozen: the whole model", _frozen_whole, k3=True),
     # Constants, which are no weights.
     Situation(
         "constants: AveragePooling2D",
@@ -656,6 +702,29 @@ TRAINING = (
         "losses: activity_regularizer of Conv2D with BatchNormalization",
         _image(_with("Conv2D", 4, 3, norm=True, activity_regularizer=_l2, name="conv")),
     ),
+    Situation(
+        "losses: activity_regularizer of a sigmoid",
+        _vector(_with("Dense", 8, activation="sigmoid", activity_regularizer=_l2, name="hidden")),
+        data=_vectors,
+        k3=True,
+    ),
+    Situation(
+        "losses: activity_regularizer of Conv1D with swish",
+        _sequence(_with("Conv1D", 4, 3, activation="swish", activity_regularizer=_l2, name="conv")),
+        data=_sequences,
+    ),
+    Situation(
+        "losses: activity_regularizer of Dense on sequences",
+        _sequence(_with("Dense", 4, activation="relu", activity_regularizer=_l1, name="dense")),
+        data=_sequences,
+        k3=True,
+    ),
+    Situation(
+        "losses: activity_regularizer of SeparableConv2D",
+        _image(_with("SeparableConv2D", 4, 3, activation="relu", activity_regularizer=_l2, name="separable")),
+    ),
+    Situation("losses: activity_regularizer of ReLU", _image(_with("ReLU", activity_regularizer=_l2, name="act"))),
+    Situation("losses: model.add_loss, before BatchNormalization and in a nested model", _loss_inside, targets=EDGE),
     Situation("losses: ActivityRegularization", _image(_layer("ActivityRegularization", l2=0.3, name="act")), k3=True),
     Situation("losses: a layer with add_loss", _image(lambda k, x: OwnLoss(name="own")(x))),
     Situation("losses: model.add_loss", _added("loss")),
@@ -803,6 +872,7 @@ MODELS = (
         ),
         data=_tokens,
     ),
+    Situation("masks: an operation passes none on", _words(_unmasked_by_operation), data=_tokens, targets=MOBILE),
     Situation(
         "masks: attention",
         _words(lambda k, x: k.layers.GlobalAveragePooling1D(name="gap")(_attention(k, x))),
@@ -829,6 +899,7 @@ MODELS = (
         file_steps=4,
         codes=0.05,
     ),
+    Situation("shared: ReLU layer behind three", _image(_shared_relu), targets=EDGE, steps=12.0),
     Situation(
         "shared: Dense",
         _vector(lambda k, x: _shared_dense(k, k.layers.Dense(6, name="front")(x))),

@@ -287,6 +287,14 @@ def spec_for_counts(layer: Any) -> LayerSpec:
     return LayerSpec(kernel="kernel") if getattr(layer, "kernel", None) is not None else _UNKNOWN
 
 
+def has_range_by_call(layer: Any) -> bool:
+    """Returns whether a layer has no weights, and each of its calls takes a range of its own."""
+    if type(layer) in (_layers.ReLU, _layers.Activation):
+        return True
+    spec = spec_of(layer)
+    return spec.has_range and not spec.kernel and not layer.weights
+
+
 def is_relu(layer: Any) -> bool:
     """Returns whether a layer is a ReLU or ReLU6."""
     if type(layer) is _layers.ReLU:

@@ -364,9 +364,17 @@ def _unrolled(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> Any:
             copies[layer.name] = type(layer).from_config(config)
             copying.build(copies[layer.name], copying.shapes_of(args[0]))
             copies[layer.name].set_weights(layer.get_weights())
-        return copies[layer.name](*args, **kwargs)
+        return tf.nest.map_structure(_kept_float, copies[layer.name](*args, **kwargs))
 
     return rebuild(model, call, input_configs=sizes)
+
+
+def _kept_float(outputs: Any) -> Any:
+    """Returns the outputs of a float layer, through an operation that the converter takes no int8 range back through.
+
+    It would round the last step of a layer that is unrolled, and with a mask every state, to the range behind it.
+    """
+    return tf.reverse(outputs[..., None], [-1])[..., 0]
 
 
 def _is_recurrent(layer: Any) -> bool:

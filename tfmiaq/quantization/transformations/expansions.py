@@ -13,7 +13,15 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._backend import keras, tf
-from tfmiaq.quantization.layer_specs import spec_of
+from tfmiaq.quantization.layer_specs import has_range_by_call, spec_of
+from tfmiaq.quantization.transformations.arguments import (
+    FUSED_ACTIVATIONS,
+    constraints,
+    image_arguments,
+    rest,
+    rest_of,
+    user_shape,
+)
 from tfmiaq.quantization.transformations.copying import (
     build,
     call_copy,
@@ -37,7 +45,6 @@ from tfmiaq.quantization.transformations.parts import ActivityLoss, MaskOf, acti
 
 _layers = keras.layers
 
-FUSED_ACTIVATIONS = ("linear", "relu")
 # Arguments that the parts of a layer take over from it.
 _SHARED = ("trainable", "dtype")
 
@@ -59,7 +66,7 @@ class FlatModel:
 
 
 class _Flattener:
-    """Calls copies of layers, expanded where need be; each layer is copied once, however often it is called."""
+    """Calls copies of layers, expanded where need be; each is copied once, or for each call that has its own range."""
 
     def __init__(self, model: Any) -> None:
         self.aliases: dict[str, tuple[str, ...]] = {}
@@ -67,10 +74,13 @@ class _Flattener:
         self._serving = {id(layer) for layer in serving_layers(model)}
         # For sequences and vectors that were images of height 1 just before, those images.
         self.images: dict[int, tuple[Any, Any]] = {}
-        self._copies: dict[tuple[int, str], Any] = {}
+        self._copies: dict[tuple[int, str, int], Any] = {}
+        self._calls: dict[int, int] = {}
         self._originals: list[Any] = []  # Kept alive, so that no `id` is used twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        if has_range_by_call(layer):
+            self._calls[id(layer)] = self._calls.get(id(layer), 0) + 1
         expanded = self._expanded(layer, args, kwargs, path) if id(layer) in self._serving else None
         if expanded is not None:
             return _Context(self, layer, path, {}).with_mask(expanded, args)
@@ -90,7 +100,7 @@ class _Flattener:
         return expansion(_Context(self, layer, path, kwargs), layer, args[0])
 
     def copied(self, layer: Any, path: tuple, part: str, make: Callable[[str], Any]) -> Any:
-        key = (id(layer), part)
+        key = (id(layer), part, self._calls.get(id(layer), 0))
         if key not in self._copies:
             self._originals.append(layer)
             name = self._free_name(layer.name + part, path)
@@ -168,7 +178,7 @@ class _Context:
     def with_loss(self, outputs: Any) -> Any:
         """Calls a layer that adds to the loss what the user's layer did for its output."""
         regularizer = of_shape(
-            "regularizer", activity_regularizer(self._layer), _user_shape(self._layer, outputs.shape.rank)
+            "regularizer", activity_regularizer(self._layer), user_shape(self._layer, outputs.shape.rank)
         )
         return self.call("_loss", ActivityLoss, outputs, regularizer=regularizer)
 
@@ -176,50 +186,8 @@ class _Context:
         """Gives the outputs of the parts the mask that the layer passed on; operations pass none."""
         source = next((tensor for tensor in tf.nest.flatten(args) if has_mask(tensor)), None)
         if not getattr(self._layer, "supports_masking", False) or type(self._layer).__name__ == "TFOpLambda":
-            return self.call("_mask", MaskOf, [outputs]) if has_mask(outputs) else outputs
+            return self.call("_mask", MaskOf, outputs) if has_mask(outputs) else outputs
         return outputs if source is None or has_mask(outputs) else self.call("_mask", MaskOf, [outputs, source])
-
-
-def _user_shape(layer: Any, rank: int) -> Optional[tuple[int, ...]]:
-    """Returns the shape of a layer's output where the tensor that stands for it has another rank; -1 for the records."""
-    shape = tuple(layer.get_output_shape_at(0))
-    return None if len(shape) == rank or None in shape[1:] else (-1, *shape[1:])
-
-
-def _losses(layer: Any) -> dict[str, Any]:
-    """Returns the activity regularizer of a layer, as an argument of the image's convolution that stands for it."""
-    if activity_regularizer(layer) is None or activation_name(layer) not in FUSED_ACTIVATIONS:
-        return {}
-    regularizer = of_shape("regularizer", activity_regularizer(layer), _user_shape(layer, 4))
-    return {"activity_regularizer": regularizer}
-
-
-def _constraints(layer: Any, prefix: str, to: str = "kernel", shape: Any = None) -> dict[str, Any]:
-    """Returns initializer, regularizer and constraint of a weight, as arguments of a layer with another name for it.
-
-    Args:
-        layer: The layer.
-        prefix: Its name for the weight.
-        to: The other layer's name.
-        shape: The weight's shape in the layer, where the other has more axes.
-    """
-    kinds = ("initializer", "regularizer", "constraint")
-    return {f"{to}_{kind}": of_shape(kind, getattr(layer, f"{prefix}_{kind}", None), shape) for kind in kinds}
-
-
-def _rest_of(layer: Any) -> dict[str, Any]:
-    """Returns what of a layer its last kernel takes over besides the kernel's own arguments."""
-    bias = {"use_bias": layer.use_bias, **_constraints(layer, "bias", "bias")}
-    return {**bias, "activation": _fused(layer), **_losses(layer)}
-
-
-def _fused(layer: Any) -> Any:
-    """Returns a layer's activation if its kernel runs it, or None."""
-    return layer.activation if activation_name(layer) in FUSED_ACTIVATIONS else None
-
-
-def _rest(layer: Any) -> Any:
-    return keras.activations.linear if activation_name(layer) in FUSED_ACTIVATIONS else layer.activation
 
 
 def _expand_kernel(context: _Context, layer: Any, x: Any) -> Any:
@@ -250,9 +218,9 @@ def _expand_dense_over_axes(context: _Context, layer: Any, x: Any) -> Any:
     kernel, *bias = layer.get_weights()
     positions, channels = int(np.prod(x.shape[1:-1])), x.shape[-1]
     y = context.expand(x, (1, positions, channels))
-    config = {**_constraints(layer, "kernel", shape=kernel.shape), **_rest_of(layer)}
+    config = {**constraints(layer, "kernel", shape=kernel.shape), **rest_of(layer)}
     y = context.call("", _layers.Conv2D, y, [kernel[None, None], *bias], filters=layer.units, kernel_size=1, **config)
-    y = context.activate(_rest(layer), y)
+    y = context.activate(rest(layer), y)
     return context.squeeze(y, (*x.shape[1:-1], layer.units))
 
 
@@ -270,9 +238,9 @@ def _expand_separable(context: _Context, layer: Any, x: Any) -> Any:
         dilation_rate=layer.dilation_rate,
         data_format=layer.data_format,
         use_bias=False,
-        **_constraints(layer, "depthwise", "depthwise"),
+        **constraints(layer, "depthwise", "depthwise"),
     )
-    config = {**_constraints(layer, "pointwise"), **_rest_of(layer)}
+    config = {**constraints(layer, "pointwise"), **rest_of(layer)}
     data_format = {"data_format": layer.data_format}
     y = context.call(
         "_pointwise",
@@ -284,7 +252,7 @@ def _expand_separable(context: _Context, layer: Any, x: Any) -> Any:
         **data_format,
         **config,
     )
-    return context.activate(_rest(layer), y)
+    return context.activate(rest(layer), y)
 
 
 def _as_image(context: _Context, layer: Any, x: Any) -> Any:
@@ -296,26 +264,16 @@ def _as_image(context: _Context, layer: Any, x: Any) -> Any:
     return y
 
 
-def _image_arguments(layer: Any) -> dict[str, Any]:
-    return {
-        "kernel_size": (1, *layer.kernel_size),
-        "strides": layer.strides * 2,
-        "padding": "valid" if layer.padding == "causal" else layer.padding,
-        # The image has height 1. The Edge TPU takes equal dilations only.
-        "dilation_rate": layer.dilation_rate * 2,
-    }
-
-
 def _expand_conv1d(context: _Context, layer: Any, x: Any) -> Any:
     """Makes a convolution over a sequence one over an image of height 1."""
     if None in x.shape[1:] or layer.data_format != "channels_last":
         return None
     kernel, *bias = layer.get_weights()
     y = _as_image(context, layer, x)
-    config = {**_constraints(layer, "kernel", shape=kernel.shape), **_rest_of(layer), "groups": layer.groups}
-    arguments = _image_arguments(layer)
+    config = {**constraints(layer, "kernel", shape=kernel.shape), **rest_of(layer), "groups": layer.groups}
+    arguments = image_arguments(layer)
     y = context.call("", _layers.Conv2D, y, [kernel[None], *bias], filters=layer.filters, **arguments, **config)
-    y = context.activate(_rest(layer), y)
+    y = context.activate(rest(layer), y)
     return context.squeeze(y, tuple(y.shape[2:]))
 
 
@@ -325,13 +283,13 @@ def _expand_separable1d(context: _Context, layer: Any, x: Any) -> Any:
     depthwise, pointwise, *bias = layer.get_weights()
     y = _as_image(context, layer, x)
     config = {"use_bias": False, "depth_multiplier": layer.depth_multiplier}
-    arguments = {**_image_arguments(layer), **_constraints(layer, "depthwise", "depthwise", depthwise.shape), **config}
+    arguments = {**image_arguments(layer), **constraints(layer, "depthwise", "depthwise", depthwise.shape), **config}
     y = context.call("_depthwise", _layers.DepthwiseConv2D, y, [depthwise[None]], **arguments)
-    config = {**_constraints(layer, "pointwise", shape=pointwise.shape), **_rest_of(layer)}
+    config = {**constraints(layer, "pointwise", shape=pointwise.shape), **rest_of(layer)}
     y = context.call(
         "_pointwise", _layers.Conv2D, y, [pointwise[None], *bias], filters=layer.filters, kernel_size=1, **config
     )
-    y = context.activate(_rest(layer), y)
+    y = context.activate(rest(layer), y)
     return context.squeeze(y, tuple(y.shape[2:]))
 
 

@@ -23,6 +23,8 @@ _RECORDS = 4
 _TOLERANCE = 1e-3
 # Arguments of a constructor with another name in Keras 2, by layer type.
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
+# Arguments that change nothing here, or that are handled by themselves.
+_WITHOUT_EFFECT = ("activity_regularizer", "build_config", "data_format", "seed")
 
 
 def _hard_sigmoid(x: Any, name: str) -> Any:
@@ -149,12 +151,10 @@ class _Translator:
         config = layer.get_config()
         activation = config.get("activation")
         activation = activation if isinstance(activation, str) else ""
-        renamed = _RENAMED.get(kind.__name__, {})
-        config = {renamed.get(key, key): _translated(value) for key, value in config.items()}
-        config = _known(kind, config)
-        if activation in _ACTIVATIONS:
-            config["activation"] = "linear"
         try:
+            config = _known(kind, type(layer), config)
+            if activation in _ACTIVATIONS:
+                config["activation"] = "linear"
             # MultiHeadAttention.from_config needs shapes, which Keras 3 does not write.
             make = (lambda c: kind(**c)) if kind is _layers.MultiHeadAttention else kind.from_config
             twin = make(config)
@@ -258,10 +258,33 @@ def _plain(structure: Any) -> Any:
     return 0
 
 
-def _known(kind: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments that a layer's constructor takes in Keras 2."""
-    names = {*inspect.signature(kind.__init__).parameters, "name", "trainable", "dtype"}
-    return {key: value for key, value in config.items() if key in names}
+def _known(kind: Any, original: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration of Keras 3 with the arguments that a class takes in Keras 2.
+
+    Args:
+        kind: The class in Keras 2.
+        original: The class in Keras 3.
+        config: What its `get_config` returned.
+
+    Raises:
+        ValueError: An argument that Keras 2 does not have, and that is not at its default.
+    """
+    renamed = _RENAMED.get(kind.__name__, {})
+    names = set(inspect.signature(kind.__init__).parameters)
+    if issubclass(kind, _layers.Layer):
+        names |= {"name", "trainable", "dtype"}
+    if issubclass(kind, _layers.RNN):
+        names.add("zero_output_for_mask")
+    defaults = {key: parameter.default for key, parameter in inspect.signature(original.__init__).parameters.items()}
+    known, lost = {}, []
+    for key, value in config.items():
+        if renamed.get(key, key) in names:
+            known[renamed.get(key, key)] = _translated(value)
+        elif key not in _WITHOUT_EFFECT and value not in (None, False, "auto") and value != defaults.get(key):
+            lost.append(f"{key}={value!r:.80}")
+    if lost:
+        raise ValueError(f"{kind.__name__} has no argument {', '.join(lost)} in Keras 2.")
+    return known
 
 
 def _translated(value: Any) -> Any:
@@ -271,17 +294,25 @@ def _translated(value: Any) -> Any:
             return value["config"]["name"]
         if value.get("class_name") == "__tuple__":
             return tuple(map(_translated, value["items"]))
-        inner = {key: _translated(item) for key, item in value.items() if key != "build_config"}
-        if "class_name" in inner and hasattr(_layers, inner["class_name"]) and "config" in inner:
-            known = inspect.signature(getattr(_layers, inner["class_name"]).__init__).parameters
-            kept = {
-                key: v for key, v in inner["config"].items() if key in known or key in ("name", "trainable", "dtype")
-            }
-            return {"class_name": inner["class_name"], "config": kept}
-        return inner
+        kinds = _classes(value.get("class_name")) if isinstance(value.get("config"), dict) else None
+        if kinds is not None:
+            inner = {"class_name": value["class_name"], "config": _known(*kinds, value["config"])}
+            # An initializer is found by its module, a layer by its name.
+            return inner if issubclass(kinds[0], _layers.Layer) else {**value, **inner}
+        return {key: _translated(item) for key, item in value.items() if key != "build_config"}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_translated, value))
     return value
+
+
+def _classes(name: Any) -> Optional[tuple[Any, Any]]:
+    """Returns the classes of a name in Keras 2 and in Keras 3, or None where one of them has none."""
+    for group in ("layers", "initializers", "regularizers", "constraints"):
+        kind = getattr(getattr(keras, group), str(name), None)
+        original = getattr(importlib.import_module(f"keras.{group}"), str(name), None)
+        if inspect.isclass(kind) and inspect.isclass(original):
+            return kind, original
+    return None
 
 
 def rebuild(model: Any) -> Any:

@@ -57,7 +57,7 @@ class ActivityLoss(keras.layers.Layer):
 class MaskOf(QuantizeLayer):
     """Gives a tensor the mask of another, or none: the operations in between passed it on otherwise.
 
-    It is called with [tensor], whose mask is taken off, or with [tensor, masked tensor]. It has no variables, and is no
+    It is called with a tensor, whose mask is taken off, or with [tensor, masked tensor]. It has no variables, and is no
     operation of a .tflite.
     """
 
@@ -71,7 +71,7 @@ class MaskOf(QuantizeLayer):
 
     def call(self, inputs: Any) -> Any:
         """Returns the first of the inputs."""
-        return tf.identity(inputs[0])
+        return tf.identity(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Returns the mask of the second input."""
@@ -79,7 +79,7 @@ class MaskOf(QuantizeLayer):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the first input."""
-        return input_shape[0]
+        return input_shape[0] if isinstance(input_shape, list) else input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Returns the name."""
@@ -119,6 +119,7 @@ class ConstraintOfShape(_OfShape, keras.constraints.Constraint):
     _serialize = staticmethod(keras.constraints.serialize)
 
     def __call__(self, weights: Any) -> Any:
+        """Returns the weights as the constraint allows them."""
         return tf.reshape(self.inner(tf.reshape(weights, self.shape)), tf.shape(weights))
 
 
@@ -130,6 +131,7 @@ class RegularizerOfShape(_OfShape, keras.regularizers.Regularizer):
     _serialize = staticmethod(keras.regularizers.serialize)
 
     def __call__(self, values: Any) -> Any:
+        """Returns the loss of the values."""
         return self.inner(tf.reshape(values, self.shape))
 
 
@@ -141,6 +143,7 @@ class InitializerOfShape(_OfShape, keras.initializers.Initializer):
     _serialize = staticmethod(keras.initializers.serialize)
 
     def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Returns the initial weights."""
         if math.prod(shape) != math.prod(self.shape):
             return self.inner(shape, dtype=dtype, **kwargs)
         return tf.reshape(self.inner(self.shape, dtype=dtype), shape)
@@ -158,6 +161,7 @@ class SummedRegularizer(keras.regularizers.Regularizer):
         self.inner = keras.regularizers.get(inner)
 
     def __call__(self, values: Any) -> Any:
+        """Returns the loss of the values."""
         loss = self.inner(values)
         return loss * tf.cast(tf.shape(values)[0], loss.dtype)
 
