@@ -25,7 +25,7 @@ def inner(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizeWrapperV2) else layer
 
 
-def _before_range(layer: Any) -> Any:
+def before_range(layer: Any) -> Any:
     """Returns the layer inside a wrapper, or the one whose output a layer of ranges passes on."""
     while isinstance(layer, QuantizeLayer):
         layer = functional.sources(layer)[0]
@@ -34,7 +34,7 @@ def _before_range(layer: Any) -> Any:
 
 def ends_in_softmax(model: Any) -> bool:
     """Returns whether a model, quantized or not, ends in a softmax."""
-    return is_softmax(_before_range(functional.output_layers(model)[0]))
+    return is_softmax(before_range(functional.output_layers(model)[0]))
 
 
 def _is_linear(layer: Any) -> bool:
@@ -44,6 +44,18 @@ def _is_linear(layer: Any) -> bool:
 def _takes_norm(layer: Any) -> bool:
     """Returns whether a BatchNormalization behind a layer folds into it."""
     return spec_of(layer).folds_normalization and _is_linear(layer)
+
+
+def _only_reader(model: Any, read: Sequence[tuple[Any, Any]], serving: Collection[int]) -> Optional[Any]:
+    """Returns the only layer that reads a tensor; ranges are passed through, and what adds to the loss is left out."""
+    read = [(layer, tensor) for layer, tensor in read if id(layer) in serving]
+    if len(read) != 1:
+        return None
+    layer, tensor = read[0]
+    if not isinstance(layer, QuantizeLayer):
+        return inner(layer)
+    behind = functional.readers_by_call(model, layer)[id(tensor)]
+    return None if any(tensor is output for output in model.outputs) else _only_reader(model, behind, serving)
 
 
 class LayerGraph:
@@ -57,19 +69,32 @@ class LayerGraph:
     """
 
     def __init__(self, model: Any, aliases: Mapping[str, Sequence[str]], fixed: Collection[str]) -> None:
-        outer = {layer.name: layer for layer in model.layers if not isinstance(layer, QuantizeLayer)}
+        # What only adds to the loss is no part of the file, and fuses with nothing.
+        serving = {id(layer) for layer in functional.serving_layers(model)}
+        serving.update(id(layer) for layer in functional.input_layers(model))
+        outer = {
+            layer.name: layer for layer in model.layers if not isinstance(layer, QuantizeLayer) and id(layer) in serving
+        }
+        self.masked = {inner(layer).name for layer in outer.values() if functional.reads_mask(layer)}
         self.layers = [inner(layer) for layer in outer.values()]
         self.aliases = aliases
         self.fixed = fixed
-        self.outputs = {_before_range(layer).name for layer in functional.output_layers(model)}
+        self.outputs = {before_range(layer).name for layer in functional.output_layers(model)}
         self.calls = {inner(layer).name: functional.count_calls(layer) for layer in outer.values()}
         self.inputs: dict[str, list[Any]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         for layer in outer.values():
             reader = inner(layer)
-            self.inputs[reader.name] = [_before_range(source) for source in functional.sources(layer)]
+            self.inputs[reader.name] = [before_range(source) for source in functional.sources(layer)]
             for source in self.inputs[reader.name]:
                 self.consumers[source.name].append(reader)
+        ends = {id(tensor) for tensor in model.outputs}
+        readers = {inner(layer).name: functional.readers_by_call(model, layer) for layer in outer.values()}
+        self._alone = {
+            name: {tensor: _only_reader(model, read, serving) for tensor, read in calls.items() if tensor not in ends}
+            for name, calls in readers.items()
+        }
+        self._tensors = {name: tuple(calls) for name, calls in readers.items()}
         self.front = self._front()
 
     @classmethod
@@ -121,12 +146,30 @@ class LayerGraph:
         """Returns whether a layer's output needs no range, since the next operation is fused with it."""
         consumer = self.only_consumer(layer)
         if consumer is None:
-            return False
+            return bool(self._tensors[layer.name]) and not self.without_relu(layer)
         if type(consumer) is _layers.BatchNormalization:
             return _takes_norm(layer)
         if type(layer) is _layers.BatchNormalization:
             return is_relu(consumer) and self.folds(layer)
         return is_relu(consumer) and spec_of(layer).fuses_relu and _is_linear(layer)
+
+    def without_relu(self, layer: Any) -> tuple[int, ...]:
+        """Returns the `id` of the output tensor of each call of a layer that no ReLU is fused with.
+
+        A call whose output is read by nothing but a ReLU runs that ReLU, however often either is called.
+        """
+        fuses = self.folds(layer) or (spec_of(layer).fuses_relu and _is_linear(layer))
+        alone = self._alone[layer.name]
+        return tuple(
+            tensor
+            for tensor in self._tensors[layer.name]
+            if not (fuses and alone.get(tensor) is not None and is_relu(alone[tensor]))
+        )
+
+    def ranges_by_call(self, layer: Any) -> tuple[int, ...]:
+        """Returns the `id` of each output tensor that takes a range of its own, since a ReLU fuses with other calls."""
+        without = self.without_relu(layer)
+        return without if 0 < len(without) < len(self._tensors[layer.name]) else ()
 
     def weighted(self) -> list[Any]:
         """Returns the layers whose weights a policy gives bits."""
@@ -148,6 +191,8 @@ def fault(layer: Any, layer_graph: LayerGraph) -> Optional[str]:
     spec = spec_of(layer)
     if type(layer) is _layers.BatchNormalization:
         return None if layer_graph.folds(layer) else "its shape is not static, or it does not normalize the last axis"
+    if layer.name in layer_graph.masked and is_registered(layer):
+        return "it reads a mask, which no int8 kernel does"
     if is_registered(layer) and not spec.preprocessing:
         if spec.kernel and getattr(layer, "data_format", "channels_last") != "channels_last":
             return "channels_first, which TFLite does not know"

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfmiaq._backend import keras
 from tfmiaq.quantization.transformations.functional import activation_name
+from tfmiaq.quantization.transformations.parts import ActivityLoss, ConstantDepthwiseConv2D
 
 _layers = keras.layers
 _Shape = Sequence[Optional[int]]
@@ -143,18 +144,20 @@ _AVERAGES = LayerSpec(keeps_codes=True, averages=lambda layer: True)
 _HAS_RANGE = LayerSpec(has_range=True)
 _MERGES = LayerSpec(has_range=True, fuses_relu=True)
 _PREPROCESSING = LayerSpec(preprocessing=True)
+_DEPTHWISE = LayerSpec(
+    kernel="depthwise_kernel",
+    per_channel=True,
+    folds_normalization=True,
+    fuses_relu=True,
+    channel_axes=(-2, -1),
+    stored_channel_axis=3,
+)
 
 _SPECS: dict[type, LayerSpec] = {
     _layers.Dense: LayerSpec(kernel="kernel", fuses_relu=True, fault=_fault_of_dense),
     _layers.Conv2D: LayerSpec(kernel="kernel", per_channel=True, folds_normalization=True, fuses_relu=True),
-    _layers.DepthwiseConv2D: LayerSpec(
-        kernel="depthwise_kernel",
-        per_channel=True,
-        folds_normalization=True,
-        fuses_relu=True,
-        channel_axes=(-2, -1),
-        stored_channel_axis=3,
-    ),
+    _layers.DepthwiseConv2D: _DEPTHWISE,
+    ConstantDepthwiseConv2D: _DEPTHWISE,
     _layers.Conv2DTranspose: LayerSpec(kernel="kernel", channel_axes=(-2,), multiply_adds=at_each_input),
     _layers.Embedding: LayerSpec(
         kernel="embeddings", outputs_weights=True, stored_channel_axis=1, multiply_adds=no_multiply_adds
@@ -196,6 +199,7 @@ _SPECS: dict[type, LayerSpec] = {
             _layers.GaussianDropout,
             _layers.AlphaDropout,
             _layers.ActivityRegularization,
+            ActivityLoss,
         ),
         _KEEPS_CODES,
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from tfmiaq._backend import QuantizeAwareActivation, QuantizeLayer, QuantizeWrapperV2, keras, tf, weight_quantizers
+from tfmiaq.quantization.transformations.parts import activity_regularizer
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
 # tfmot's own class around the activation of a wrapped layer. It is made known for loading only: registered under
@@ -19,6 +21,10 @@ class ActivationRange(QuantizeLayer):
     Args:
         quantizer: The quantizer that keeps the range.
     """
+
+    def __init__(self, quantizer: Any, **kwargs: Any) -> None:
+        super().__init__(quantizer, **kwargs)
+        self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         """Makes the quantizer's variables, once: a loaded model is built before it is called."""
@@ -35,6 +41,14 @@ class QuantizedOutput(ActivationRange):
     Args:
         quantizer: A `quantizers.OutputQuantizer`.
     """
+
+
+def _by_registered_name(config: Any) -> Any:
+    """Returns a configuration whose classes go by the name that they are registered by, which .h5 files need."""
+    if isinstance(config, dict):
+        named = {"class_name": config["registered_name"]} if config.get("registered_name") else {}
+        return {**{key: _by_registered_name(value) for key, value in config.items()}, **named}
+    return [_by_registered_name(value) for value in config] if isinstance(config, list) else config
 
 
 @_register
@@ -78,6 +92,51 @@ class QuantizedLayer(QuantizeWrapperV2):
         layer: The layer.
         quantize_config: What of it is quantized, and how.
     """
+
+    def __init__(self, layer: Any, quantize_config: Any, **kwargs: Any) -> None:
+        # tfmot calls the `call` of the layer inside, which adds no loss for its output and makes no mask.
+        kwargs.setdefault("activity_regularizer", activity_regularizer(layer))
+        super().__init__(layer, quantize_config, **kwargs)
+        self.supports_masking = layer.supports_masking
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizedLayer:
+        """Returns the layer of a configuration."""
+        return super().from_config({**config, "layer": _by_registered_name(config["layer"])})
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the layer inside, whose order of weights is kept, frozen or not."""
+        keras.layers.Wrapper.build(self, input_shape)
+        self._trainable_weights.extend(weight for weight in self.layer.weights if weight.trainable)
+        super().build(input_shape)
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Returns the quantized outputs of the layer inside; a mask goes to a layer that takes one."""
+        if "mask" in kwargs and "mask" not in inspect.signature(self.layer.call).parameters:
+            del kwargs["mask"]
+        return super().call(inputs, training=training, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Returns the mask that the layer inside makes or passes on."""
+        return self.layer.compute_mask(inputs, mask) if self.supports_masking else None
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The weights that are trained: none of a layer that is frozen, or of a convolution by constants."""
+        if not self.layer.trainable or getattr(self.quantize_config, "fixed", False):
+            return []
+        # While the layer inside computes, a tensor stands in the place of its kernel.
+        kernels = [kernel for kernel, _, _ in getattr(self, "_weight_vars", ()) if kernel.trainable]
+        trained = {id(weight) for weight in (*kernels, *self.layer.trainable_weights)}
+        weights = self._dedup_weights([*self._trainable_weights, *self.layer.trainable_weights])
+        return [weight for weight in weights if id(weight) in trained]
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """The other weights, in the order that they have in a layer that is trained, then bits and ranges."""
+        trained = {id(weight) for weight in self.trainable_weights}
+        weights = [*self._trainable_weights, *self.layer.weights, *self._non_trainable_weights]
+        return [weight for weight in self._dedup_weights(weights) if id(weight) not in trained]
 
     def _own_variables(self) -> list[Any]:
         return [*(weight for weight, _, _ in weight_quantizers(self)), *self._non_trainable_weights]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmiaq._backend import QuantizeWrapperV2, is_keras_3_model, keras
 from tfmiaq.policy import BitwidthPolicy, LayerBits, OutputBits
-from tfmiaq.quantization.layer_graph import LayerGraph, fault
+from tfmiaq.quantization.layer_graph import LayerGraph, before_range, fault
 from tfmiaq.quantization.layer_specs import FIXED_RANGES, is_relu, is_softmax, operation, spec_of
 from tfmiaq.quantization.transformations import keras3
 from tfmiaq.quantization.transformations.copying import float32
@@ -175,6 +175,8 @@ class Plan:
         floats: For each layer that stays float, why.
         bits: Bits that the policy gives each layer, by name.
         output: Bits of the model's outputs, or None.
+        tensors: Names of layers by the `id` of each of their outputs that has an 8-bit range by itself, since the layer
+            is called several times, and a ReLU fuses with other calls.
     """
 
     layers: Mapping[str, LayerPlan]
@@ -182,6 +184,7 @@ class Plan:
     floats: Mapping[str, str]
     bits: Mapping[str, LayerBits]
     output: Optional[OutputBits] = None
+    tensors: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 def _plan_layers(
@@ -199,7 +202,7 @@ def _plan_layers(
 
 def _plan_layer(layer: Any, bits: LayerBits, layer_graph: LayerGraph) -> LayerPlan:
     spec, aliases = spec_of(layer), tuple(layer_graph.aliases.get(layer.name, ()))
-    fuses = layer_graph.fuses_into_next(layer)
+    fuses = layer_graph.fuses_into_next(layer) or bool(layer_graph.ranges_by_call(layer))
     if spec.kernel:
         fixed = layer.name in layer_graph.fixed
         has_range = bits.activation is not None and not fuses and not spec.outputs_weights
@@ -244,7 +247,9 @@ def _plan_joined(layer: Any, layer_graph: LayerGraph, plans: Mapping[str, LayerP
     joined = {
         source.name: plans[source.name].without_range()
         for source in inputs
-        if source.name in plans and layer_graph.only_consumer(source) is layer
+        if source.name in plans
+        and source.name not in layer_graph.outputs
+        and all(consumer is layer for consumer in layer_graph.consumers[source.name])
     }
     known = [b for b in bits if b is not None]
     if len(known) == len(inputs):
@@ -313,7 +318,7 @@ def plan_model(model: Any, policy: Optional[BitwidthPolicy] = None) -> tuple[Fla
 def _check_outputs(model: Any, layer_graph: LayerGraph, floats: Mapping[str, str]) -> None:
     """Raises ValueError if there are no scores of classes to round, or they are float."""
     for tensor in model.outputs:
-        layer = layer_of(tensor)
+        layer = before_range(layer_of(tensor))
         if not tensor.shape.rank or (tensor.shape[-1] or 0) < 2:
             raise ValueError(
                 f"quantize_model: BitwidthPolicy.output needs a score for each class. Output {layer.name!r} has shape "
@@ -351,7 +356,13 @@ def plan_layers(layer_graph: LayerGraph, policy: BitwidthPolicy) -> Plan:
         and any(c.name not in floats and c.name not in layer_graph.front for c in layer_graph.consumers[layer.name])
     )
     frozen = types.MappingProxyType
-    return Plan(frozen(layers), ranges, frozen(floats), frozen(bits), policy.output)
+    tensors = {
+        tensor: layer.name
+        for layer in layer_graph.layers
+        if layer.name in layers and (spec_of(layer).has_range or bits[layer.name].activation is not None)
+        for tensor in layer_graph.ranges_by_call(layer)
+    }
+    return Plan(frozen(layers), ranges, frozen(floats), frozen(bits), policy.output, frozen(tensors))
 
 
 def _floats(layer_graph: LayerGraph, bits: Mapping[str, LayerBits]) -> dict[str, str]:

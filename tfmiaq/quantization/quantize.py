@@ -9,7 +9,7 @@ from tfmiaq._backend import activation_quantizers, keras, weight_quantizers
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import layers, quantize_configs, quantizers
 from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
-from tfmiaq.quantization.layer_graph import LayerGraph
+from tfmiaq.quantization.layer_graph import LayerGraph, before_range
 from tfmiaq.quantization.layer_specs import is_softmax
 from tfmiaq.quantization.plan import Plan, plan_layers, plan_model
 from tfmiaq.quantization.transformations import copying
@@ -101,7 +101,10 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             stacklevel=2,
         )
     with copying.float32():
-        return _apply(flat, plan, model)
+        quantized = _apply(flat, plan, model)
+    if not model.trainable:
+        quantized.trainable = False
+    return quantized
 
 
 def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
@@ -140,18 +143,28 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
             return rounded(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
 
+    def passed(old: Any, new: Any) -> Any:
+        if id(old) not in plan.tensors:
+            return new
+        name = f"{plan.tensors[id(old)]}_range"
+        if name in copies:
+            name = next(other for i in range(1, 10_000) if (other := f"{name}_{i}") not in copies)
+        copies[name] = layers.ActivationRange(quantizers.LinearQuantizer(), name=name)
+        return copies[name](new)
+
     def named(index: int, tensor: Any) -> Any:
         if layer_of(tensor).name == names[index] or names[index] in inputs:
             return tensor
         return layers.NamedOutput(name=names[index])(tensor)
 
     inputs = {layer.name for layer in input_layers(flat.model)}
-    outputs_of_model = {layer.name for layer in output_layers(flat.model)}
+    outputs_of_model = {before_range(layer).name for layer in output_layers(flat.model)}
     names = output_names(original)
     return rebuild(
         flat.model,
         call,
         read=lambda tensor: ranged(layer_of(tensor).name, tensor),
+        passed=passed,
         write=named,
         make=of_the_class_of(original),
     )

@@ -47,6 +47,7 @@ def copy_layer(layer: Any, shapes: Any, name: Optional[str] = None) -> Any:
         config = in_float32(layer.get_config())
         config["name"] = name or layer.name
         copy = type(layer).from_config(config)
+        copy_trainable(copy, layer)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"Layer {layer.name!r} of type {type(layer).__name__} cannot be copied: {error} Give it a get_config that "
@@ -59,18 +60,28 @@ def copy_layer(layer: Any, shapes: Any, name: Optional[str] = None) -> Any:
             set_weights(copy, weights)
         else:
             # Some layers make their weights when they are called, as MultiHeadAttention does.
-            _PENDING[copy] = weights
+            _PENDING[copy] = (layer, weights)
     return copy
 
 
-_PENDING: weakref.WeakKeyDictionary[Any, list[np.ndarray]] = weakref.WeakKeyDictionary()
+_PENDING: weakref.WeakKeyDictionary[Any, tuple[Any, list[np.ndarray]]] = weakref.WeakKeyDictionary()
+
+
+def copy_trainable(copy: Any, layer: Any) -> None:
+    """Freezes the layers inside a copy that are frozen in the original, of Keras 2 or 3."""
+    inside, originals = (list(one._flatten_layers(include_self=False)) for one in (copy, layer))
+    if [type(one).__name__ for one in inside] == [type(one).__name__ for one in originals]:
+        for one, original in zip(inside, originals):
+            one._trainable = original.trainable
 
 
 def call_copy(copy: Any, args: tuple, kwargs: dict) -> Any:
     """Returns what a layer from `copy_layer` makes of its inputs; sets the weights that it could not have before."""
     outputs = copy(*args, **kwargs)
     if copy in _PENDING:
-        set_weights(copy, _PENDING.pop(copy))
+        layer, weights = _PENDING.pop(copy)
+        copy_trainable(copy, layer)
+        set_weights(copy, weights)
     return outputs
 
 

@@ -24,12 +24,16 @@ from tfmiaq.quantization.transformations.copying import (
 )
 from tfmiaq.quantization.transformations.functional import (
     activation_name,
+    has_mask,
     is_keras_tensor,
     layer_of,
     readers,
     rebuild,
+    serving_layers,
     takes_training,
+    trained_layers,
 )
+from tfmiaq.quantization.transformations.parts import ActivityLoss, MaskOf, activity_regularizer, of_shape
 
 _layers = keras.layers
 
@@ -57,26 +61,33 @@ class FlatModel:
 class _Flattener:
     """Calls copies of layers, expanded where need be; each layer is copied once, however often it is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any) -> None:
         self.aliases: dict[str, tuple[str, ...]] = {}
+        self._trained = {id(layer) for layer in trained_layers(model)}
+        self._serving = {id(layer) for layer in serving_layers(model)}
         # For sequences and vectors that were images of height 1 just before, those images.
         self.images: dict[int, tuple[Any, Any]] = {}
         self._copies: dict[tuple[int, str], Any] = {}
         self._originals: list[Any] = []  # Kept alive, so that no `id` is used twice.
 
     def __call__(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        expansion = _EXPANSIONS.get(type(layer), _expand_kernel if spec_of(layer).kernel else None)
-        if expansion and len(args) == 1 and not set(kwargs) - {"training"}:
-            context = _Context(self, layer, path, kwargs)
-            expanded = expansion(context, layer, args[0])
-            if expanded is not None:
-                return expanded
-        if type(layer).__name__ == "TFOpLambda":
-            expanded = _expand_operation(_Context(self, layer, path, {}), layer, args, kwargs)
-            if expanded is not None:
-                return expanded
+        expanded = self._expanded(layer, args, kwargs, path) if id(layer) in self._serving else None
+        if expanded is not None:
+            return _Context(self, layer, path, {}).with_mask(expanded, args)
         copy = self.copied(layer, path, "", lambda name: copy_layer(layer, shapes_of(args[0]) if args else None, name))
-        return call_copy(copy, args, kwargs)
+        outputs = call_copy(copy, args, kwargs)
+        if activity_regularizer(layer) is None or activity_regularizer(copy) is not None:
+            return outputs
+        return tf.nest.map_structure(_Context(self, layer, path, {}).with_loss, outputs)
+
+    def _expanded(self, layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        """Calls what replaces a layer; returns None if nothing does."""
+        if type(layer).__name__ == "TFOpLambda":
+            return _expand_operation(_Context(self, layer, path, {}), layer, args, kwargs)
+        expansion = _EXPANSIONS.get(type(layer), _expand_kernel if spec_of(layer).kernel else None)
+        if expansion is None or len(args) != 1 or set(kwargs) - {"training"}:
+            return None
+        return expansion(_Context(self, layer, path, kwargs), layer, args[0])
 
     def copied(self, layer: Any, path: tuple, part: str, make: Callable[[str], Any]) -> Any:
         key = (id(layer), part)
@@ -84,6 +95,8 @@ class _Flattener:
             self._originals.append(layer)
             name = self._free_name(layer.name + part, path)
             self._copies[key] = make(name)
+            if id(layer) not in self._trained:
+                self._copies[key].trainable = False
             inside = "/".join((*path, layer.name))
             self.aliases[name] = tuple(dict.fromkeys((layer.name + part, layer.name, inside, inside + part)))
         return self._copies[key]
@@ -147,20 +160,57 @@ class _Context:
         name = getattr(activation, "__name__", "activation")
         if name == "linear":
             return inputs
-        expanded = _expand_activation(self, activation, inputs, f"_{name}")
-        return (
-            self.call(f"_{name}", _layers.Activation, inputs, activation=activation) if expanded is None else expanded
+        outputs = _expand_activation(self, activation, inputs, f"_{name}")
+        if outputs is None:
+            outputs = self.call(f"_{name}", _layers.Activation, inputs, activation=activation)
+        return outputs if activity_regularizer(self._layer) is None else self.with_loss(outputs)
+
+    def with_loss(self, outputs: Any) -> Any:
+        """Calls a layer that adds to the loss what the user's layer did for its output."""
+        regularizer = of_shape(
+            "regularizer", activity_regularizer(self._layer), _user_shape(self._layer, outputs.shape.rank)
         )
+        return self.call("_loss", ActivityLoss, outputs, regularizer=regularizer)
+
+    def with_mask(self, outputs: Any, args: tuple) -> Any:
+        """Gives the outputs of the parts the mask that the layer passed on; operations pass none."""
+        source = next((tensor for tensor in tf.nest.flatten(args) if has_mask(tensor)), None)
+        if not getattr(self._layer, "supports_masking", False) or type(self._layer).__name__ == "TFOpLambda":
+            return self.call("_mask", MaskOf, [outputs]) if has_mask(outputs) else outputs
+        return outputs if source is None or has_mask(outputs) else self.call("_mask", MaskOf, [outputs, source])
 
 
-def _constraints(layer: Any, prefix: str, to: str = "kernel") -> dict[str, Any]:
-    """Returns initializer, regularizer and constraint of a weight, as arguments of a layer with another name for it."""
+def _user_shape(layer: Any, rank: int) -> Optional[tuple[int, ...]]:
+    """Returns the shape of a layer's output where the tensor that stands for it has another rank; -1 for the records."""
+    shape = tuple(layer.get_output_shape_at(0))
+    return None if len(shape) == rank or None in shape[1:] else (-1, *shape[1:])
+
+
+def _losses(layer: Any) -> dict[str, Any]:
+    """Returns the activity regularizer of a layer, as an argument of the image's convolution that stands for it."""
+    if activity_regularizer(layer) is None or activation_name(layer) not in FUSED_ACTIVATIONS:
+        return {}
+    regularizer = of_shape("regularizer", activity_regularizer(layer), _user_shape(layer, 4))
+    return {"activity_regularizer": regularizer}
+
+
+def _constraints(layer: Any, prefix: str, to: str = "kernel", shape: Any = None) -> dict[str, Any]:
+    """Returns initializer, regularizer and constraint of a weight, as arguments of a layer with another name for it.
+
+    Args:
+        layer: The layer.
+        prefix: Its name for the weight.
+        to: The other layer's name.
+        shape: The weight's shape in the layer, where the other has more axes.
+    """
     kinds = ("initializer", "regularizer", "constraint")
-    return {f"{to}_{kind}": getattr(layer, f"{prefix}_{kind}", None) for kind in kinds}
+    return {f"{to}_{kind}": of_shape(kind, getattr(layer, f"{prefix}_{kind}", None), shape) for kind in kinds}
 
 
-def _bias(layer: Any) -> dict[str, Any]:
-    return {"use_bias": layer.use_bias, **_constraints(layer, "bias", "bias")}
+def _rest_of(layer: Any) -> dict[str, Any]:
+    """Returns what of a layer its last kernel takes over besides the kernel's own arguments."""
+    bias = {"use_bias": layer.use_bias, **_constraints(layer, "bias", "bias")}
+    return {**bias, "activation": _fused(layer), **_losses(layer)}
 
 
 def _fused(layer: Any) -> Any:
@@ -176,7 +226,7 @@ def _expand_kernel(context: _Context, layer: Any, x: Any) -> Any:
     """Makes an activation that TFLite does not fuse a layer; the kernel keeps the name."""
     if activation_name(layer) in ("", *FUSED_ACTIVATIONS):
         return None
-    config = {**layer.get_config(), "activation": None}
+    config = {**layer.get_config(), "activation": None, "activity_regularizer": None}
     return context.activate(layer.activation, context.call("", type(layer), x, layer.get_weights(), **config))
 
 
@@ -200,7 +250,7 @@ def _expand_dense_over_axes(context: _Context, layer: Any, x: Any) -> Any:
     kernel, *bias = layer.get_weights()
     positions, channels = int(np.prod(x.shape[1:-1])), x.shape[-1]
     y = context.expand(x, (1, positions, channels))
-    config = {**_constraints(layer, "kernel"), **_bias(layer), "activation": _fused(layer)}
+    config = {**_constraints(layer, "kernel", shape=kernel.shape), **_rest_of(layer)}
     y = context.call("", _layers.Conv2D, y, [kernel[None, None], *bias], filters=layer.units, kernel_size=1, **config)
     y = context.activate(_rest(layer), y)
     return context.squeeze(y, (*x.shape[1:-1], layer.units))
@@ -222,7 +272,7 @@ def _expand_separable(context: _Context, layer: Any, x: Any) -> Any:
         use_bias=False,
         **_constraints(layer, "depthwise", "depthwise"),
     )
-    config = {**_constraints(layer, "pointwise"), **_bias(layer), "activation": _fused(layer)}
+    config = {**_constraints(layer, "pointwise"), **_rest_of(layer)}
     data_format = {"data_format": layer.data_format}
     y = context.call(
         "_pointwise",
@@ -262,7 +312,7 @@ def _expand_conv1d(context: _Context, layer: Any, x: Any) -> Any:
         return None
     kernel, *bias = layer.get_weights()
     y = _as_image(context, layer, x)
-    config = {**_constraints(layer, "kernel"), **_bias(layer), "activation": _fused(layer), "groups": layer.groups}
+    config = {**_constraints(layer, "kernel", shape=kernel.shape), **_rest_of(layer), "groups": layer.groups}
     arguments = _image_arguments(layer)
     y = context.call("", _layers.Conv2D, y, [kernel[None], *bias], filters=layer.filters, **arguments, **config)
     y = context.activate(_rest(layer), y)
@@ -275,9 +325,9 @@ def _expand_separable1d(context: _Context, layer: Any, x: Any) -> Any:
     depthwise, pointwise, *bias = layer.get_weights()
     y = _as_image(context, layer, x)
     config = {"use_bias": False, "depth_multiplier": layer.depth_multiplier}
-    arguments = {**_image_arguments(layer), **_constraints(layer, "depthwise", "depthwise"), **config}
+    arguments = {**_image_arguments(layer), **_constraints(layer, "depthwise", "depthwise", depthwise.shape), **config}
     y = context.call("_depthwise", _layers.DepthwiseConv2D, y, [depthwise[None]], **arguments)
-    config = {**_constraints(layer, "pointwise"), **_bias(layer), "activation": _fused(layer)}
+    config = {**_constraints(layer, "pointwise", shape=pointwise.shape), **_rest_of(layer)}
     y = context.call(
         "_pointwise", _layers.Conv2D, y, [pointwise[None], *bias], filters=layer.filters, kernel_size=1, **config
     )
@@ -384,7 +434,7 @@ def flatten(model: Any) -> FlatModel:
     Raises:
         ValueError: A layer that cannot be copied.
     """
-    flattener = _Flattener()
+    flattener = _Flattener(model)
     for tensor in model.inputs:
         flattener.aliases[layer_of(tensor).name] = ()
     return FlatModel(rebuild(model, flattener), flattener.aliases)

@@ -11,6 +11,7 @@ from tfmiaq._backend import keras
 from tfmiaq.quantization.transformations.copying import call_copy, copy_layer, copy_norm_of_images, shapes_of
 from tfmiaq.quantization.transformations.expansions import FlatModel
 from tfmiaq.quantization.transformations.functional import rebuild
+from tfmiaq.quantization.transformations.parts import ConstantDepthwiseConv2D
 
 _layers = keras.layers
 
@@ -72,7 +73,7 @@ def fold_into_convolutions(flat: FlatModel, names: Sequence[str]) -> FlatModel:
 
 def _affine(name: str, scale: Any = 1.0, offset: Any = 0.0) -> Any:
     constant = keras.initializers.Constant
-    return _layers.DepthwiseConv2D(
+    return ConstantDepthwiseConv2D(
         1,
         use_bias=bool(np.any(offset)),
         depthwise_initializer=constant(np.reshape(scale, (1, 1, -1, 1)) if np.ndim(scale) else float(scale)),
@@ -83,7 +84,7 @@ def _affine(name: str, scale: Any = 1.0, offset: Any = 0.0) -> Any:
 
 
 def _average(pooling: Any) -> Any:
-    return _layers.DepthwiseConv2D(
+    return ConstantDepthwiseConv2D(
         pooling.pool_size,
         strides=pooling.strides,
         use_bias=False,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Optional
 
 from tfmiaq._backend import keras, tf
+from tfmiaq.quantization.transformations.parts import MaskOf
 
 Call = Callable[[Any, tuple, dict, tuple], Any]
 _KERAS = ("keras", "tf_keras", "tensorflow")
@@ -56,10 +57,18 @@ def layer_of(tensor: Any) -> Any:
     return tensor._keras_history.layer
 
 
+def _values_read(node: Any) -> list[Any]:
+    """Returns the tensors whose values a call reads; those that only give a mask are left out."""
+    if isinstance(node.layer, MaskOf):
+        return list(node.keras_inputs[:1])
+    masks = {id(mask) for mask in tf.nest.flatten(node.call_kwargs.get("mask"))}
+    return [tensor for tensor in node.keras_inputs if id(tensor) not in masks]
+
+
 def sources(layer: Any) -> list[Any]:
-    """Returns the layers that a layer reads, one entry for each tensor of each call."""
+    """Returns the layers that a layer reads, one entry for each tensor of each call; masks are left out."""
     nodes = [node for node in layer.inbound_nodes if not node.is_input]
-    return [layer_of(tensor) for node in nodes for tensor in node.keras_inputs]
+    return [layer_of(tensor) for node in nodes for tensor in _values_read(node)]
 
 
 def readers(layer: Any) -> list[Any]:
@@ -67,9 +76,65 @@ def readers(layer: Any) -> list[Any]:
     return [node.layer for node in layer.outbound_nodes]
 
 
+def readers_by_call(model: Any, layer: Any) -> dict[int, list[tuple[Any, Any]]]:
+    """Returns for each output tensor of a layer the (layer, its output tensor) of each call that reads it.
+
+    Args:
+        model: The functional model whose calls count.
+        layer: A layer of it.
+    """
+    nodes = {id(node) for nodes in model._nodes_by_depth.values() for node in nodes}
+    calls = [node for node in layer.inbound_nodes if id(node) in nodes]
+    found: dict[int, list[tuple[Any, Any]]] = {id(t): [] for node in calls for t in tf.nest.flatten(node.outputs)}
+    for node in layer.outbound_nodes:
+        for tensor in _values_read(node) if id(node) in nodes else ():
+            if id(tensor) in found:
+                found[id(tensor)].append((node.layer, tf.nest.flatten(node.outputs)[0]))
+    return found
+
+
 def count_calls(layer: Any) -> int:
     """Returns how often a layer is called."""
     return len(layer.inbound_nodes)
+
+
+def trained_layers(model: Any) -> Iterator[Any]:
+    """Yields the layers of a model that no frozen model around them keeps from training; they may be frozen too."""
+    for layer in model.layers if model.trainable else ():
+        if is_functional(layer):
+            yield from trained_layers(layer)
+        else:
+            yield layer
+
+
+def serving_layers(model: Any) -> Iterator[Any]:
+    """Yields the layers whose outputs lead to those of a model; what only adds to its loss or metrics is left out."""
+    found: dict[int, Any] = {}
+    ahead = output_layers(model)
+    while ahead:
+        layer = ahead.pop()
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            ahead += sources(layer)
+    for layer in found.values():
+        yield layer
+        if is_functional(layer):
+            yield from serving_layers(layer)
+
+
+def has_mask(tensor: Any) -> bool:
+    """Returns whether a symbolic tensor carries a mask."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
+def reads_mask(layer: Any) -> bool:
+    """Returns whether a layer, wrapped or not, computes with a mask in one of its calls."""
+    inside = getattr(layer, "layer", layer)
+    if "mask" not in inspect.signature(inside.call).parameters:
+        return False
+    nodes = [node for node in layer.inbound_nodes if not node.is_input]
+    masked = any(has_mask(tensor) for node in nodes for tensor in node.keras_inputs)
+    return masked or any(node.call_kwargs.get("mask") is not None for node in nodes)
 
 
 def takes_training(layer: Any) -> bool:
@@ -134,7 +199,12 @@ class _Reusable:
 
 
 def walk(
-    model: Any, inputs: Sequence[Any], call: Call, path: tuple[str, ...] = (), training: Optional[bool] = None
+    model: Any,
+    inputs: Sequence[Any],
+    call: Call,
+    path: tuple[str, ...] = (),
+    training: Optional[bool] = None,
+    passed: Callable[[Any, Any], Any] = lambda old, new: new,
 ) -> list[Any]:
     """Runs a functional model on other tensors, through `call` instead of its own layers.
 
@@ -145,6 +215,7 @@ def walk(
             layer would. Layers of nested models come one by one, under the path of the models' names.
         path: Names of the models around this one.
         training: What the models around this one were called with.
+        passed: Applied to each output tensor of a call, and the one that takes its place.
 
     Returns:
         A tensor for each of `model.outputs`.
@@ -164,6 +235,7 @@ def walk(
                 if training is not None and takes_training(layer):
                     kwargs = {**kwargs, "training": training}
                 outputs = tf.nest.flatten(call(layer, args, kwargs, path))
+            outputs = [passed(old, new) for old, new in zip(tf.nest.flatten(node.outputs), outputs)]
             values.update({key: _Reusable(tensor) for key, tensor in zip(node.flat_output_ids, outputs)})
     return [values[str(id(tensor))].pop() for tensor in model.outputs]
 
@@ -172,6 +244,7 @@ def rebuild(
     model: Any,
     call: Call,
     read: Callable[[Any], Any] = lambda tensor: tensor,
+    passed: Callable[[Any, Any], Any] = lambda old, new: new,
     write: Callable[[int, Any], Any] = lambda index, tensor: tensor,
     make: Callable[..., Any] = keras.Model,
     input_configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
@@ -182,6 +255,7 @@ def rebuild(
         model: A functional model.
         call: As for `walk`.
         read: Applied to each new input tensor.
+        passed: As for `walk`.
         write: Applied to the place of each output and its new tensor.
         make: Called as `keras.Model` is, with inputs, outputs and `name`; returns the model.
         input_configs: Other types ("dtype") and shapes ("batch_input_shape") of inputs, by the names of their layers.
@@ -192,9 +266,28 @@ def rebuild(
     inputs = [
         keras.layers.InputLayer.from_config(_input_config(tensor, input_configs)).output for tensor in model.inputs
     ]
-    outputs = walk(model, [read(tensor) for tensor in inputs], call)
+    added: list[tuple[Any, Any]] = []
+    outputs = walk(model, [read(tensor) for tensor in inputs], _setting_aside(added, call), passed=passed)
     outputs = [write(index, tensor) for index, tensor in enumerate(outputs)]
-    return make(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
+    rebuilt = make(pack_inputs(model, inputs), _pack_outputs(model, outputs), name=model.name)
+    for layer, tensor in added:
+        if type(layer).__name__ == "AddLoss":
+            rebuilt.add_loss(tensor)
+        else:
+            rebuilt.add_metric(tensor, name=layer.metric_name, aggregation=layer.aggregation)
+    return rebuilt
+
+
+def _setting_aside(added: list[tuple[Any, Any]], call: Call) -> Call:
+    """Returns a call that keeps what `model.add_loss` and `add_metric` have added for the model that is built."""
+
+    def set_aside(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
+        if type(layer).__name__ not in ("AddLoss", "AddMetric"):
+            return call(layer, args, kwargs, path)
+        added.append((layer, args[0]))
+        return args[0]
+
+    return set_aside
 
 
 def of_the_class_of(model: Any) -> Callable[..., Any]:
