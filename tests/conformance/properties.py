@@ -226,6 +226,11 @@ def input_names(model: Any) -> list[str]:
     return list(model.input_names) if isinstance(model, keras2.Model) else [t.name for t in model.inputs]
 
 
+def output_names(model: Any) -> list[str]:
+    """Names of the outputs, of either Keras; a Sequential model of Keras 3 keeps them in the model inside."""
+    return list((getattr(model, "_functional", None) or model).output_names)
+
+
 def _label(variable: Any) -> str:
     return f"{getattr(variable, 'path', variable.name)} {tuple(variable.shape)}"
 
@@ -311,7 +316,7 @@ def training(case: Case) -> None:
 
 def names(case: Case) -> None:
     """Inputs and outputs have the user's names."""
-    assert list(case.quantized.output_names) == list(case.float.output_names)
+    assert list(case.quantized.output_names) == output_names(case.float)
     assert list(case.quantized.input_names) == input_names(case.float)
 
 
@@ -350,7 +355,7 @@ def _file(case: Case, target: str) -> None:
         stored = run(case, buffer)
         # `signature` holds the names to the user's.
         order = next(
-            (names for names in (quantized.output_names, case.float.output_names) if set(names) == set(stored)), stored
+            (names for names in (quantized.output_names, output_names(case.float)) if set(names) == set(stored)), stored
         )
         by_name = dict(zip(order, expected))
         for name, (found, own_scale) in stored.items():
@@ -417,7 +422,7 @@ def signature(case: Case) -> None:
     for target in case.row.targets:
         runner = tf.lite.Interpreter(model_content=case.buffer(target)).get_signature_runner()
         assert sorted(runner.get_input_details()) == sorted(input_names(case.float))
-        assert sorted(runner.get_output_details()) == sorted(case.float.output_names)
+        assert sorted(runner.get_output_details()) == sorted(output_names(case.float))
 
 
 def accepted(case: Case) -> None:

@@ -845,7 +845,14 @@ MODELS = (
     ),
     Situation("names: Sequential without names", _sequential, targets=EDGE, k3=True),
     # Masks.
-    Situation("masks: Embedding, LSTM", _words(_layer("LSTM", 4, name="lstm")), data=_tokens, targets=MOBILE, k3=True),
+    Situation(
+        "masks: Embedding, LSTM",
+        _words(_layer("LSTM", 4, name="lstm")),
+        data=_tokens,
+        targets=MOBILE,
+        file_steps=4,
+        k3=True,
+    ),
     Situation("masks: Embedding, GRU", _words(_layer("GRU", 4, name="gru")), data=_tokens),
     Situation(
         "masks: Embedding, Bidirectional",
@@ -946,6 +953,7 @@ MODELS = (
         _sequence(_layer("Conv1D", 4, 3, activation="relu", name="conv"), batch_size=1),
         data=_few(_sequences, 4),
         batch=1,
+        steps=12.0,
         targets=EDGE,
         isolated=True,
     ),
@@ -1044,7 +1052,7 @@ MODELS = (
         "layers: GroupNormalization",
         _image(_layer("GroupNormalization", 2, name="groups")),
         targets=MOBILE,
-        refuses="groups.*batch",
+        file_steps=4,
         isolated=True,
     ),
     Situation("layers: LayerNormalization", _image(_layer("LayerNormalization", name="norm")), targets=MOBILE, k3=True),

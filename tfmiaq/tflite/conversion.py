@@ -247,7 +247,7 @@ def _random_records(model: Any, shapes: dict[str, tuple[Optional[int], ...]], co
     size = _OPEN_SIZES[0]
     if any(None in shape[1:] for shape in shapes.values()):
         size = next((size for size in _OPEN_SIZES if _holds(model, shapes, size)), _OPEN_SIZES[-1])
-    records = {}
+    records: dict[str, np.ndarray] = {}
     for key, tensor in zip(input_keys(model), model.inputs):
         shape = (shapes[key][0] or count, *[known or size for known in shapes[key][1:]])
         if tensor.dtype.is_integer:
