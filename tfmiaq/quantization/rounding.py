@@ -169,7 +169,6 @@ def learn_codes(
     number = tf.reduce_sum(some)
     rate = _TRAVEL / iterations
 
-    @tf.function(autograph=False)
     def update(chosen: Any, beta: Any, weight: Any, time: Any) -> None:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(free)
@@ -182,11 +181,16 @@ def learn_codes(
         mean, square = first / (1.0 - 0.9**time), second / (1.0 - 0.999**time)
         free.assign_sub(rate * mean / (tf.sqrt(square) + 1e-10))
 
+    scalar = tf.TensorSpec([], tf.float32)
+    # A concrete function: called for layer after layer, a plain one warns that it is traced again and again.
+    traced = tf.function(update, autograph=False).get_concrete_function(
+        tf.TensorSpec([batch_size], tf.int64), scalar, scalar, scalar
+    )
     for iteration in range(iterations):
         progress = iteration / iterations
         chosen = generator.choice(count, batch_size, replace=False)
         weight = 0.0 if progress < _WARMUP else _WEIGHT
-        update(
+        traced(
             tf.constant(chosen, tf.int64),
             tf.constant(_beta(progress), tf.float32),
             tf.constant(weight, tf.float32),
