@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, tf, weight_quantizers
 from tfmiaq._checks import AT_LEAST_ONE, SEED, Where, check, check_choice
 from tfmiaq.quantization import quantizers
-from tfmiaq.quantization.inspection import get_policy, quantized_layers
+from tfmiaq.quantization.inspection import quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph, inner
 from tfmiaq.quantization.layer_specs import is_relu
 from tfmiaq.quantization.plan import check_finite, plan_model
@@ -104,9 +104,11 @@ def calibrate(
         _copy_weights(float_model, quantized)
     check_finite(quantized, "calibrate")
     verbose = options.pop("verbose")
+    if rounding == "nearest":
+        options["iterations"] = 0
     units = sum(_has_rounding(layer) for layer in quantized.layers)
     with tqdm(total=units, desc="calibrate", disable=None if verbose else True) as bar:
-        _Calibration(quantized, rounding == "learned", progress=bar, **options).run(records)
+        _Calibration(quantized, progress=bar, **options).run(records)
     return quantized
 
 
@@ -124,7 +126,7 @@ def _check_records(model: Any, x: Any) -> list[np.ndarray]:
             )
         given = [x[name] for name in names]
     else:
-        given = list(x) if isinstance(x, (list, tuple)) and len(names) > 1 else [x]
+        given = list(x) if isinstance(x, (list, tuple)) else [x]
     if len(given) != len(names):
         raise ValueError(f"calibrate: The model has {len(names)} inputs ({', '.join(names)}). Received {len(given)}.")
     arrays = []
@@ -153,7 +155,8 @@ def _check_records(model: Any, x: Any) -> list[np.ndarray]:
 
 def _copy_weights(float_model: Any, model: Any) -> None:
     """Sets all weights of a quantized model to those of the float model that it was made from."""
-    flat, _ = plan_model(float_model, get_policy(model))
+    # The flat graph is the same under every policy; one of this model's names might not fit another model.
+    flat, _ = plan_model(float_model)
     originals = {layer.name: layer for layer in flat.model.layers}
     pairs, faults = [], []
     for layer in model.layers:
@@ -223,8 +226,8 @@ def _kept(arguments: _Arguments) -> _Arguments:
 class _Calibration:
     """One walk through both networks side by side."""
 
-    def __init__(self, model: Any, learns: bool, iterations: int, batch_size: int, seed: int, progress: Any) -> None:
-        self._model, self._learns, self._progress = model, learns, progress
+    def __init__(self, model: Any, iterations: int, batch_size: int, seed: int, progress: Any) -> None:
+        self._model, self._progress = model, progress
         self._iterations, self._batch_size = iterations, batch_size
         self._generator = np.random.default_rng(seed)
         self._graph = LayerGraph.of_quantized(model)
@@ -293,11 +296,12 @@ class _Calibration:
         unit = Unit(wrapper, norm, following if leads else None)
         self._progress.set_postfix_str(layer.name)
         read = [_tensors_in(arguments) for arguments in calls]
-        if not self._learns or any(len(tensors) != 1 for tensors in read):
-            unit.round_to_nearest()
-            return
         inputs, float_inputs = (
-            tf.concat([part for (tensor,) in read for part in getattr(tensor, name)], 0) for name in (network, _FLOAT)
+            # A layer of the user's own may read several tensors.
+            tf.concat([part for (tensor,) in read for part in getattr(tensor, name)], 0)
+            if all(len(tensors) == 1 for tensors in read)
+            else None
+            for name in (network, _FLOAT)
         )
         unit.learn(inputs, float_inputs, self._iterations, self._batch_size, self._generator)
 

@@ -78,10 +78,6 @@ class Unit:
         # tfmot puts its own object around the activation of a wrapped layer.
         self.activation = getattr(activation, "activation", activation)
 
-    def round_to_nearest(self) -> None:
-        """Sets the kernel to the nearest levels, of least squared error."""
-        self._set(*self._nearest())
-
     def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
         kernel = self.kernel.numpy()
         step = rounding.least_squares_step(kernel, self.bits, self.per_channel)
@@ -145,25 +141,26 @@ class Unit:
 
     def learn(
         self,
-        x: Any,
-        float_x: Any,
+        x: Optional[Any],
+        float_x: Optional[Any],
         iterations: int,
         batch_size: int,
         generator: np.random.Generator,
     ) -> None:
         """Sets the kernel to codes times step, where rounding up or down is learned.
 
-        Without a BatchNormalization, step and bias are then fitted to the float outputs by least squares.
+        Without a BatchNormalization, step and bias are then fitted to the float outputs by least squares. What is only
+        looked up (an embedding) is rounded to nearest.
 
         Args:
-            x: Inputs of the layer in the quantized network, shape (n, ...).
+            x: Inputs of the layer in the quantized network, shape (n, ...); None to round to nearest.
             float_x: The same in the float network.
-            iterations: Steps of Adam.
+            iterations: Steps of Adam; 0 to round to nearest.
             batch_size: Records in each.
             generator: Draws the records.
         """
         codes, step = self._nearest()
-        if spec_of(self.wrapper.layer).outputs_weights:
+        if x is None or spec_of(self.wrapper.layer).outputs_weights:
             self._set(codes, step)
             return
         kernel = self.kernel.numpy()
@@ -194,12 +191,11 @@ class Unit:
         found_mean, wanted_mean = (t.mean(0) if self.bias is not None else 0.0 for t in (found, wanted))
         above = ((found - found_mean) * (wanted - wanted_mean)).sum(0)
         below = np.square(found - found_mean).sum(0)
-        if step.size == 1:
-            above, below = above.sum(), below.sum()
-        elif step.size != below.size:
-            above, below = np.ones(()), np.ones(())
+        # A step serves all channels, one, or (in a depthwise kernel) one of each input channel.
+        above, below = (total.reshape(-1, step.size).sum(0) for total in (above, below))
         factor = np.where(below > 0.0, above / np.where(below > 0.0, below, 1.0), 1.0)
         factor = np.clip(factor, _SHORTEST, _LONGEST)
         if self.bias is not None:
-            self.bias.assign((bias + wanted_mean - factor * found_mean).astype(np.float32))
+            moved = np.tile(factor, found.shape[1] // step.size) * found_mean
+            self.bias.assign((bias + wanted_mean - moved).astype(np.float32))
         return step * factor.reshape(step.shape)

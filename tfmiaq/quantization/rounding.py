@@ -22,7 +22,7 @@ _WARMUP = 0.2
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _WEIGHT = 1.0
 # How far a free variable travels in one training, whatever the number of iterations.
-_TRAVEL = 10.0
+_TRAVEL = 20.0
 _DEAD = 1e-12
 
 
@@ -146,7 +146,7 @@ def learn_codes(
         per_channel: One step for each index of the last axis.
         error: Called with weights and indices of records; returns the squared error of the layer's outputs, scalar.
         count: Number of records.
-        iterations: Steps of Adam.
+        iterations: Steps of Adam; 0 for the nearest codes.
         batch_size: Records in each.
         generator: Draws the records.
 
