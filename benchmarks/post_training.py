@@ -119,8 +119,9 @@ class Calibrate:
         """Returns the calibrated quantized model."""
         records = (x if self.outside is None else self.outside)[: self.count]
         quantized = tfmiaq.quantize_model(model, _policy(self.weight, self.activation))
-        options = {"iterations": self.iterations, "batch_size": self.batch_size, "verbose": False}
-        return tfmiaq.calibrate(quantized, records, **options)
+        return tfmiaq.calibrate(
+            quantized, records, iterations=self.iterations, batch_size=self.batch_size, verbose=False
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,7 +165,9 @@ def _copy_weights(float_model: Any, model: Any) -> None:
         copy = inner(layer)
         original = originals.pop(copy.name, None)
         kernels = weight_quantizers(layer) if isinstance(layer, QuantizeWrapperV2) else []
-        found = [(kernel, getattr(original, layer.quantize_config.kernel, None)) for kernel, _, _ in kernels]
+        found: list[tuple[Any, Any]] = [
+            (kernel, getattr(original, layer.quantize_config.kernel, kernel)) for kernel, _, _ in kernels
+        ]
         theirs = {id(kernel) for _, kernel in found}
         ours = [v for v in copy.weights if all(v is not kernel for kernel, _, _ in kernels)]
         rest = [v for v in getattr(original, "weights", []) if id(v) not in theirs]
@@ -179,8 +181,8 @@ def _copy_weights(float_model: Any, model: Any) -> None:
             f"calibrate: float_model is not the model that the quantized one was made from. It differs in "
             f"{', '.join(names[:5])}."
         )
-    for ours, theirs in pairs:
-        ours.assign(theirs)
+    for variable, value in pairs:
+        variable.assign(value)
 
 
 def _has_rounding(layer: Any) -> bool:
