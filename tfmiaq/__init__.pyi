@@ -20,6 +20,7 @@ from .policy import OutputBits as OutputBits
 from .quantization import LayerSpec as LayerSpec
 from .quantization import LayerSummary as LayerSummary
 from .quantization import ModelSummary as ModelSummary
+from .quantization import calibrate as calibrate
 from .quantization import get_policy as get_policy
 from .quantization import keras as keras
 from .quantization import load_model as load_model

@@ -3,6 +3,7 @@
 # Registers the losses, so that `keras` loads every saved model that this package can write.
 import tfmiaq.losses  # noqa: F401
 from tfmiaq._backend import keras
+from tfmiaq.quantization.calibration import calibrate
 from tfmiaq.quantization.inspection import get_policy
 from tfmiaq.quantization.layer_specs import LayerSpec, register_layer
 from tfmiaq.quantization.quantize import load_model, quantize_model, set_policy
@@ -12,6 +13,7 @@ __all__ = [
     "LayerSpec",
     "LayerSummary",
     "ModelSummary",
+    "calibrate",
     "get_policy",
     "keras",
     "load_model",

@@ -56,8 +56,8 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
     """Returns a copy of a Keras model, each layer quantized to the bits that a policy gives it.
 
     The copy carries the model's weights and is ready for `compile` and `fit` (quantization-aware training). Ranges of
-    activations are taken from the first training batch on: train for at least one step before you use the outputs. The
-    model that was passed stays as it is.
+    activations are taken from the first training batch on: train for at least one step before you use the outputs, or
+    call `calibrate`, which takes no labels and no training. The model that was passed stays as it is.
 
     Layers of mixed precision compute in float32: an int8 kernel adds up more digits than a float16 has.
 

@@ -8,8 +8,9 @@ The bit-width is a variable, not an attribute of the graph.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
 
 from tfmiaq._backend import Quantizer, keras, tf
 
@@ -51,6 +52,30 @@ def exporting() -> Iterator[None]:
         yield
     finally:
         _is_exporting = False
+
+
+_replacement: Optional[Callable[[Any, Any, dict[str, Any]], Any]] = None
+
+
+@contextlib.contextmanager
+def replaced(by: Callable[[Any, Any, dict[str, Any]], Any]) -> Iterator[None]:
+    """Within it `by(quantizer, inputs, variables)` is asked first for the output of each quantizer, as calibration does
+    to see tensors before they are rounded; None stands for the quantizer's own output."""
+    global _replacement
+    before, _replacement = _replacement, by
+    try:
+        yield
+    finally:
+        _replacement = before
+
+
+def _replaceable(quantize: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(quantize)
+    def call(self: Any, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        found = None if _replacement is None else _replacement(self, inputs, weights)
+        return quantize(self, inputs, training, weights, **kwargs) if found is None else found
+
+    return call
 
 
 def _fake_quant(inputs: Any, low: Any, high: Any, step: Any, training: Any) -> Any:
@@ -134,6 +159,7 @@ class WeightQuantizer(Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {"bits": _bits_variable(layer, name, self.bits)}
 
+    @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         bits = weights["bits"]
         codes, step = weight_codes(inputs, bits, self.per_channel)
@@ -210,6 +236,7 @@ class ReluQuantizer(_RangeQuantizer):
             "seen": self._range_variable(layer, f"{name}_seen", 0.0),
         }
 
+    @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         largest, spread = weights["max"], weights["spread"]
         if training:
@@ -251,6 +278,7 @@ class LinearQuantizer(_RangeQuantizer):
             "seen": self._range_variable(layer, f"{name}_seen", 0.0),
         }
 
+    @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         low, high = weights["min"], weights["max"]
         if training:
@@ -295,6 +323,7 @@ class FixedRangeQuantizer(Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {}
 
+    @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         return tf.quantization.fake_quant_with_min_max_args(inputs, self.low, self.high, num_bits=8)
 
@@ -327,6 +356,7 @@ class OutputQuantizer(Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {"bits": _bits_variable(layer, name, self.bits), "clip": _scalar(layer, f"{name}_clip", self.clip)}
 
+    @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         if training:
             return inputs

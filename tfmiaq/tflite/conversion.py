@@ -55,7 +55,7 @@ def _check_ranges_seen(model: Any) -> None:
     if unseen:
         raise ValueError(
             f"convert: The activation ranges of {', '.join(unseen)} have seen no data. Train the quantized model for "
-            "at least one step with fit before it is converted."
+            "at least one step with fit, or calibrate it with tfmiaq.calibrate, before it is converted."
         )
 
 
@@ -89,7 +89,7 @@ def convert(
         >>> pathlib.Path("model.tflite").write_bytes(tfmiaq.convert(quantized, target="edgetpu"))
 
     Args:
-        model: A model from `quantize_model`, trained for at least one step.
+        model: A model from `quantize_model`, trained for at least one step or calibrated (`tfmiaq.calibrate`).
         target: "mobile" for float input and output, "edgetpu" for integer input and output and no float in between.
         io_type: Type of input and output for "edgetpu": "int8" (the default) or "uint8".
         labels: Names of the classes, for the metadata.
