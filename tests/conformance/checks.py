@@ -6,7 +6,8 @@ import importlib.util
 import os
 import tempfile
 import warnings
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
