@@ -73,7 +73,7 @@ def one(name: str) -> dict[str, Any]:
     size, arguments = MODELS[name]
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10, **arguments)
     x = np.random.default_rng(0).uniform(0, 255, (16, size, size, 3)).astype(np.float32)
-    y = np.arange(16) % 10
+    y: np.ndarray = np.arange(16) % 10
     row: dict[str, Any] = {
         "model": name,
         "input": size,

@@ -104,7 +104,7 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
     ]
     found = dataclasses.replace(found, label_agreement=np.concatenate(label_agreement))
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **found.to_arrays())
+    np.savez(path, **found.to_arrays())  # type: ignore[arg-type, unused-ignore]
     return found
 
 

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     def target(x: np.ndarray) -> np.ndarray:
         return outputs[x[:, 0] % len(outputs)]
 
-    x = np.arange(half, dtype=np.int64)[:, None]
+    x: np.ndarray = np.arange(half, dtype=np.int64)[:, None]
     y = generator.integers(0, classes, half)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

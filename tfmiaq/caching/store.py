@@ -33,7 +33,7 @@ class Kind:
 
 def _save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -39,7 +39,8 @@ def query_augmented(
     """
     x, y = records
     predict = predictor(target, batch_size, threads)
-    right, confidences = np.zeros(len(y), np.float32), np.zeros(len(y))
+    right: np.ndarray = np.zeros(len(y), np.float32)
+    confidences: np.ndarray = np.zeros(len(y))
     only_labels = False
     for part in slices_of(len(y), batch_size):
         piece, labels = x[part], y[part]

@@ -179,7 +179,7 @@ def half_splits(count: int, models: int, seed: int) -> np.ndarray:
         Bool array of shape (models, count).
     """
     generator = np.random.default_rng(seed)
-    chosen = np.zeros((models, count), bool)
+    chosen: np.ndarray = np.zeros((models, count), bool)
     for model in range(0, models, 2):
         order = generator.permutation(count)
         chosen[model, order[: count // 2]] = True

@@ -114,7 +114,7 @@ def from_scores(scores: np.ndarray, labels: np.ndarray, are_probabilities: bool)
         are_probabilities: Which of the two they are.
     """
     rows = np.arange(len(labels))
-    logits = scores.astype(np.float64)
+    logits: np.ndarray = scores.astype(np.float64)
     if are_probabilities:
         logits = log_probabilities(logits)
     log_p = logits - special.logsumexp(logits, axis=1, keepdims=True)

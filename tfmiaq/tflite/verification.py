@@ -247,7 +247,9 @@ def _compare_weights(
             alike = [tensor for tensor in constants if list(tensor["shape"]) == list(codes.shape)]
             # Of another tool's file, or where the converter has merged equal kernels, no tensor has the layer's name.
             own = [tensor for tensor in alike if _is_of(tensor, wrapper.name)]
-            kernels = [interpreter.tensor(tensor["index"]).astype(np.float32) for tensor in own or alike]
+            kernels: list[np.ndarray] = [
+                interpreter.tensor(tensor["index"]).astype(np.float32) for tensor in own or alike
+            ]
             shares = [float(np.mean(_up_to_sign(found, axis) == expected)) for found in kernels]
             # A layer that is called several times may have a tensor for each call: all of them are its own.
             pick = int(np.argmin(shares) if own else np.argmax(shares)) if shares else None

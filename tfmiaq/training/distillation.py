@@ -135,7 +135,7 @@ def _fold_predictions(
     number: int, train_fn: TrainFloat, x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int, cache: Optional[Any]
 ) -> tuple[int, np.ndarray]:
     """Returns the number of a fold, and the probabilities on it of a model that is trained on all other records."""
-    kept = np.ones(len(y), bool)
+    kept: np.ndarray = np.ones(len(y), bool)
     kept[fold] = False
 
     def train() -> dict[str, np.ndarray]:
