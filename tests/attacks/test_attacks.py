@@ -186,6 +186,7 @@ def test_reference_models_find_what_label_agreement_alone_hides():
         attacks.REFERENCE_MODELS,
         attacks.AUGMENTED_QUERIES,
         attacks.AUGMENTED_REFERENCES,
+        attacks.PRIVACY_SUITE,
     }
 
 
