@@ -4,7 +4,6 @@ from __future__ import annotations
 
 _SHARED = "a file has one scale for a Dense or an Embedding that is called on several scales; verify says so"
 _NORMED = "on TensorFlow 2.21 the file rounds inside a layer that stays float"
-_REFUSED = "on TensorFlow 2.21 the converter writes a file that its own interpreter refuses; convert says so"
 _UNREGISTERED = "Keras finds no class of a functional model in an .h5 file, of a float model either"
 
 EVERYWHERE = {
@@ -14,7 +13,5 @@ EVERYWHERE = {
 }
 KERAS_3_THERE = {
     ("layers: LayerNormalization", "file_mobile"): _NORMED,
-    ("layers: MultiHeadAttention", "file_mobile"): _REFUSED,
     ("K3 layers: LayerNormalization", "file_mobile"): _NORMED,
-    ("K3 layers: MultiHeadAttention", "file_mobile"): _REFUSED,
 }

@@ -26,6 +26,7 @@ from tfmiaq.quantization.transformations.functional import (
 )
 from tfmiaq.tflite import bias_alignment
 from tfmiaq.tflite.flatbuffer import operation_names, unpack
+from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
 from tfmiaq.tflite.quiet import quiet
 from tfmiaq.tflite.verification import verify
@@ -179,7 +180,7 @@ def _converted(model: Any, target: str, io_type: Any, shapes: dict[str, tuple[Op
     if batch is None and _computes_with_batch(buffer):
         of_one = once(1)
         # Open sizes may take these operations, whatever the batch.
-        if len(operation_names(unpack(of_one))) < len(operation_names(unpack(buffer))):
+        if len(operation_names(unpack(of_one))) < len(operation_names(unpack(buffer))) and is_accepted(of_one):
             return of_one
     return buffer
 

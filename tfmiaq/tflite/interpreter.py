@@ -224,3 +224,12 @@ def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 def _dequantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     scale, zero_point = details["quantization"]
     return ((x.astype(np.float32) - zero_point) * scale if scale else x).astype(np.float32)
+
+
+def is_accepted(buffer: bytes) -> bool:
+    """Returns whether TFLite's interpreter accepts a file: it refuses some that the converter writes."""
+    try:
+        Interpreter(buffer)
+    except ValueError:
+        return False
+    return True
