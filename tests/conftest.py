@@ -11,6 +11,9 @@ import pytest
 
 from tfmiaq._backend import keras
 
+# Failures of the modules beside the conformance tests say what was compared, as those of a test do.
+pytest.register_assert_rewrite("checks", "properties", "rows")
+
 
 @pytest.fixture(scope="session")
 def digits():

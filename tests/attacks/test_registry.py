@@ -48,5 +48,6 @@ def test_needs_are_of_the_constants():
         attacks.AUGMENTED_QUERIES,
         attacks.AUGMENTED_REFERENCES,
         attacks.OTHER_VERSION,
+        attacks.PRIVACY_SUITE,
     }
     assert {need for attack in attacks.ATTACKS.values() for need in attack.needs} == constants
