@@ -106,7 +106,7 @@ def test_few_bits_are_allowed_the_next_level():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = layers.Dense(8, activation="relu")(inputs)
-    x = layers.Dense(8, activation="relu", name="coarse")(x)
+    x = layers.Dense(8, activation="relu", name="few_levels")(x)
     model = tfmiaq.quantize_model(keras.Model(inputs, layers.Dense(3)(x)), BitwidthPolicy.uniform(2, 2))
     model(X, training=True)
     (output,) = tfmiaq.verify(model, tfmiaq.convert(model), X).outputs
