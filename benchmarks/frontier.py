@@ -49,7 +49,8 @@ FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of every model's 
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
 FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-# docs/frontier.md has a section "Read this first" after this head, written by hand: keep it when the file is rewritten.
+# Written by hand, and part of the document until the tables hold what stronger attackers find.
+_READ_FIRST = pathlib.Path(__file__).with_name("frontier_read_first.md")
 _HEAD = """Written by `python benchmarks/frontier.py`; results in `benchmarks/frontier.json`. Seeds are 1,000 plus the
 number of the target, and 0 for the order of the pool and its halves. Tasks and rows that are not here were not run.
 
@@ -692,7 +693,7 @@ def _file_name(name: str) -> str:
 def write_report(results: pathlib.Path) -> None:
     """Tables and figures of all that is there."""
     tasks = json.loads(results.read_text(encoding="utf-8"))["tasks"]
-    parts = [f"# The frontier, measured\n\n{_HEAD}\n"]
+    parts = [f"# The frontier, measured\n\n{_HEAD}\n", _READ_FIRST.read_text(encoding="utf-8")]
     for name in TASKS_KNOWN:
         if name not in tasks or not tasks[name]["rows"]:
             continue
