@@ -59,8 +59,10 @@ _replacement: Optional[Callable[[Any, Any, dict[str, Any]], Any]] = None
 
 @contextlib.contextmanager
 def replaced(by: Callable[[Any, Any, dict[str, Any]], Any]) -> Iterator[None]:
-    """Within it `by(quantizer, inputs, variables)` is called first for the output of each quantizer, as calibration does
-    to see tensors before they are rounded; None stands for the quantizer's own output."""
+    """Within it `by(quantizer, inputs, variables)` is called first for the output of each quantizer.
+
+    Calibration sees tensors before they are rounded that way. None stands for the quantizer's own output.
+    """
     global _replacement
     before, _replacement = _replacement, by
     try:

@@ -250,7 +250,8 @@ def _random_records(model: Any, shapes: dict[str, tuple[Optional[int], ...]], co
         size = next((size for size in _OPEN_SIZES if _holds(model, shapes, size)), _OPEN_SIZES[-1])
     records: dict[str, np.ndarray] = {}
     for key, tensor in zip(input_keys(model), model.inputs):
-        shape = (shapes[key][0] or count, *[known or size for known in shapes[key][1:]])
+        # Never fewer: a single record leaves nothing to the second device of a distributed model.
+        shape = (max(count, shapes[key][0] or 0), *[known or size for known in shapes[key][1:]])
         if tensor.dtype.is_integer:
             records[key] = generator.integers(0, 256 if tensor.dtype == tf.uint8 else 2, shape)
         else:
