@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import model_selection
 
 from tfmiaq import _privacy_suite
-from tfmiaq.signals.reference_models import ReferenceSignals
+from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
 # What an attack may need beyond the labels that the target gives: values of `Attack.needs`.

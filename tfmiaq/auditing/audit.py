@@ -29,7 +29,8 @@ from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.signals import queries
 from tfmiaq.signals.queries import Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, ReferenceSignals, train_references
+from tfmiaq.signals.reference_models import ReferenceModels, train_references
+from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, targets_of_sets
 

@@ -2,7 +2,8 @@
 
 from tfmiaq.signals.queries import Queries, augmented_queries, query_augmented
 from tfmiaq.signals.records import Records, check_records, pair, sample
-from tfmiaq.signals.reference_models import ReferenceModels, ReferenceSignals, half_splits, train_references
+from tfmiaq.signals.reference_models import ReferenceModels, train_references
+from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, KEPT_CLASSES, Signals, extract, extract_sets, from_scores
 from tfmiaq.signals.targets import SavedOutputs, Target, predict_logits, targets_of_sets
 

@@ -19,6 +19,7 @@ from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
+from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
@@ -114,78 +115,6 @@ def _check_arity(steps: Sequence[Callable[..., Any]]) -> None:
                 f"ReferenceModels: Stage {number + 1} of train_fn is called with ({', '.join(names)}), and does not "
                 f"take that: {error}."
             ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferenceSignals:
-    """Signals of k reference models on the n audited records.
-
-    Attributes:
-        features: Shape (k, n, columns), as `Signals.features`.
-        trained_on: Shape (k, n), bool: whether the record was in the model's training set.
-        augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
-    """
-
-    features: np.ndarray
-    trained_on: np.ndarray
-    augmented: Optional[np.ndarray] = None
-
-    def feature(self, name: str) -> np.ndarray:
-        """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
-        return self.features[..., FEATURES.index(name)].astype(np.float64)
-
-    def augmented_feature(self, name: str) -> np.ndarray:
-        """Returns a column of `signals.AUGMENTED`, shape (k, n), float64.
-
-        Raises:
-            ValueError: No augmented queries were made.
-        """
-        if self.augmented is None:
-            raise ValueError("ReferenceSignals: No augmented queries were made of the reference models.")
-        return self.augmented[..., AUGMENTED.index(name)].astype(np.float64)
-
-    @property
-    def confidences(self) -> np.ndarray:
-        """Logit-scaled confidences, shape (k, n)."""
-        return self.feature("confidence")
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Losses, shape (k, n)."""
-        return self.feature("loss")
-
-    def first(self, count: int) -> ReferenceSignals:
-        """Returns the signals of the first models alone."""
-        augmented = None if self.augmented is None else self.augmented[:count]
-        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented)
-
-    def __repr__(self) -> str:
-        models, records = self.trained_on.shape
-        augmented = "" if self.augmented is None else ", with augmented queries"
-        return f"ReferenceSignals({models} models, {records} records{augmented})"
-
-
-def half_splits(count: int, models: int, seed: int) -> np.ndarray:
-    """Returns which records each model trains on: half of them, and of two neighbouring models the other half.
-
-    Every record is in half of the models' sets, however few models there are.
-
-    Args:
-        count: Number of records.
-        models: Number of models.
-        seed: Seed of the split.
-
-    Returns:
-        Bool array of shape (models, count).
-    """
-    generator = np.random.default_rng(seed)
-    chosen: np.ndarray = np.zeros((models, count), bool)
-    for model in range(0, models, 2):
-        order = generator.permutation(count)
-        chosen[model, order[: count // 2]] = True
-        if model + 1 < models:
-            chosen[model + 1, order[count // 2 :]] = True
-    return chosen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""Signals of reference models, and which records each of them trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional
+
+import numpy as np
+
+from tfmiaq.signals.signals import AUGMENTED, FEATURES
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceSignals:
+    """Signals of k reference models on the n audited records.
+
+    Attributes:
+        features: Shape (k, n, columns), as `Signals.features`.
+        trained_on: Shape (k, n), bool: whether the record was in the model's training set.
+        augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
+    """
+
+    features: np.ndarray
+    trained_on: np.ndarray
+    augmented: Optional[np.ndarray] = None
+
+    def feature(self, name: str) -> np.ndarray:
+        """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
+        return self.features[..., FEATURES.index(name)].astype(np.float64)
+
+    def augmented_feature(self, name: str) -> np.ndarray:
+        """Returns a column of `signals.AUGMENTED`, shape (k, n), float64.
+
+        Raises:
+            ValueError: No augmented queries were made.
+        """
+        if self.augmented is None:
+            raise ValueError("ReferenceSignals: No augmented queries were made of the reference models.")
+        return self.augmented[..., AUGMENTED.index(name)].astype(np.float64)
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """Logit-scaled confidences, shape (k, n)."""
+        return self.feature("confidence")
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Losses, shape (k, n)."""
+        return self.feature("loss")
+
+    def first(self, count: int) -> ReferenceSignals:
+        """Returns the signals of the first models alone."""
+        augmented = None if self.augmented is None else self.augmented[:count]
+        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented)
+
+    def __repr__(self) -> str:
+        models, records = self.trained_on.shape
+        augmented = "" if self.augmented is None else ", with augmented queries"
+        return f"ReferenceSignals({models} models, {records} records{augmented})"
+
+
+def half_splits(count: int, models: int, seed: int) -> np.ndarray:
+    """Returns which records each model trains on: half of them, and of two neighbouring models the other half.
+
+    Every record is in half of the models' sets, however few models there are.
+
+    Args:
+        count: Number of records.
+        models: Number of models.
+        seed: Seed of the split.
+
+    Returns:
+        Bool array of shape (models, count).
+    """
+    generator = np.random.default_rng(seed)
+    chosen: np.ndarray = np.zeros((models, count), bool)
+    for model in range(0, models, 2):
+        order = generator.permutation(count)
+        chosen[model, order[: count // 2]] = True
+        if model + 1 < models:
+            chosen[model + 1, order[count // 2 :]] = True
+    return chosen
