@@ -99,7 +99,7 @@ def _target(pipeline: list[Any], data: datasets.Dataset, seed: int, folder: path
         model = step(model, *members)
     found = signals.Signals.concatenate([signals.extract(model, part) for part in (members, non_members)])
     label_agreement = [
-        signals.query_augmented(model, part, signals.augmented_queries)["label_agreement"]
+        signals.query_augmented(model, part, signals.AugmentedQueries.from_records(part[0]))["label_agreement"]
         for part in (members, non_members)
     ]
     found = dataclasses.replace(found, label_agreement=np.concatenate(label_agreement))

@@ -400,7 +400,8 @@ def _private(job: Job, model: Any, epochs: int) -> Any:
 def _outputs(model: Any, pool: signals.Records, augmented: bool = False) -> dict[str, np.ndarray]:
     found = signals.extract(model, pool, batch_size=500).to_arrays()
     if augmented:
-        found.update(signals.query_augmented(model, pool, signals.augmented_queries, batch_size=500))
+        queries = signals.AugmentedQueries.from_records(pool[0])
+        found.update(signals.query_augmented(model, pool, queries, batch_size=500))
     return found
 
 
@@ -494,7 +495,8 @@ def scored(name: str, count: int, folder: pathlib.Path) -> Optional[dict[str, An
     values: dict[str, list[float]] = {}
     for index, (model, chosen) in enumerate(zip(models, halves)):
         order = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
-        others = [other for other in range(len(models)) if other != index]
+        # Not the model that trained on just the records that this one did not: their numbers of models would tell.
+        others = [other for other in range(len(models)) if other not in (index, index ^ 1)]
         evidence = Evidence(
             target=model[order],
             is_member=np.arange(count) < chosen.sum(),

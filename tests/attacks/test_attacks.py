@@ -309,18 +309,18 @@ def test_audits_that_cannot_be_are_refused(arguments, error, message):
 def test_an_attack_of_ones_own():
     """The example of the documentation, as it stands there."""
     text = (pathlib.Path(__file__).parents[2] / "docs" / "auditing.md").read_text()
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Entropy" in block)
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Largest" in block)
     members, non_members = pipelines.sets(40)
     names = {"model": pipelines.train_slowly(*members), "members": members, "non_members": non_members}
     try:
         exec(example, names)
-        assert names["report"]["entropy"].note == "the output without the label"
-        with pytest.raises(ValueError, match=r"no attack has yet. Received 'entropy'"):
-            tfmiaq.attacks.register(names["Entropy"]())
+        assert names["report"]["largest probability"].note == "the output without the label"
+        with pytest.raises(ValueError, match=r"no attack has yet. Received 'largest probability'"):
+            tfmiaq.attacks.register(names["Largest"]())
     finally:
-        tfmiaq.attacks.ATTACKS.pop("entropy", None)
+        tfmiaq.attacks.ATTACKS.pop("largest probability", None)
     with pytest.raises(TypeError, match="Expected an instance"):
-        tfmiaq.attacks.register(names["Entropy"])
+        tfmiaq.attacks.register(names["Largest"])
 
 
 @pytest.mark.parametrize("scores", [np.zeros(3), np.full(80, np.nan)])

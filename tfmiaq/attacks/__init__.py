@@ -11,6 +11,7 @@ from tfmiaq.attacks.base import (
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
+    WHOLE_OUTPUTS,
     Attack,
     Evidence,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "RECORDS",
     "REFERENCE_MODELS",
     "SCORES",
+    "WHOLE_OUTPUTS",
     "Attack",
     "Evidence",
     "choose",

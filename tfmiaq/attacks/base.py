@@ -23,6 +23,7 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "another version",
 )
 AUGMENTED_REFERENCES = "augmented queries of reference models"
+WHOLE_OUTPUTS = "whole outputs of reference models"
 PRIVACY_SUITE = "tensorflow-privacy's suite"
 # What an attack may compare between a target and reference models.
 OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
@@ -72,6 +73,9 @@ class Evidence:
             AUGMENTED_REFERENCES: self.reference_signals is not None
             and self.reference_signals.augmented is not None
             and self.target.label_agreement is not None,
+            WHOLE_OUTPUTS: self.reference_signals is not None
+            and self.reference_signals.outputs is not None
+            and (self.reference_signals.augmented is None or self.reference_signals.augmented_outputs is not None),
             PRIVACY_SUITE: _privacy_suite.is_installed(),
         }
         return {name for name, is_there in there.items() if is_there}

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Optional
 
 from tfmiaq.attacks.base import AUGMENTED_OUTPUTS, LABEL_AGREEMENT, Attack
+from tfmiaq.attacks.bavaria import Bavaria
 from tfmiaq.attacks.boosting import GradientBoosting, TwoVersions
+from tfmiaq.attacks.difficulty import Difficulty
 from tfmiaq.attacks.gap import Gap
 from tfmiaq.attacks.label_only import LabelOnly
 from tfmiaq.attacks.lira import LIRA
@@ -14,7 +16,8 @@ from tfmiaq.attacks.quantile import QuantileRegression
 from tfmiaq.attacks.rmia import Rmia
 from tfmiaq.attacks.shadow import ShadowModels
 from tfmiaq.attacks.suite import SUITE
-from tfmiaq.attacks.thresholds import Confidence, ModifiedEntropy
+from tfmiaq.attacks.thresholds import Confidence, Entropy, ModifiedEntropy
+from tfmiaq.attacks.whole_output import WHOLE_OUTPUT
 
 ATTACKS: dict[str, Attack] = {}
 
@@ -37,6 +40,7 @@ def register(attack: Attack) -> None:
 for _attack in (
     Gap(),
     Confidence(),
+    Entropy(),
     ModifiedEntropy(),
     GradientBoosting(),
     QuantileRegression(),
@@ -44,6 +48,9 @@ for _attack in (
     TwoVersions(),
     ShadowModels(),
     *LIRA,
+    Bavaria(),
+    Difficulty(),
+    *WHOLE_OUTPUT,
     Rmia(),
     Rmia(name="RMIA on augmented queries", of=AUGMENTED_OUTPUTS),
     Rmia(name="RMIA on label agreement", of=LABEL_AGREEMENT),
@@ -55,6 +62,7 @@ for _attack in (
 DEFAULT = (
     "gap",
     "confidence",
+    "entropy",
     "modified entropy by class",
     "gradient boosting",
     "label-only",
@@ -62,6 +70,10 @@ DEFAULT = (
     "shadow models",
     "LiRA",
     "RMIA",
+    "BaVarIA",
+    "difficulty calibration",
+    "whole output",
+    "whole output on augmented queries",
     "LiRA on augmented queries",
     "RMIA on augmented queries",
     "LiRA on label agreement",

@@ -57,9 +57,9 @@ class SuiteAttack(Attack):
         data = structures.AttackInputData(
             logits_train=inside.logits,
             logits_test=outside.logits,
-            # Of many classes the logits are the largest ones, in order, so that a label is no index into them.
-            labels_train=np.minimum(inside.labels, inside.logits.shape[1] - 1),
-            labels_test=np.minimum(outside.labels, outside.logits.shape[1] - 1),
+            # Of many classes those whose numbers leave the same remainder are one.
+            labels_train=inside.labels % inside.logits.shape[1],
+            labels_test=outside.labels % outside.logits.shape[1],
             loss_train=inside.losses,
             loss_test=outside.losses,
         )

@@ -19,6 +19,16 @@ class Confidence(Attack):
         return np.asarray(evidence.target.confidences, np.float64)
 
 
+class Entropy(Attack):
+    """Minus the entropy of the class probabilities, whatever the true class (Salem et al. 2019, section 5)."""
+
+    name = "entropy"
+    note = "known members and non-members; no labels"
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        return -np.asarray(evidence.target.entropies, np.float64)
+
+
 class ModifiedEntropy(Attack):
     """Modified entropy, with a threshold for each class (Song and Mittal 2021, section 3.2).
 

@@ -19,6 +19,7 @@ from tfmiaq.attacks.base import (
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
+    WHOLE_OUTPUTS,
     Attack,
     Evidence,
 )
@@ -27,7 +28,7 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.signals import queries
-from tfmiaq.signals.queries import Queries
+from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
 from tfmiaq.signals.reference_signals import ReferenceSignals
@@ -43,6 +44,7 @@ _WAYS = {
     AUGMENTED_REFERENCES: (
         "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
     ),
+    WHOLE_OUTPUTS: "needs whole outputs of reference models",
     PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
 }
 
@@ -127,7 +129,7 @@ def audit(
         attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
         reference_models: The target's pipeline and how many models to train through it; None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
-        augmented_queries: True to query augmented copies of each record too (`signals.augmented_queries`), for the
+        augmented_queries: True to query augmented copies of each record too (`signals.AugmentedQueries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
             gives labels.
         batch_size: Records scored in one call of the target.
@@ -162,7 +164,7 @@ def audit(
     with tqdm(total=len(chosen) + 2 + models, desc="audit", disable=None if verbose else True) as bar:
         progress = _Progress(bar)
         found = sets.signals(target, progress.step)
-        make = augmented_queries if callable(augmented_queries) else queries.augmented_queries
+        make = augmented_queries if callable(augmented_queries) else AugmentedQueries.from_records(sets.x())
         by_name = attacks is not None and any({AUGMENTED_QUERIES, AUGMENTED_REFERENCES} & a.needs for a in chosen)
         if can_query and (augmented_queries or by_name or found.losses is None):
             progress.step("augmented queries", 0)

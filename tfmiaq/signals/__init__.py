@@ -1,6 +1,6 @@
 """Signals: what an attacker sees of each record, of the target and of reference models."""
 
-from tfmiaq.signals.queries import Queries, augmented_queries, query_augmented
+from tfmiaq.signals.queries import AugmentedQueries, Queries, query_augmented
 from tfmiaq.signals.records import Records, check_records, pair, sample
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
@@ -11,6 +11,7 @@ __all__ = [
     "AUGMENTED",
     "FEATURES",
     "KEPT_CLASSES",
+    "AugmentedQueries",
     "Queries",
     "Records",
     "ReferenceModels",
@@ -18,7 +19,6 @@ __all__ = [
     "SavedOutputs",
     "Signals",
     "Target",
-    "augmented_queries",
     "check_records",
     "extract",
     "extract_sets",

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
+from scipy import special
 
 from tfmiaq.signals.records import Records
-from tfmiaq.signals.signals import from_scores
+from tfmiaq.signals.signals import KEPT_CLASSES, compact, from_scores, normalized
 from tfmiaq.signals.targets import Target, are_probabilities, check_outputs, predictor, slices_of
 
 Queries = Callable[[np.ndarray, int], np.ndarray]
 
+# Outputs are kept as means over the queries whose numbers leave the same remainder.
+GROUPS = 3
 _SHIFTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+_EXCHANGED = (0.1, 0.2, 0.3)
+_NOISE = (0.2, 0.4, 0.6)
+_DONORS = 512
 
 
 def query_augmented(
     target: Target,
     records: Records,
     queries: Queries,
-    count: int = 10,
+    count: Optional[int] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
 ) -> dict[str, np.ndarray]:
@@ -29,52 +37,125 @@ def query_augmented(
     Args:
         target: As for `signals.extract`, but no saved outputs.
         records: Pair (x, y), labels as integers.
-        queries: Function from records and the number of a query, from 0 on, to copies of them, as `augmented_queries`.
-        count: Number of queries for each record.
+        queries: Function from records and the number of a query, from 0 on, to copies of them, as `AugmentedQueries`.
+        count: Number of queries for each record, at least 3; None for the attribute `count` of `queries`, or for 10
+            where it has none.
         batch_size: Records in one call.
         threads: Threads of the .tflite interpreter.
 
     Returns:
-        The fields `label_agreement` and, of a target that gives scores, `augmented_confidences` of `Signals`, by name.
+        The fields `label_agreement` and, of a target that gives scores, `augmented_confidences` and
+        `augmented_outputs` of `Signals`, by name.
     """
     x, y = records
+    count = getattr(queries, "count", 10) if count is None else count
     predict = predictor(target, batch_size, threads)
     right: np.ndarray = np.zeros(len(y), np.float32)
     confidences: np.ndarray = np.zeros(len(y))
-    only_labels = False
+    outputs: list[np.ndarray] = []
     for part in slices_of(len(y), batch_size):
         piece, labels = x[part], y[part]
+        total: Any = 0.0
         for number in range(count):
             scores = check_outputs(predict(queries(piece, number)), len(piece), "augmented queries", part.start)
-            only_labels = scores.ndim == 1
-            right[part] += (scores if only_labels else scores.argmax(1)) == labels
-            if not only_labels:
-                confidences[part] += from_scores(scores, labels, are_probabilities(scores)).confidences
-    found = {"label_agreement": right / count}
-    return found if only_labels else {**found, "augmented_confidences": confidences / count}
+            if scores.ndim == 1:
+                right[part] += scores == labels
+                continue
+            right[part] += scores.argmax(1) == labels
+            found = from_scores(scores, labels, are_probabilities(scores))
+            confidences[part] += found.confidences
+            if number == 0:
+                total = np.zeros((len(piece), GROUPS, min(scores.shape[1], KEPT_CLASSES)))
+            total[:, number % GROUPS] += normalized(found.logits)
+        if np.ndim(total):
+            of_group = np.bincount(np.arange(count) % GROUPS, minlength=GROUPS)
+            outputs.append(compact(total / np.maximum(of_group, 1)[:, None]))
+    agreement = {"label_agreement": right / count}
+    if not outputs:
+        return agreement
+    return {
+        **agreement,
+        "augmented_confidences": confidences / count,
+        "augmented_outputs": np.concatenate(outputs),
+    }
 
 
-def augmented_queries(x: np.ndarray, number: int) -> np.ndarray:
-    """Returns the copies of records that a label-only attacker queries (Choquette-Choo et al. 2021, section 4).
+@dataclasses.dataclass(frozen=True, eq=False)
+class AugmentedQueries:
+    """Copies of records that an attacker queries (Choquette-Choo et al. 2021, section 4).
 
-    Images (n, height, width, channels) are shifted by up to a pixel each way, in five directions, as they are and
-    mirrored. Of integer or binary records one value in twenty is exchanged with another record's; to others Gaussian
-    noise of a fifth of each feature's standard deviation is added.
+    Images (height, width, channels) are shifted by up to a pixel each way, in five directions, as they are and
+    mirrored. Of integer or binary records a tenth, a fifth or three tenths of the values are exchanged with those of
+    another record; to others Gaussian noise of 0.2, 0.4 or 0.6 of each feature's standard deviation is added. Which of
+    the three depends on the number of the query. The copies of a record depend on nothing but the record, the number of
+    the query and the donors, so that a target and its reference models are queried alike.
 
-    Args:
-        x: Records of shape (n, ...).
-        number: Number of the query, from 0 on.
+    Example:
+        >>> queries = tfmiaq.signals.AugmentedQueries.from_records(x)
+        >>> copies = queries(x[:10], 3)
 
-    Returns:
-        Array of the shape and type of `x`.
+    Attributes:
+        donors: Shape (m, ...), records that values are exchanged with and that spreads are taken from.
+        count: Number of queries for each record: 10 for images, else 66.
     """
-    if x.ndim == 4:
-        down, right = _SHIFTS[number % len(_SHIFTS)]
-        pad = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        moved = pad[:, 1 + down : 1 + down + x.shape[1], 1 + right : 1 + right + x.shape[2]]
-        return moved[:, :, ::-1] if number // len(_SHIFTS) % 2 else moved
-    generator = np.random.default_rng(number)
-    if np.issubdtype(x.dtype, np.integer) or np.all((x == 0) | (x == 1)):
-        return np.where(generator.random(x.shape) < 0.05, x[generator.permutation(len(x))], x)
-    noise = generator.normal(size=x.shape) * 0.2 * x.std(axis=0, keepdims=True)
-    return (x + noise).astype(x.dtype)
+
+    donors: np.ndarray
+    count: int
+
+    @classmethod
+    def from_records(cls, x: np.ndarray, seed: int = 0) -> AugmentedQueries:
+        """Returns the queries whose donors are up to 512 of some records.
+
+        Args:
+            x: Shape (n, ...).
+            seed: Seed of the choice of donors.
+        """
+        chosen = np.random.default_rng(seed).permutation(len(x))[:_DONORS]
+        return cls(np.ascontiguousarray(x[chosen]), 10 if x.ndim == 4 else 66)
+
+    def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
+        """Returns copies of records.
+
+        Args:
+            x: Records of shape (n, ...).
+            number: Number of the query, from 0 on.
+
+        Returns:
+            Array of the shape and type of `x`.
+        """
+        if x.ndim == 4:
+            return _shifted(x, number)
+        flat, donors = x.reshape(len(x), -1), self.donors.reshape(len(self.donors), -1)
+        seeds = _seeds(flat, number)
+        draws = _uniform(seeds[:, None], np.arange(flat.shape[1], dtype=np.uint64)[None])
+        if np.issubdtype(x.dtype, np.integer) or bool(np.all((donors == 0) | (donors == 1))):
+            other = donors[(seeds % np.uint64(len(donors))).astype(np.int64)]
+            copies = np.where(draws < _EXCHANGED[number % GROUPS], other, flat)
+        else:
+            copies = flat + special.ndtri(draws) * _NOISE[number % GROUPS] * donors.std(axis=0, keepdims=True)
+        return copies.astype(x.dtype).reshape(x.shape)
+
+
+def _shifted(x: np.ndarray, number: int) -> np.ndarray:
+    down, right = _SHIFTS[number % len(_SHIFTS)]
+    pad = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    moved = pad[:, 1 + down : 1 + down + x.shape[1], 1 + right : 1 + right + x.shape[2]]
+    return moved[:, :, ::-1] if number // len(_SHIFTS) % 2 else moved
+
+
+def _seeds(flat: np.ndarray, number: int) -> np.ndarray:
+    """Returns a 64-bit number for each record, shape (n,), of its values and the number of the query."""
+    rows = np.ascontiguousarray(flat)
+    key = number.to_bytes(8, "little")
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest() for row in rows]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _uniform(seeds: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Returns numbers between 0 and 1 by SplitMix64 (Steele, Lea, Flood 2014) of a seed and an index."""
+    with np.errstate(over="ignore"):
+        z = seeds + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return ((z >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53

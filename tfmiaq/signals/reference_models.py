@@ -26,7 +26,7 @@ TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 Arrays = dict[str, np.ndarray]
 SPLITS = ("half", "disjoint")
 # Counts in the keys of stored results: raise it when what is stored means something else.
-_FORMAT = 1
+_FORMAT = 2
 _DIED = (
     "audit: A process that trained a reference model died, by lack of memory perhaps. What is finished is kept in the "
     "cache folder, if one was given: run the same audit again to go on, with a smaller n_jobs."
@@ -173,39 +173,43 @@ def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, 
             "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
             "queried for scores: return the model that the labels come from, or leave reference_models out."
         )
-    arrays = {"features": found.features}
+    arrays = {"features": found.features, "outputs": found.outputs}
     if job.queries is not None:
-        queried = query_augmented(model, pool, job.queries, batch_size=job.batch_size)
-        augmented = dataclasses.replace(found, **queried).augmented
-        assert augmented is not None
-        arrays["augmented"] = augmented
+        found = dataclasses.replace(found, **query_augmented(model, pool, job.queries, batch_size=job.batch_size))
+        assert found.augmented is not None and found.augmented_outputs is not None
+        arrays.update(augmented=found.augmented, augmented_outputs=found.augmented_outputs)
     del model
     gc.collect()
     _keep(Store(job.folder), job, arrays)
     return job.index, arrays
 
 
-def _places(job: _Job) -> dict[str, tuple[str, int]]:
-    """Returns for each array that a job makes its key in the store and its number of columns."""
-    places = {"features": (job.keys[-1], len(FEATURES))}
+def _keys(job: _Job) -> dict[str, tuple[str, ...]]:
+    """Returns the names of the arrays that a job makes, by their key in the store."""
+    names: dict[str, tuple[str, ...]] = {job.keys[-1]: ("features", "outputs")}
     if job.queries is not None:
-        places["augmented"] = (fingerprint(job.keys[-1], job.queries), len(AUGMENTED))
-    return places
+        names[fingerprint(job.keys[-1], job.queries)] = ("augmented", "augmented_outputs")
+    return names
 
 
 def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
-    for name, (key, _) in _places(job).items():
-        store.put(key, {name: arrays[name]}, ARRAYS)
+    for key, names in _keys(job).items():
+        store.put(key, {name: arrays[name] for name in names}, ARRAYS)
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
     """Returns all arrays that a job makes, or None if any of them is missing."""
     arrays = {}
-    for name, (key, columns) in _places(job).items():
-        found = (store.get(key, ARRAYS) or {}).get(name)
-        if found is None or found.shape != (count, columns) or not np.isfinite(found).all():
-            return None
-        arrays[name] = found
+    for key, names in _keys(job).items():
+        stored = store.get(key, ARRAYS) or {}
+        for name in names:
+            found = stored.get(name)
+            if found is None or len(found) != count or not np.isfinite(found).all():
+                return None
+            columns = {"features": (len(FEATURES),), "augmented": (len(AUGMENTED),)}.get(name)
+            if columns and found.shape[1:] != columns:
+                return None
+            arrays[name] = found
     return arrays
 
 
@@ -226,7 +230,7 @@ def train_references(
         options: The pipeline, the number of models, their training sets, and where finished ones are kept.
         pool: Pair (x, y) of the n audited records, labels as integers.
         batch_size: Records scored in one call.
-        queries: Makes augmented queries, as `signals.augmented_queries`; None for none.
+        queries: Makes augmented queries, as `signals.AugmentedQueries`; None for none.
         seed: Seed of splits and trainings.
         progress: Called with the number of models that were finished since the last call.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import numpy as np
 
@@ -18,11 +19,15 @@ class ReferenceSignals:
         features: Shape (k, n, columns), as `Signals.features`.
         trained_on: Shape (k, n), bool: whether the record was in the model's training set.
         augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
+        outputs: Shape (k, n, classes), as `Signals.outputs`, or None where only features are known.
+        augmented_outputs: Shape (k, n, 3, classes), as `Signals.augmented_outputs`, or None without augmented queries.
     """
 
     features: np.ndarray
     trained_on: np.ndarray
     augmented: Optional[np.ndarray] = None
+    outputs: Optional[np.ndarray] = None
+    augmented_outputs: Optional[np.ndarray] = None
 
     def feature(self, name: str) -> np.ndarray:
         """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
@@ -50,8 +55,27 @@ class ReferenceSignals:
 
     def first(self, count: int) -> ReferenceSignals:
         """Returns the signals of the first models alone."""
-        augmented = None if self.augmented is None else self.augmented[:count]
-        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented)
+        return self.of_models(slice(count))
+
+    def of_models(self, index: Any) -> ReferenceSignals:
+        """Returns the signals of some models.
+
+        Args:
+            index: What NumPy takes as an index of the first axis.
+        """
+        return self._each(lambda array: array[index])
+
+    def of_records(self, index: Any) -> ReferenceSignals:
+        """Returns the signals on some records, or on all in another order.
+
+        Args:
+            index: What NumPy takes as an index of the second axis.
+        """
+        return self._each(lambda array: array[:, index])
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> ReferenceSignals:
+        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return ReferenceSignals(**{name: None if a is None else change(a) for name, a in arrays.items()})
 
     def __repr__(self) -> str:
         models, records = self.trained_on.shape

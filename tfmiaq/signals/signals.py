@@ -13,8 +13,8 @@ from tfmiaq._checks import AT_LEAST_ONE, check, integer
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.targets import Target, are_probabilities, log_probabilities, outputs_in_chunks
 
-# Of more classes than this the largest logits are kept, for the attacks that learn from whole outputs.
-KEPT_CLASSES = 16
+# Of more classes than this, those whose numbers leave the same remainder are kept together.
+KEPT_CLASSES = 128
 # Columns of `Signals.features` and of `Signals.augmented`.
 FEATURES = (
     "confidence",
@@ -25,6 +25,7 @@ FEATURES = (
     "largest_log_probability",
     "second_log_probability",
 )
+_LEAST_LOG_PROBABILITY = -30.0
 AUGMENTED = ("label_agreement", "augmented_confidence")
 
 
@@ -47,10 +48,12 @@ class Signals:
         entropies: Shape (n,), entropy of the class probabilities, in nats.
         modified_entropies: Shape (n,), -(1 - p) log p - sum over other classes of q log(1 - q) (Song and Mittal 2021,
             equation 7).
-        logits: Shape (n, at most 16), float32: all logits, or of more classes the largest, in falling order. Log
-            probabilities where the target gives probabilities.
+        logits: Shape (n, at most 128), float32: all logits, or log-probabilities where the target gives probabilities.
+            Of more than 128 classes, column j is the logarithm of what the classes j, j + 128, ... hold together.
         label_agreement: Shape (n,), part of a record's augmented queries whose label is right, or None without them.
         augmented_confidences: Shape (n,), mean over those queries of the logit-scaled confidence, or None.
+        augmented_outputs: Shape (n, 3, at most 128), float16, means of the log-probabilities over three groups of those
+            queries (`signals.AugmentedQueries`), or None. Of quantized outputs they tell how often classes tie.
     """
 
     labels: np.ndarray
@@ -62,12 +65,17 @@ class Signals:
     logits: Optional[np.ndarray] = None
     label_agreement: Optional[np.ndarray] = None
     augmented_confidences: Optional[np.ndarray] = None
+    augmented_outputs: Optional[np.ndarray] = None
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """Log-probabilities, the whole output in a compact form: shape (n, at most 128), float16, from -30 to 0."""
+        return compact(normalized(self.logits))
 
     @property
     def features(self) -> np.ndarray:
         """What trained attacks learn from: shape (n, columns), float32, columns in the order of `FEATURES`."""
-        logits: Any = self.logits
-        top = np.sort(logits - special.logsumexp(logits, axis=1, keepdims=True), axis=1)
+        top = np.sort(normalized(self.logits), axis=1)
         columns: dict[str, Any] = {
             "confidence": self.confidences,
             "loss": self.losses,
@@ -105,6 +113,16 @@ class Signals:
         return Signals(**{name: np.concatenate([array[name] for array in arrays]) for name in arrays[0]})
 
 
+def normalized(logits: Any) -> np.ndarray:
+    """Returns the log-probabilities of logits, shape (n, classes)."""
+    return logits - special.logsumexp(logits, axis=1, keepdims=True)
+
+
+def compact(log_p: np.ndarray) -> np.ndarray:
+    """Returns log-probabilities as float16, those below -30 as -30."""
+    return np.maximum(log_p, _LEAST_LOG_PROBABILITY).astype(np.float16)
+
+
 def from_scores(scores: np.ndarray, labels: np.ndarray, are_probabilities: bool) -> Signals:
     """Returns the signals of scored records.
 
@@ -128,7 +146,8 @@ def from_scores(scores: np.ndarray, labels: np.ndarray, are_probabilities: bool)
     not_others = np.log1p(-np.minimum(np.exp(others), 1 - 1e-12))
     correct = logits.argmax(1) == labels
     if logits.shape[1] > KEPT_CLASSES:
-        logits = -np.sort(np.partition(-logits, KEPT_CLASSES, axis=1)[:, :KEPT_CLASSES], axis=1)
+        columns = [special.logsumexp(logits[:, column::KEPT_CLASSES], axis=1) for column in range(KEPT_CLASSES)]
+        logits = np.column_stack(columns)
     return Signals(
         labels=labels,
         correct=correct,
