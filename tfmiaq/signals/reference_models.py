@@ -187,7 +187,9 @@ def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, 
         assert augmented is not None
         arrays["augmented"] = augmented
     del model
-    gc.collect()
+    if not hasattr(job.steps[-1], "lend"):
+        # A model that is lent is used again, and collecting takes longer than a small one's signals.
+        gc.collect()
     _keep(Store(job.folder), job, arrays)
     return job.index, arrays
 

@@ -9,8 +9,9 @@ not depend on those that were trained before it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -50,11 +51,24 @@ def forget() -> None:
     _kept.trainings.clear()
 
 
+@contextlib.contextmanager
+def random_state_in_variables() -> Iterator[None]:
+    """Within it new random layers, such as a Dropout, draw from generators whose state goes back with the variables."""
+    options = keras.backend.experimental
+    before = options.is_tf_random_generator_enabled()
+    options.enable_tf_random_generator()
+    try:
+        yield
+    finally:
+        if not before:
+            options.disable_tf_random_generator()
+
+
 def train(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, seed: int, made_by: str = "") -> Any:
     """Returns a float model that starts from the weights of a fresh one.
 
     Args:
-        model: The fresh model. It may become the traced one.
+        model: The fresh model, built by `random_state_in_variables`. It may become the traced one.
         recipe: How it is trained.
         x: Records, shape (n, ...).
         y: Integer classes (n,), or soft labels (n, classes).
@@ -97,7 +111,8 @@ def train_quantized(
     Returns:
         As `train`.
     """
-    if not _can_repeat(model, recipe):
+    # Of weights that diverged `quantize_model` raises an error that says so.
+    if not _can_repeat(model, recipe) or not all(np.isfinite(weight).all() for weight in weights):
         return None
 
     def make() -> Optional[_Training]:
@@ -176,7 +191,7 @@ def _find(key: str, make: Callable[[], Optional[_Training]]) -> Optional[_Traini
     trainings = _kept.trainings
     if key not in trainings:
         # Whatever making it draws at random, the model that comes next does not depend on it.
-        with own_random_state(0):
+        with own_random_state(0), random_state_in_variables():
             trainings[key] = make()
         while len(trainings) > _KEPT:
             trainings.popitem(last=False)
@@ -205,11 +220,11 @@ def _quantized(model: Any, policy: BitwidthPolicy, x: np.ndarray) -> tuple[Any, 
     sources: list[Optional[int]] = []
     if len(quantized.weights) != len(other.weights):
         return quantized, None
-    for values in zip(quantized.get_weights(), other.get_weights()):
-        of_value = [i for i, pair in enumerate(zip(given, of_other)) if all(map(_is_copy, values, pair))]
-        if len(of_value) > 1 or (not of_value and not np.array_equal(*values)):
+    for both in zip(quantized.get_weights(), other.get_weights()):
+        copied = [i for i, pair in enumerate(zip(given, of_other)) if all(map(_is_copy, both, pair))]
+        if len(copied) > 1 or (not copied and not np.array_equal(*both)):
             return quantized, None
-        sources.append(of_value[0] if of_value else None)
+        sources.append(copied[0] if copied else None)
     _assign(quantized, sources, of_other)
     some = tf.constant(x[:8])
     same = np.allclose(quantized(some, training=False), other(some, training=False), rtol=1e-6, equal_nan=True)
@@ -248,10 +263,10 @@ class _Training:
         self, model: Any, sources: Sequence[Optional[int]], recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray
     ) -> None:
         self._model, self._sources, self._recipe = model, sources, recipe
-        x, y = self._arrays(x, y)
-        recipe.compile(model, len(x), y)
+        arrays = self._arrays(x, y)
+        recipe.compile(model, len(x), arrays[1])
         model.optimizer.build(model.trainable_variables)
-        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, y)]
+        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
         self._epoch = tf.function(self._run_epoch).get_concrete_function(
             *signature, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
         )
@@ -267,11 +282,11 @@ class _Training:
         captured = [t for t in graph.external_captures if t.dtype == tf.resource]
         self.starts_anew = all(id(t) in known for t in captured) and all(map(_is_repeatable, _operations(graph)))
 
-    def _arrays(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _arrays(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         """Returns records and labels of the types that `fit` would give to the model."""
         floatx = keras.backend.floatx()
-        y = self._recipe.labels(self._model, y)
-        return tuple(array.astype(floatx, copy=False) if array.dtype.kind == "f" else array for array in (x, y))  # type: ignore
+        labels = self._recipe.labels(self._model, y)
+        return tuple(part.astype(floatx, copy=False) if part.dtype.kind == "f" else part for part in (x, labels))
 
     def _run_epoch(self, x: Any, y: Any, order: Any, seed: Any) -> None:
         size = self._recipe.batch_size

@@ -73,7 +73,8 @@ class FloatTraining:
 
         seed, after = _seeds()
         with own_random_state(seed):
-            model = self.build_fn()
+            with repeated.random_state_in_variables():
+                model = self.build_fn()
             trained = repeated.train(model, self.recipe, x, y, seed, fingerprint(self.build_fn))
             if trained is None:
                 trained = self.recipe.fit(model, x, y)
