@@ -28,8 +28,8 @@ def keras_predictor(model: Any, batch_size: int) -> Callable[[np.ndarray], Any]:
         x = x.astype(keras.backend.floatx(), copy=False) if x.dtype.kind == "f" else x
         kind = x.shape[1:], x.dtype
         if kind not in calls:
-            signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype)]
-            calls[kind] = tf.function(lambda batch: of_model()(batch, training=False), input_signature=signature)
+            call = tf.function(lambda batch: of_model()(batch, training=False))
+            calls[kind] = call.get_concrete_function(tf.TensorSpec([None, *x.shape[1:]], x.dtype))
         starts = range(0, len(x), batch_size)
         return np.concatenate([calls[kind](tf.constant(x[start : start + batch_size])).numpy() for start in starts])
 
