@@ -117,6 +117,15 @@ def test_a_training_is_that_of_keras(digits, fresh):
     _assert_alike(quantized, recipe.fit(tfmiaq.quantize_model(model, ONE_BIT), x, soft).get_weights())
 
 
+def test_a_compiled_step_is_that_of_keras(digits, fresh):
+    x, y = _records(digits)
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=48)
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(12, "relu"), layers.Dense(10)])
+    found = repeated.train_quantized(model, model.get_weights(), ONE_BIT, recipe, x, y, 0).get_weights()
+    assert [training._compiles for training in repeated._kept.trainings.values()] == [True]
+    _assert_alike(found, recipe.fit(tfmiaq.quantize_model(model, ONE_BIT), x, y).get_weights())
+
+
 def test_augmentation_and_mixup_start_from_the_seed(digits, fresh):
     x, y = _records(digits)
     recipe = dataclasses.replace(RECIPE, augment=recipes.flips_and_shifts(), mixup=0.3)
