@@ -326,7 +326,7 @@ def _quantized_stage(run: _Run, float_model: Any, bits: BitwidthPolicy) -> tuple
 
     def train() -> Any:
         quantize.prepare(*run.members, run.verbose)
-        return _seeded(run.seed, quantize.train, float_model, *run.members)
+        return _seeded(run.seed, quantize, float_model, *run.members)
 
     model = run.stored_model("quantized.keras", fingerprint(run.key, "quantized", quantize), train)
     write_text(run.folder / "policy.json", get_policy(model).to_json())

@@ -150,11 +150,18 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
     for depth in range(start, len(job.steps)):
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
         with own_random_state(job.seed + depth):
-            model = job.steps[depth](x, y) if depth == 0 else job.steps[depth](model, x, y)
+            train = _trainer(job.steps, depth)
+            model = train(x, y) if depth == 0 else train(model, x, y)
         # What other pipelines may begin with, the float model above all.
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
             store.put(job.keys[depth], model, models)
     return model
+
+
+def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> Callable[..., Any]:
+    """Returns a stage, or its `lend`, whose model the next training changes, where nothing else keeps the model."""
+    is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
+    return steps[depth] if is_kept else getattr(steps[depth], "lend", steps[depth])
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
@@ -179,7 +186,9 @@ def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, 
         assert found.augmented is not None and found.augmented_outputs is not None
         arrays.update(augmented=found.augmented, augmented_outputs=found.augmented_outputs)
     del model
-    gc.collect()
+    if not hasattr(job.steps[-1], "lend"):
+        # A model that is lent is used again, and collecting takes longer than a small one's signals.
+        gc.collect()
     _keep(Store(job.folder), job, arrays)
     return job.index, arrays
 

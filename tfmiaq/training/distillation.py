@@ -140,7 +140,8 @@ def _fold_predictions(
 
     def train() -> dict[str, np.ndarray]:
         with own_random_state(seed):
-            teacher = train_fn(x[kept], y[kept])
+            # The teacher is queried, and not used after that.
+            teacher = getattr(train_fn, "lend", train_fn)(x[kept], y[kept])
             logits = signals.predict_logits(teacher, x[~kept])
         return {"probabilities": special.softmax(logits, axis=1).astype(np.float32)}
 
@@ -294,9 +295,38 @@ def cross_distill(
     options = CrossDistillation() if options is None else options
     if not isinstance(options, CrossDistillation):
         raise TypeError(f"cross_distill: Expected a CrossDistillation or None as options. Received {options!r:.200}.")
+    soft = soft_labels(
+        train_fn,
+        x,
+        y,
+        student.outputs[0].shape[-1],
+        options,
+        cache=cache,
+        n_jobs=n_jobs,
+        seed=seed,
+        verbose=verbose,
+    )
+    return (FROM_SCRATCH if recipe is None else recipe).fit(student, np.asarray(x), soft)
+
+
+def soft_labels(
+    train_fn: TrainFloat,
+    x: Any,
+    y: Any,
+    classes: int,
+    options: CrossDistillation,
+    *,
+    cache: Optional[Any] = None,
+    n_jobs: Optional[int] = None,
+    seed: int = 0,
+    verbose: bool = True,
+) -> np.ndarray:
+    """Returns what a student of `cross_distill` is trained on: shape (n, classes), float32.
+
+    Args, errors: As of `cross_distill`.
+    """
     x, y = signals.pair((x, y), "train", "cross_distill")
     options.check_fits(len(y), "cross_distill")
-    classes = student.outputs[0].shape[-1]
     if y.max() >= classes:
         raise ValueError(f"cross_distill: The labels go up to {y.max()}, and the student has {classes} classes.")
     soft = out_of_fold_predictions(
@@ -313,5 +343,4 @@ def cross_distill(
     if soft.shape[1] != classes:
         raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")
     weight = options.teacher_weight
-    labels = weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]
-    return (FROM_SCRATCH if recipe is None else recipe).fit(student, x, labels)
+    return weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]
