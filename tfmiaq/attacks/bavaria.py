@@ -20,7 +20,8 @@ class Bavaria(Attack):
     The confidences of the models that trained on a record, and of those that did not, are Gaussian with a
     normal-inverse-gamma prior; the target's confidence is scored by the ratio of the two Student's t predictive
     densities. The prior's mean is that of all records; its scale and degrees of freedom come from how much the
-    logarithms of the records' variances differ beyond what so few models make them differ (Smyth 2004, section 6.2). With many models this nears LiRA with variance by record, with few LiRA with one variance.
+    logarithms of the records' variances differ beyond what so few models make them differ (Smyth 2004, section 6.2).
+    With many models this nears LiRA with variance by record, with few LiRA with one variance.
 
     Args:
         name: Name in the report.

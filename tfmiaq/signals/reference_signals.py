@@ -75,7 +75,8 @@ class ReferenceSignals:
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> ReferenceSignals:
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return ReferenceSignals(**{name: None if a is None else change(a) for name, a in arrays.items()})
+        changed: dict[str, Any] = {name: None if a is None else change(a) for name, a in arrays.items()}
+        return ReferenceSignals(**changed)
 
     def __repr__(self) -> str:
         models, records = self.trained_on.shape
