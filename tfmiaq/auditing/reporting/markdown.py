@@ -12,6 +12,8 @@ Rows = Sequence[Sequence[str]]
 def report(
     *,
     verdict: str,
+    attacker_head: Sequence[str],
+    attacker_rows: Rows,
     figures: Rows,
     attack_head: Sequence[str],
     attack_rows: Rows,
@@ -25,6 +27,8 @@ def report(
 
     Args:
         verdict: What was found, in one sentence.
+        attacker_head: Column names of the table of attackers.
+        attacker_rows: Its rows, or none.
         figures: Name and value of each figure.
         attack_head: Column names of the table of attacks.
         attack_rows: Its rows.
@@ -34,7 +38,10 @@ def report(
         sizes: Numbers of records and the seed, in one sentence.
         assumptions: What the figures rest on.
     """
-    lines = ["# Membership inference audit", "", verdict, "", *markdown_table(("figure", "value"), figures), ""]
+    lines = ["# Membership inference audit", "", verdict, ""]
+    if attacker_rows:
+        lines += [*markdown_table(attacker_head, attacker_rows), ""]
+    lines += [*markdown_table(("figure", "value"), figures), ""]
     lines += [*markdown_table(attack_head, attack_rows), ""]
     if slice_rows:
         lines += [f"Worst slices, by {picked}:", "", *markdown_table(("records", "number", "AUC"), slice_rows), ""]
