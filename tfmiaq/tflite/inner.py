@@ -12,28 +12,26 @@ from tfmiaq.tflite.interpreter import Interpreter
 from tfmiaq.tflite.steps import constants
 
 # Operations that tell less than what they read, of one tensor and constants.
-_SQUASHING = frozenset(
-    ["ARG_MAX", "CAST", "CEIL", "FLOOR", "FLOOR_DIV", "LOGISTIC", "LOG_SOFTMAX", "ONE_HOT", "QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "SIGN", "SOFTMAX", "TANH"]
-)
+_SQUASHING = frozenset(("ARG_MAX", "CAST", "LOGISTIC", "LOG_SOFTMAX", "ONE_HOT", "QUANTIZE", "SOFTMAX", "TANH")) | {
+    *("CEIL", "FLOOR", "FLOOR_DIV", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "SIGN")
+}
 # The same, of two tensors or of one and a constant: the rounding of `policy.output` is a SUB of the largest logit.
-_CLIPPING = frozenset(["EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2"])
+_CLIPPING = frozenset(("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")) | {
+    *("MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2")
+}
 _SHIFTING = frozenset(("DIV", "SUB"))
 # Operations that tell as much as what they read, with constants beside it.
 _KEEPING = frozenset(("ADD", "DEQUANTIZE", "EXP", "EXPAND_DIMS", "LOG", "MUL", "NEG", "RESHAPE", "SQUEEZE"))
 # What a rounding or a softmax that is written out takes of the logits beside themselves.
 _REDUCING = frozenset(("MEAN", "REDUCE_MAX", "REDUCE_MIN", "SUM"))
-_WEIGHTED = frozenset(
-    ["BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RNN", "SVDF", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"]
-)
+_WEIGHTED = frozenset(("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")) | {
+    *("RNN", "SVDF", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN")
+}
 # What may stand between the last weights and the logits: it rounds nothing but to a tensor's own codes.
-_BETWEEN = (
-    _KEEPING
-    | _REDUCING
-    | _SHIFTING
-    | frozenset(
-        ["AVERAGE_POOL_2D", "CONCATENATION", "GATHER", "L2_NORMALIZATION", "MAX_POOL_2D", "PACK", "PAD", "SLICE", "SPLIT", "STRIDED_SLICE", "TRANSPOSE", "UNPACK"]
-    )
-)
+_BETWEEN = (_KEEPING | _REDUCING | _SHIFTING) | {
+    *("AVERAGE_POOL_2D", "CONCATENATION", "GATHER", "L2_NORMALIZATION", "MAX_POOL_2D", "PACK", "PAD"),
+    *("SLICE", "SPLIT", "STRIDED_SLICE", "TRANSPOSE", "UNPACK"),
+}
 _REAL = (np.float16, np.float32, np.float64)
 
 

@@ -12,8 +12,7 @@ Rows = Sequence[Sequence[str]]
 def report(
     *,
     verdict: str,
-    attacker_head: Sequence[str],
-    attacker_rows: Rows,
+    attackers: tuple[Sequence[str], Rows],
     figures: Rows,
     attack_head: Sequence[str],
     attack_rows: Rows,
@@ -27,8 +26,7 @@ def report(
 
     Args:
         verdict: What was found, in one sentence.
-        attacker_head: Column names of the table of attackers.
-        attacker_rows: Its rows, or none.
+        attackers: Column names and rows of the table of attackers, which is left out without rows.
         figures: Name and value of each figure.
         attack_head: Column names of the table of attacks.
         attack_rows: Its rows.
@@ -39,8 +37,8 @@ def report(
         assumptions: What the figures rest on.
     """
     lines = ["# Membership inference audit", "", verdict, ""]
-    if attacker_rows:
-        lines += [*markdown_table(attacker_head, attacker_rows), ""]
+    if attackers[1]:
+        lines += [*markdown_table(*attackers), ""]
     lines += [*markdown_table(("figure", "value"), figures), ""]
     lines += [*markdown_table(attack_head, attack_rows), ""]
     if slice_rows:

@@ -16,7 +16,6 @@ from tfmiaq.auditing.reporting.results import AttackResult, Slice, decisions, es
 from tfmiaq.metrics import RATES, Estimate, format_figure
 
 _MOST_CURVES = 6
-_RATE_NAMES = attackers.RATE_NAMES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,7 +222,7 @@ class AuditReport:
             ("recall", format_figure(self.recall)),
             ("F1 of members", format_figure(self.f1_members)),
             ("F1 of non-members", format_figure(self.f1_non_members)),
-            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(_RATE_NAMES, RATES)),
+            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(attackers.RATE_NAMES, RATES)),
             ("lower bound on epsilon", f"{self.epsilon:.2f}"),
             ("gap attack accuracy", format_figure(self.gap_attack_accuracy)),
             ("target's accuracy on members", format_figure(self.member_accuracy)),
@@ -232,7 +231,7 @@ class AuditReport:
 
     def attack_head(self) -> list[str]:
         """Returns the column names of the table of attacks."""
-        return ["attack", "accuracy", "AUC", *_RATE_NAMES, "needs"]
+        return ["attack", "accuracy", "AUC", *attackers.RATE_NAMES, "needs"]
 
     def attack_rows(self) -> list[tuple[str, ...]]:
         """Returns one row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
@@ -258,8 +257,7 @@ class AuditReport:
         """Returns what Markdown and page show, as text and rows of text."""
         return {
             "verdict": self.verdict,
-            "attacker_head": attackers.HEAD,
-            "attacker_rows": self._attacker_rows(),
+            "attackers": (attackers.HEAD, self._attacker_rows()),
             "figures": self.figures(),
             "attack_head": self.attack_head(),
             "attack_rows": self.attack_rows(),
@@ -311,9 +309,8 @@ class AuditReport:
         )
 
     def _repr_html_(self) -> str:
-        tables: list[Any] = [(("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
-        if self.query is not None:
-            tables.insert(0, (attackers.HEAD, self._attacker_rows()))
+        about = [(attackers.HEAD, self._attacker_rows())] if self.query else []
+        tables = [*about, (("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
         return page.render("notebook.html", verdict=self.verdict, tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:
