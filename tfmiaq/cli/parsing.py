@@ -147,7 +147,7 @@ def _add_defend(parser: Any) -> None:
         OutputBits,
         ("bits", "clip"),
         defaults=lambda name: "outputs are not rounded",
-        bits={"flag": "output_bits", "text": "bits of the outputs, 1 to 8"},
+        bits={"flag": "output_bits", "text": "bits of the outputs, 1 to 8, which hide from who can only ask"},
         clip={"flag": "output_clip"},
     )
     parser.add_argument(
