@@ -4,7 +4,7 @@
 
 An MLP of 2-bit weights and 4-bit activations with 1-bit outputs is trained from scratch on one half of the records, as
 `benchmarks/frontier.py` trains it. Its .tflite is audited by both attackers, with reference models through the same
-pipeline, and once more with memberships redrawn, where both must have an AUC of 0.5. Three minutes on two cores.
+pipeline, and once more with memberships redrawn, where both must have an AUC of 0.5. Three minutes of processor time.
 """
 
 from __future__ import annotations

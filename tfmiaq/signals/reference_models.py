@@ -221,7 +221,8 @@ def _places(job: _Job) -> dict[str, tuple[str, int]]:
 
 def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
     for name, (key, _) in _places(dataclasses.replace(job, access=FILE)).items():
-        store.put(key, {name: arrays[name]}, ARRAYS)
+        if name in arrays:
+            store.put(key, {name: arrays[name]}, ARRAYS)
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
