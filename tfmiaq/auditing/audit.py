@@ -27,7 +27,9 @@ from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
+from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
@@ -103,12 +105,17 @@ def audit(
     reference_models: Optional[ReferenceModels] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
+    access: Optional[str] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
     seed: int = 0,
     verbose: bool = True,
 ) -> AuditReport:
-    """Attacks a model with membership inference, and reports how much its outputs say about its training records.
+    """Attacks a model with membership inference, and reports how much it says about its training records.
+
+    Who ships a .tflite gives more than its outputs: whoever holds the file reads the logits in front of the rounding of
+    `policy.output`, of a softmax or of an argmax. A .tflite is audited so, and the report has the figures of an
+    attacker who can only ask beside it (`AuditReport.query`).
 
     With `reference_models` the attacker adapts: models go through the target's own pipeline, on records of the
     attacker's choice. An audit without them flatters a defence.
@@ -132,6 +139,10 @@ def audit(
         augmented_queries: True to query augmented copies of each record too (`signals.AugmentedQueries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
             gives labels.
+        access: What the attacker has: "query" for the target's outputs alone, or "file" for the .tflite or the Keras
+            model itself, with the logits inside; reference models are then read in the same way. None for "file" where
+            the target is a .tflite, else "query". A .tflite whose logits cannot be found is audited by its outputs,
+            and the report says so.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
         seed: Seed of folds, halves, attack models, splits and reference models.
@@ -141,10 +152,12 @@ def audit(
         The report.
 
     Raises:
-        TypeError: A target, a set of records or reference models of another type.
+        TypeError: A target, a set of records or reference models of another type; access="file" to a function, a
+            classifier or saved outputs.
         ValueError: Unknown attacks, or attacks that lack what they need; sets that are empty, too small, of different
             shapes or with NaN; labels that are no classes; a target that gives something else than finite scores; a
-            file that is no .tflite; numbers out of range.
+            file that is no .tflite; another access; access="file" to a model whose logits cannot be found; numbers out
+            of range.
         RuntimeError: A process that trained a reference model died.
     """
     chosen = choose(attacks)
@@ -158,28 +171,48 @@ def audit(
     sets = _Sets(*_check_sets(members, non_members), **numbers)
     _check_reference_models(reference_models, len(sets.members[1]))
     can_query = not isinstance(target, (tuple, list))
+    held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
         _check_needs(chosen, reference_models is not None, other is not None, can_query)
     models = 0 if reference_models is None else reference_models.count
-    with tqdm(total=len(chosen) + 2 + models, desc="audit", disable=None if verbose else True) as bar:
+    targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
+    steps = (len(chosen) + 2) * len(targets) + models
+    with tqdm(total=steps, desc="audit", disable=None if verbose else True) as bar:
         progress = _Progress(bar)
-        found = sets.signals(target, progress.step)
         make = augmented_queries if callable(augmented_queries) else AugmentedQueries.from_records(sets.x())
         by_name = attacks is not None and any({AUGMENTED_QUERIES, AUGMENTED_REFERENCES} & a.needs for a in chosen)
-        if can_query and (augmented_queries or by_name or found.losses is None):
-            progress.step("augmented queries", 0)
-            found = dataclasses.replace(found, **sets.augmented(target, make))
-        evidence = Evidence(
-            target=found,
-            is_member=np.arange(len(found.labels)) < len(sets.members[1]),
-            seed=seed,
-            other=None if other is None else sets.signals(other),
-            records=sets.x if sets.have_features else None,
-            reference_signals=_reference_signals(reference_models, sets, found, make, can_query, seed, progress),
-        )
-        ready, skipped = _split(chosen, evidence)
-        report = evaluation.score(evidence, ready, progress.step)
-    return dataclasses.replace(report, skipped=skipped)
+        found = {}
+        for name, view in targets.items():
+            found[name] = sets.signals(view, progress.step)
+            if can_query and (augmented_queries or by_name or found[name].losses is None):
+                progress.step("augmented queries", 0)
+                found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
+        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress)
+        reports: dict[str, Optional[AuditReport]] = {}
+        for name in targets:
+            evidence = Evidence(
+                target=found[name],
+                is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
+                seed=seed,
+                other=None if other is None else sets.signals(access_to.views(other, **numbers)[name]),
+                records=sets.x if sets.have_features else None,
+                reference_signals=references if name == FILE or references is None else references.query or references,
+            )
+            reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+    (name, report), *_ = reports.items()
+    assert report is not None
+    return dataclasses.replace(report, query=reports[QUERY] if name == FILE else None, unread=unread)
+
+
+def _report(
+    chosen: list[Attack], evidence: Evidence, access: str, progress: _Progress, is_headline: bool
+) -> Optional[AuditReport]:
+    """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
+    ready, skipped = _split(chosen, evidence)
+    if not ready and is_headline:
+        raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
+    report = evaluation.score(evidence, ready, progress.step) if ready else None
+    return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
 
 
 def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
@@ -225,37 +258,33 @@ def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, ca
 def _reference_signals(
     reference_models: Optional[ReferenceModels],
     sets: _Sets,
-    found: Signals,
+    found: dict[str, Signals],
     make: Queries,
     can_query: bool,
     seed: int,
     progress: _Progress,
 ) -> Optional[ReferenceSignals]:
-    if reference_models is None or (found.losses is None and not can_query):
+    views = list(found.values())
+    if reference_models is None or (views[0].losses is None and not can_query):
         return None
     return train_references(
         reference_models,
-        (sets.x(), found.labels),
+        (sets.x(), views[0].labels),
         batch_size=sets.batch_size,
-        queries=None if found.label_agreement is None else make,
+        queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
+        access=FILE if FILE in found else QUERY,
     )
 
 
 def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict[str, str]]:
-    """Returns the attacks whose needs are met, and of all others why they do not run.
-
-    Raises:
-        ValueError: No attack can run.
-    """
+    """Returns the attacks whose needs are met, and of all others why they do not run."""
 
     def reason(attack: Attack) -> str:
         return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
 
     ready = [attack for attack in chosen if attack.needs <= evidence.available]
-    if not ready:
-        raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {reason(attack)}' for attack in chosen)}.")
     skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
     skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
     return ready, skipped

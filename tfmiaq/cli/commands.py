@@ -61,6 +61,7 @@ def audit(given: Arguments) -> int:
             reference_models=reference_models,
             other=other,
             augmented_queries=given.augmented_queries,
+            access=given.access,
             seed=given.seed,
         )
         reports[name].save(given.folder / name if len(names) > 1 else given.folder)

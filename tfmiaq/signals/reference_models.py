@@ -17,10 +17,12 @@ from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
+from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
+from tfmiaq.signals.targets import Target
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 Arrays = dict[str, np.ndarray]
@@ -129,6 +131,7 @@ class _Job:
     folder: Optional[str]
     batch_size: int
     queries: Optional[Queries]
+    access: str
 
 
 def _fit_set(population: Optional[Records], pool: Records, chosen: np.ndarray) -> Records:
@@ -174,17 +177,7 @@ def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
 def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, Arrays]:
     """Trains one model, stores its signals, and returns them: the folder may be out of the worker's reach."""
     model = _train(job, *_fit_set(population, pool, job.chosen))
-    found = _signals_of(model, pool, job.batch_size)
-    if found.losses is None:
-        raise ValueError(
-            "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
-            "queried for scores: return the model that the labels come from, or leave reference_models out."
-        )
-    arrays = {"features": found.features, "outputs": found.outputs}
-    if job.queries is not None:
-        found = dataclasses.replace(found, **query_augmented(model, pool, job.queries, batch_size=job.batch_size))
-        assert found.augmented is not None and found.augmented_outputs is not None
-        arrays.update(augmented=found.augmented, augmented_outputs=found.augmented_outputs)
+    arrays = _arrays_of(model, pool, job)
     del model
     if not hasattr(job.steps[-1], "lend"):
         # A model that is lent is used again, and collecting takes longer than a small one's signals.
@@ -193,17 +186,52 @@ def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, 
     return job.index, arrays
 
 
+def _arrays_of(model: Any, pool: Records, job: _Job) -> Arrays:
+    """Returns the signals of a trained model: of its outputs, and of its logits for the attacker who holds the file.
+
+    The logits are kept in the cache for a later audit too, as they cost no run of the model.
+    """
+    if job.access == QUERY and job.folder is None:
+        return _arrays_of_view(model, pool, job)
+    seen = views(model, job.batch_size)
+    inside = _arrays_of_view(seen[FILE], pool, job)
+    # Of a model that gives labels the attacker, who has trained it, reads the logits.
+    outputs = inside if seen[QUERY] is seen[FILE] else _arrays_of_view(seen[QUERY], pool, job, inside)
+    return {**outputs, **{f"{FILE}_{name}": array for name, array in inside.items()}}
+
+
+def _arrays_of_view(target: Target, pool: Records, job: _Job, instead: Optional[Arrays] = None) -> Arrays:
+    found = _signals_of(target, pool, job.batch_size)
+    if found.losses is None and instead is not None:
+        return instead
+    if found.losses is None:
+        raise ValueError(
+            "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
+            "queried for scores: return the model that the labels come from, or leave reference_models out."
+        )
+    arrays = {"features": found.features, "outputs": found.outputs}
+    if job.queries is not None:
+        found = dataclasses.replace(found, **query_augmented(target, pool, job.queries, batch_size=job.batch_size))
+        assert found.augmented is not None and found.augmented_outputs is not None
+        arrays.update(augmented=found.augmented, augmented_outputs=found.augmented_outputs)
+    return arrays
+
+
 def _keys(job: _Job) -> dict[str, tuple[str, ...]]:
-    """Returns the names of the arrays that a job makes, by their key in the store."""
+    """Returns the names of the arrays that an audit needs of a job, by their key in the store."""
     names: dict[str, tuple[str, ...]] = {job.keys[-1]: ("features", "outputs")}
     if job.queries is not None:
         names[fingerprint(job.keys[-1], job.queries)] = ("augmented", "augmented_outputs")
+    if job.access == FILE:
+        inside = {fingerprint(key, FILE): tuple(f"{FILE}_{name}" for name in of_key) for key, of_key in names.items()}
+        names.update(inside)
     return names
 
 
 def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
-    for key, names in _keys(job).items():
-        store.put(key, {name: arrays[name] for name in names}, ARRAYS)
+    for key, names in _keys(dataclasses.replace(job, access=FILE)).items():
+        if set(names) <= set(arrays):
+            store.put(key, {name: arrays[name] for name in names}, ARRAYS)
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
@@ -215,7 +243,7 @@ def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
             found = stored.get(name)
             if found is None or len(found) != count or not np.isfinite(found).all():
                 return None
-            columns = {"features": (len(FEATURES),), "augmented": (len(AUGMENTED),)}.get(name)
+            columns = {"features": (len(FEATURES),), "augmented": (len(AUGMENTED),)}.get(name.removeprefix(f"{FILE}_"))
             if columns and found.shape[1:] != columns:
                 return None
             arrays[name] = found
@@ -230,6 +258,7 @@ def train_references(
     queries: Optional[Queries] = None,
     seed: int = 0,
     progress: Optional[Callable[[int], None]] = None,
+    access: str = QUERY,
 ) -> ReferenceSignals:
     """Trains reference models and returns their signals on the audited records.
 
@@ -242,6 +271,8 @@ def train_references(
         queries: Makes augmented queries, as `signals.AugmentedQueries`; None for none.
         seed: Seed of splits and trainings.
         progress: Called with the number of models that were finished since the last call.
+        access: "query" for the signals of the models' outputs; "file" for those of the logits in front of output
+            rounding and softmax, where a model is a .tflite or a Keras model, with the others beside them.
 
     Raises:
         RuntimeError: A worker process died. What was finished is in the cache.
@@ -250,7 +281,7 @@ def train_references(
     source = options.population
     count = options.count
     chosen = half_splits(len((source or pool)[1]), count, seed)
-    jobs = _jobs(options, pool, chosen, batch_size, queries, seed)
+    jobs = [dataclasses.replace(job, access=access) for job in _jobs(options, pool, chosen, batch_size, queries, seed)]
     store = None if options.cache is None else Store(options.cache)
     done: dict[int, Arrays] = {}
     for job in jobs:
@@ -267,8 +298,16 @@ def train_references(
         if progress:
             progress(1)
     trained_on = chosen if source is None else np.zeros((count, len(pool[1])), bool)
-    stacked = {name: np.stack([done[index][name] for index in range(count)]) for name in done[0]}
-    return ReferenceSignals(trained_on=trained_on, **stacked)
+    stacked = {
+        name: np.stack([done[index][name] for index in range(count)])
+        for of_key in _keys(jobs[0]).values()
+        for name in of_key
+    }
+    inside = {name[len(FILE) + 1 :]: array for name, array in stacked.items() if name.startswith(FILE)}
+    outputs = ReferenceSignals(
+        trained_on=trained_on, **{name: array for name, array in stacked.items() if not name.startswith(FILE)}
+    )
+    return ReferenceSignals(trained_on=trained_on, query=outputs, **inside) if inside else outputs
 
 
 def _jobs(
@@ -287,5 +326,5 @@ def _jobs(
         # Each model has room for the seeds of its stages.
         first_seed = seed + 1000 * index
         keys = tuple(fingerprint(data, chosen[index], prints[: depth + 1], first_seed) for depth in range(len(prints)))
-        jobs.append(_Job(index, options.steps, keys, first_seed, chosen[index], folder, batch_size, queries))
+        jobs.append(_Job(index, options.steps, keys, first_seed, chosen[index], folder, batch_size, queries, QUERY))
     return jobs

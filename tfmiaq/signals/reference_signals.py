@@ -21,6 +21,7 @@ class ReferenceSignals:
         augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
         outputs: Shape (k, n, classes), as `Signals.outputs`, or None where only features are known.
         augmented_outputs: Shape (k, n, 3, classes), as `Signals.augmented_outputs`, or None without augmented queries.
+        query: Where these are signals of the models' logits, those of their outputs; else None.
     """
 
     features: np.ndarray
@@ -28,6 +29,7 @@ class ReferenceSignals:
     augmented: Optional[np.ndarray] = None
     outputs: Optional[np.ndarray] = None
     augmented_outputs: Optional[np.ndarray] = None
+    query: Optional[ReferenceSignals] = None
 
     def feature(self, name: str) -> np.ndarray:
         """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
@@ -75,8 +77,9 @@ class ReferenceSignals:
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> ReferenceSignals:
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        query = arrays.pop("query")
         changed: dict[str, Any] = {name: None if a is None else change(a) for name, a in arrays.items()}
-        return ReferenceSignals(**changed)
+        return ReferenceSignals(**changed, query=None if query is None else query._each(change))
 
     def __repr__(self) -> str:
         models, records = self.trained_on.shape

@@ -12,6 +12,7 @@ Rows = Sequence[Sequence[str]]
 def report(
     *,
     verdict: str,
+    attackers: tuple[Sequence[str], Rows],
     figures: Rows,
     attack_head: Sequence[str],
     attack_rows: Rows,
@@ -25,6 +26,7 @@ def report(
 
     Args:
         verdict: What was found, in one sentence.
+        attackers: Column names and rows of the table of attackers, which is left out without rows.
         figures: Name and value of each figure.
         attack_head: Column names of the table of attacks.
         attack_rows: Its rows.
@@ -34,7 +36,10 @@ def report(
         sizes: Numbers of records and the seed, in one sentence.
         assumptions: What the figures rest on.
     """
-    lines = ["# Membership inference audit", "", verdict, "", *markdown_table(("figure", "value"), figures), ""]
+    lines = ["# Membership inference audit", "", verdict, ""]
+    if attackers[1]:
+        lines += [*markdown_table(*attackers), ""]
+    lines += [*markdown_table(("figure", "value"), figures), ""]
     lines += [*markdown_table(attack_head, attack_rows), ""]
     if slice_rows:
         lines += [f"Worst slices, by {picked}:", "", *markdown_table(("records", "number", "AUC"), slice_rows), ""]

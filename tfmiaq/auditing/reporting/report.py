@@ -11,12 +11,11 @@ import numpy as np
 
 from tfmiaq import metrics
 from tfmiaq._checks import check, real
-from tfmiaq.auditing.reporting import markdown, page, plots, saved, wording
+from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved, wording
 from tfmiaq.auditing.reporting.results import AttackResult, Slice, decisions, estimate, with_interval
 from tfmiaq.metrics import RATES, Estimate, format_figure
 
 _MOST_CURVES = 6
-_RATE_NAMES = tuple(f"TPR at {rate:.1%} FPR" for rate in RATES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +39,9 @@ class AuditReport:
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
         label_only: Whether the target gave labels instead of scores.
+        access: "file" for an attacker who holds the file and reads the logits inside, "query" for one who can only ask.
+        query: The report of who can only ask, where this one is of who holds the file; else None.
+        unread: Why the logits inside a .tflite were not read, or empty.
     """
 
     attacks: tuple[AttackResult, ...]
@@ -56,6 +58,9 @@ class AuditReport:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_models: int = 0
     label_only: bool = False
+    access: str = "query"
+    query: Optional[AuditReport] = None
+    unread: str = ""
 
     def __getitem__(self, name: str) -> AttackResult:
         """Returns one attack by name.
@@ -150,7 +155,7 @@ class AuditReport:
     @property
     def verdict(self) -> str:
         """What was found, in one sentence."""
-        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen)
+        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen, self.access)
 
     @property
     def leaks(self) -> bool:
@@ -160,7 +165,7 @@ class AuditReport:
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(self.reference_models, self.label_only)
+        return wording.assumptions(self.reference_models, self.label_only, self.access, self.unread)
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -184,6 +189,9 @@ class AuditReport:
             "seed": self.seed,
             "reference_models": self.reference_models,
             "label_only": self.label_only,
+            "access": self.access,
+            "unread": self.unread,
+            "query": None if self.query is None else self.query.headline(),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,6 +203,7 @@ class AuditReport:
             "most_exposed_members": list(self.exposed),
             "not_tested": self.skipped,
             "assumptions": self.assumptions,
+            "query": None if self.query is None else self.query.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -213,7 +222,7 @@ class AuditReport:
             ("recall", format_figure(self.recall)),
             ("F1 of members", format_figure(self.f1_members)),
             ("F1 of non-members", format_figure(self.f1_non_members)),
-            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(_RATE_NAMES, RATES)),
+            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(attackers.RATE_NAMES, RATES)),
             ("lower bound on epsilon", f"{self.epsilon:.2f}"),
             ("gap attack accuracy", format_figure(self.gap_attack_accuracy)),
             ("target's accuracy on members", format_figure(self.member_accuracy)),
@@ -222,7 +231,7 @@ class AuditReport:
 
     def attack_head(self) -> list[str]:
         """Returns the column names of the table of attacks."""
-        return ["attack", "accuracy", "AUC", *_RATE_NAMES, "needs"]
+        return ["attack", "accuracy", "AUC", *attackers.RATE_NAMES, "needs"]
 
     def attack_rows(self) -> list[tuple[str, ...]]:
         """Returns one row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
@@ -241,10 +250,14 @@ class AuditReport:
         """Returns the slices of highest AUC."""
         return sorted(self.slices, key=lambda part: -part.auc)[:count]
 
+    def _attacker_rows(self) -> list[list[str]]:
+        return [] if self.query is None else [attackers.row(self.query), attackers.row(self)]
+
     def _shown(self, most_slices: int) -> dict[str, Any]:
         """Returns what Markdown and page show, as text and rows of text."""
         return {
             "verdict": self.verdict,
+            "attackers": (attackers.HEAD, self._attacker_rows()),
             "figures": self.figures(),
             "attack_head": self.attack_head(),
             "attack_rows": self.attack_rows(),
@@ -290,12 +303,14 @@ class AuditReport:
 
     def __repr__(self) -> str:
         return (
-            f"AuditReport(attack accuracy {self.attack_accuracy}, AUC {self.auc}, {self.members} members, "
-            f"{self.non_members} non-members, {len(self.attacks)} attacks, {self.reference_models} reference models)"
+            f"AuditReport(attack accuracy {self.attack_accuracy}, AUC {self.auc}, access {self.access!r}, "
+            f"{self.members} members, {self.non_members} non-members, {len(self.attacks)} attacks, "
+            f"{self.reference_models} reference models)"
         )
 
     def _repr_html_(self) -> str:
-        tables = [(("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
+        about = [(attackers.HEAD, self._attacker_rows())] if self.query else []
+        tables = [*about, (("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
         return page.render("notebook.html", verdict=self.verdict, tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:
@@ -355,6 +370,7 @@ class AuditReport:
             "attacks": {attack.name: attack.to_saved() for attack in self.attacks},
             "confusion": dataclasses.asdict(self.confusion),
             "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, sizes)],
+            "query": None if self.query is None else self.query._to_saved(),
         }
 
     @classmethod
@@ -378,4 +394,7 @@ class AuditReport:
             skipped=content["not_tested"],
             reference_models=content["reference_models"],
             label_only=content["label_only"],
+            access=content["access"],
+            query=None if content["query"] is None else cls._from_saved(content["query"]),
+            unread=content["unread"],
         )
