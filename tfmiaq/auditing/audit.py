@@ -176,6 +176,7 @@ def audit(
         _check_needs(chosen, reference_models is not None, other is not None, can_query)
     models = 0 if reference_models is None else reference_models.count
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
+    others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
     with tqdm(total=steps, desc="audit", disable=None if verbose else True) as bar:
         progress = _Progress(bar)
@@ -194,7 +195,7 @@ def audit(
                 target=found[name],
                 is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
                 seed=seed,
-                other=None if other is None else sets.signals(access_to.views(other, **numbers)[name]),
+                other=None if other is None else sets.signals(others[name]),
                 records=sets.x if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
             )
