@@ -192,7 +192,7 @@ def _run(name: str, task: Task) -> Iterator[dict[str, Any]]:
         options = tfmiaq.ReferenceModels(pipeline, REFERENCES.value, cache=folder, n_jobs=N_JOBS.value)
         with tqdm(total=REFERENCES.value, desc=f"{name} {model}") as bar:
             references = signals.train_references(
-                options, task.pool, queries=queries, progress=bar.update, access="file"
+                options, task.pool, batch_size=2_048, queries=queries, progress=bar.update, access="file"
             )
         for seed in range(TARGETS.value):
             stored = folder / f"target-{name}-{model.replace(' ', '-').replace(',', '')}-{len(task.pool[1])}-{seed}.npz"

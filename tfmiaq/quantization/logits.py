@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._backend import QuantizeLayer, is_keras_3_model, keras
+from tfmiaq._backend import QuantizeLayer, is_keras_3_model, keras, tf
 from tfmiaq.quantization.layer_graph import inner
 from tfmiaq.quantization.transformations import functional, keras3
 from tfmiaq.quantization.transformations.functional import activation_name
@@ -36,6 +36,10 @@ class LogitsModel:
             raise ValueError(f"the Keras model {model.name!r} has {len(model.outputs)} outputs")
         tensor, self._head = _before_squashing(model.outputs[0])
         self._both = keras.Model(model.inputs, [model.outputs[0], tensor])
+        # `predict` costs more than a small model's outputs, and is called for each augmented query.
+        self._traced = tf.function(lambda batch: self._both(batch, training=False), reduce_retracing=True)
+        # Neither a dict of inputs nor a fixed number of records.
+        self._is_traced = hasattr(self._both.input, "shape") and self._both.input.shape[0] is None
 
     def predict(self, x: Any, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """Returns the outputs of the model, shape (n, classes), and the logits behind them.
@@ -44,7 +48,13 @@ class LogitsModel:
             x: As for `keras.Model.predict`.
             batch_size: Records in one call.
         """
-        outputs, logits = self._both.predict(x, batch_size=batch_size, verbose=0)
+        if self._is_traced:
+            x = np.asarray(x)
+            x = x.astype(keras.backend.floatx(), copy=False) if x.dtype.kind == "f" else x
+            parts = [self._traced(tf.constant(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+            outputs, logits = (np.concatenate([np.asarray(part[view]) for part in parts]) for view in range(2))
+        else:
+            outputs, logits = self._both.predict(x, batch_size=batch_size, verbose=0)
         if isinstance(self._head, LogitsModel):
             logits = self._head.predict(logits, batch_size)[1]
         elif self._head is not None:

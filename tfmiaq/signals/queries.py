@@ -22,6 +22,8 @@ _SHIFTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 _EXCHANGED = (0.1, 0.2, 0.3)
 _NOISE = (0.2, 0.4, 0.6)
 _DONORS = 512
+# Of copies that are kept, packed.
+_MOST_BYTES = 2**26
 
 
 def query_augmented(
@@ -101,6 +103,14 @@ class AugmentedQueries:
 
     donors: np.ndarray
     count: int
+    _made: dict[tuple[int, bytes], np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns everything that defines the queries, for their fingerprint."""
+        return {"donors": self.donors, "count": self.count}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": {}}
 
     @classmethod
     def from_records(cls, x: np.ndarray, seed: int = 0) -> AugmentedQueries:
@@ -126,14 +136,28 @@ class AugmentedQueries:
         if x.ndim == 4:
             return _shifted(x, number)
         flat, donors = x.reshape(len(x), -1), self.donors.reshape(len(self.donors), -1)
+        if not _are_bits(donors) or not _are_bits(flat):
+            return self._copies(flat, donors, number).astype(x.dtype).reshape(x.shape)
+        # Copies of bits are kept: many reference models are queried with the same ones.
+        key = number, hashlib.blake2b(np.packbits(flat.astype(bool)).tobytes()).digest()
+        if key not in self._made:
+            bits = np.packbits(self._copies(flat, donors, number).astype(bool))
+            if sum(array.nbytes for array in self._made.values()) > _MOST_BYTES:
+                self._made.clear()
+            self._made[key] = bits
+        return np.unpackbits(self._made[key], count=x.size).astype(x.dtype).reshape(x.shape)
+
+    def _copies(self, flat: np.ndarray, donors: np.ndarray, number: int) -> np.ndarray:
         seeds = _seeds(flat, number)
         draws = _uniform(seeds[:, None], np.arange(flat.shape[1], dtype=np.uint64)[None])
-        if np.issubdtype(x.dtype, np.integer) or bool(np.all((donors == 0) | (donors == 1))):
+        if np.issubdtype(flat.dtype, np.integer) or _are_bits(donors):
             other = donors[(seeds % np.uint64(len(donors))).astype(np.int64)]
-            copies = np.where(draws < _EXCHANGED[number % GROUPS], other, flat)
-        else:
-            copies = flat + special.ndtri(draws) * _NOISE[number % GROUPS] * donors.std(axis=0, keepdims=True)
-        return copies.astype(x.dtype).reshape(x.shape)
+            return np.where(draws < _EXCHANGED[number % GROUPS], other, flat)
+        return flat + special.ndtri(draws) * _NOISE[number % GROUPS] * donors.std(axis=0, keepdims=True)
+
+
+def _are_bits(values: np.ndarray) -> bool:
+    return bool(np.all((values == 0) | (values == 1)))
 
 
 def _shifted(x: np.ndarray, number: int) -> np.ndarray:
