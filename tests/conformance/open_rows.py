@@ -10,5 +10,4 @@ EVERYWHERE = {
 }
 KERAS_3_THERE = {
     ("layers: LayerNormalization", "file_mobile"): _NORMED,
-    ("K3 layers: LayerNormalization", "file_mobile"): _NORMED,
 }
