@@ -121,6 +121,9 @@ EDGE = ("edgetpu",)
 MOBILE = ("mobile",)
 BOTH = ("edgetpu", "mobile")
 FORMATS = ("keras", "h5")
+# On TensorFlow 2.21 a kernel rounds a logit to the neighbouring code where Keras does not. That moves a softmax by up
+# to a quarter of the logit's step, 0.0257 here: 1.6 steps of 1/256, to which the rounding of the output is added.
+BEHIND_SOFTMAX = 3
 
 
 def _image(body: Callable[[Any, Any], Any], pool: str = "GlobalAveragePooling2D") -> Any:
@@ -816,7 +819,7 @@ MODELS = (
         compile=_ends_by_name,
         targets=BOTH,
         k3=True,
-        file_steps=3,
+        file_steps=BEHIND_SOFTMAX,
         k3_files=True,
     ),
     Situation(
@@ -834,7 +837,7 @@ MODELS = (
         compile=_ends_by_name,
         targets=MOBILE,
         k3=True,
-        file_steps=3,
+        file_steps=BEHIND_SOFTMAX,
     ),
     Situation(
         "names: dict of inputs",
@@ -842,7 +845,7 @@ MODELS = (
         data=_ends_data("dict"),
         compile=_ends_by_name,
         targets=MOBILE,
-        file_steps=3,
+        file_steps=BEHIND_SOFTMAX,
     ),
     Situation(
         "names: dicts of both",
@@ -851,7 +854,7 @@ MODELS = (
         compile=_ends_by_name,
         targets=EDGE,
         k3=True,
-        file_steps=3,
+        file_steps=BEHIND_SOFTMAX,
         reloads=FORMATS,
     ),
     Situation("names: one sigmoid", _one_unit("sigmoid"), lambda: (_random(6), _labels(2)), _binary, targets=EDGE),
@@ -872,7 +875,6 @@ MODELS = (
         _words(_layer("LSTM", 4, name="lstm")),
         data=_tokens,
         targets=MOBILE,
-        file_steps=4,
         k3=True,
         reloads=FORMATS,
         k3_files=True,
@@ -919,7 +921,6 @@ MODELS = (
         "shared: convolution, then a ReLU layer",
         _image(_shared_conv, "GlobalMaxPooling2D"),
         targets=EDGE,
-        file_steps=4,
         codes=0.05,
         k3=True,
     ),
@@ -927,7 +928,6 @@ MODELS = (
         "shared: convolution and ReLU layer, twice",
         _image(_shared_activated, "GlobalMaxPooling2D"),
         targets=EDGE,
-        file_steps=4,
         codes=0.05,
     ),
     Situation("shared: ReLU layer behind three", _image(_shared_relu), targets=EDGE, steps=12.0),
@@ -936,7 +936,6 @@ MODELS = (
         _vector(lambda k, x: _shared_dense(k, k.layers.Dense(6, name="front")(x))),
         data=_vectors,
         targets=EDGE,
-        file_steps=4,
         reloads=FORMATS,
     ),
     Situation(
@@ -944,7 +943,6 @@ MODELS = (
         _siamese(lambda k: k.layers.Conv2D(4, 3, activation="relu", name="shared")),
         data=_pairs,
         targets=EDGE,
-        file_steps=4,
     ),
     Situation(
         "shared: convolution and ReLU layer of two inputs",
@@ -953,9 +951,8 @@ MODELS = (
         ),
         data=_pairs,
         targets=EDGE,
-        file_steps=4,
     ),
-    Situation("shared: nested model of two inputs", _siamese(_shared_backbone), data=_pairs, file_steps=4, k3=True),
+    Situation("shared: nested model of two inputs", _siamese(_shared_backbone), data=_pairs, k3=True),
     Situation("shared: Embedding", _two_texts, data=_two_tokens, targets=MOBILE),
     # Sizes.
     Situation(
@@ -1077,7 +1074,9 @@ MODELS = (
         "layers: GroupNormalization",
         _image(_layer("GroupNormalization", 2, name="groups")),
         targets=MOBILE,
-        file_steps=4,
+        # Up to 3 codes of a logit on TensorFlow 2.15, and none on 2.21: the layer stays float, its output is rounded
+        # again, and the mean over pixels of codes that tip is another one.
+        file_steps=3.01,
         isolated=True,
     ),
     Situation("layers: LayerNormalization", _image(_layer("LayerNormalization", name="norm")), targets=MOBILE, k3=True),
