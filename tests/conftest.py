@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from tfmiaq._backend import keras
+
+# What is imported stays; the converter collects garbage each time, through all of it.
+gc.collect()
+gc.freeze()
 
 # Failures of the modules beside the conformance tests say what was compared, as those of a test do.
 pytest.register_assert_rewrite("checks", "properties", "rows")

@@ -25,7 +25,7 @@ def check(path: str, names: list[str]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         for name in names:
             case = properties.Case(*table[name])
-            for has in properties.properties_of(case.row):
+            for has in properties.properties_of(case.row, case.k):
                 file.write(json.dumps([name, has.__name__, None]) + "\n")
                 file.flush()
                 try:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-_SHARED = "a file has one scale for a Dense or an Embedding that is called on several scales; verify says so"
 _NORMED = "on TensorFlow 2.21 the file rounds inside a layer that stays float"
 _UNREGISTERED = "Keras finds no class of a functional model in an .h5 file, of a float model either"
 
 EVERYWHERE = {
-    ("shared: Dense", "file_edgetpu"): _SHARED,
-    ("shared: Embedding", "file_mobile"): _SHARED,
     ("training: own train_step", "reload_h5"): _UNREGISTERED,
 }
 KERAS_3_THERE = {
     ("layers: LayerNormalization", "file_mobile"): _NORMED,
-    ("K3 layers: LayerNormalization", "file_mobile"): _NORMED,
 }

@@ -30,8 +30,8 @@ def parameters(table: tuple[situations.Situation, ...]) -> list[Any]:
     """One parameter set for each property of each row."""
     return [
         pytest.param(name, has, id=f"{name}-{has.__name__}", marks=_marks(name, has))
-        for name, (row, _) in properties.rows(table).items()
-        for has in properties.properties_of(row)
+        for name, (row, k) in properties.rows(table).items()
+        for has in properties.properties_of(row, k)
     ]
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 import pytest
 import rows
 import situations
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
+import conformance_table
 
 
 @pytest.mark.parametrize(("name", "has"), rows.parameters(situations.MODELS))
@@ -16,3 +22,8 @@ def test_table_is_a_table():
     names = [row.name for row in (*situations.TRAINING, *situations.MODELS)]
     assert len(names) == len(set(names))
     assert len(names) >= 60
+
+
+def test_the_documentation_has_the_table_of_now():
+    page = conformance_table.PAGE.read_text(encoding="utf-8")
+    assert conformance_table.written(page) == page, "Run tools/conformance_table.py."

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from twins import file_of_changed, negate, swap, variable
 
 import tfmiaq
 from tfmiaq._backend import keras
@@ -32,29 +33,10 @@ def _train(model, loss, y):
     model.fit(X, y, epochs=10, verbose=0)
 
 
-def _variables(model, layer):
-    """Kernel and bias of a layer, by the user's name."""
-    kernel, bias = (
-        next(v for v in model.variables if v.name.split(":")[0] in (f"{layer}/{kind}", f"quant_{layer}/{kind}"))
-        for kind in ("kernel", "bias")
-    )
-    return kernel, bias
-
-
 @pytest.fixture(scope="module")
 def classifier():
     y = (X[:, 0] > 0).astype(int) + 2 * (X[:, 1] > 0)
     return _quantized({"logits": 4}, keras.losses.SparseCategoricalCrossentropy(from_logits=True), y)
-
-
-def _file_of_changed(model, change):
-    """The file of the same model with other values, which are put back."""
-    kept = model.get_weights()
-    try:
-        change()
-        return tfmiaq.convert(model, check=False)
-    finally:
-        model.set_weights(kept)
 
 
 def test_a_file_of_the_model_is_exact(classifier):
@@ -64,24 +46,22 @@ def test_a_file_of_the_model_is_exact(classifier):
 
 
 def _negate(model):
-    for variable in _variables(model, "logits"):
-        variable.assign(-variable)
+    negate(model, "logits")
 
 
 def _double(model):
     # The codes of a kernel do not tell its scale.
-    kernel, _ = _variables(model, "hidden")
+    kernel = variable(model, "hidden/kernel")
     kernel.assign(2 * kernel)
 
 
 def _rebias(model):
-    _, bias = _variables(model, "logits")
-    bias.assign_add([3.0, -3.0, 3.0, -3.0])
+    variable(model, "logits/bias").assign_add([3.0, -3.0, 3.0, -3.0])
 
 
 @pytest.mark.parametrize("change", [_negate, _double, _rebias])
 def test_a_file_of_another_model_with_the_same_levels_is_not_exact(classifier, change):
-    result = tfmiaq.verify(classifier, _file_of_changed(classifier, lambda: change(classifier)), X)
+    result = tfmiaq.verify(classifier, file_of_changed(classifier, lambda: change(classifier)), X)
     assert not result.exact, str(result)
 
 
@@ -92,14 +72,8 @@ def test_a_file_with_swapped_outputs_is_not_exact():
     )
     assert tfmiaq.verify(model, tfmiaq.convert(model, check=False), X).exact
 
-    def swap():
-        for one, two in zip(_variables(model, "one"), _variables(model, "two")):
-            first, second = one.numpy(), two.numpy()
-            one.assign(second)
-            two.assign(first)
-
     # The ranges of the outputs go with them: a file of swapped outputs saturates no more than its own.
-    result = tfmiaq.verify(model, _file_of_changed(model, swap), X)
+    result = tfmiaq.verify(model, file_of_changed(model, lambda: swap(model, "one", "two")), X)
     assert not result.exact, str(result)
     assert result.agreement < 0.9, str(result)
 
@@ -110,7 +84,7 @@ def test_one_unit_of_the_opposite_labels_does_not_agree():
     model = _quantized({"score": 1}, loss, y)
     assert tfmiaq.verify(model, tfmiaq.convert(model, check=False), X).agreement >= 0.98
 
-    opposite = _file_of_changed(model, lambda: _train(model, loss, 1 - y))
+    opposite = file_of_changed(model, lambda: _train(model, loss, 1 - y))
     result = tfmiaq.verify(model, opposite, X)
     assert result.agreement < 0.5, str(result)
     assert not result.exact, str(result)
@@ -122,7 +96,7 @@ def test_one_sigmoid_of_the_opposite_labels_does_not_agree():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(1, "sigmoid")])
     model = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(8, 8))
     _train(model, "binary_crossentropy", y)
-    opposite = _file_of_changed(model, lambda: _train(model, "binary_crossentropy", 1 - y))
+    opposite = file_of_changed(model, lambda: _train(model, "binary_crossentropy", 1 - y))
     result = tfmiaq.verify(model, opposite, X)
     assert result.agreement < 0.5, str(result)
 
@@ -134,8 +108,8 @@ def test_a_regression_that_is_off_is_told():
     assert own.exact, str(own)
 
     def shift():
-        _, bias = _variables(model, "value")
+        bias = variable(model, "value/bias")
         bias.assign(bias + 0.5)
 
-    result = tfmiaq.verify(model, _file_of_changed(model, shift), X)
+    result = tfmiaq.verify(model, file_of_changed(model, shift), X)
     assert not result.exact, str(result)

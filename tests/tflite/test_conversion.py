@@ -130,6 +130,27 @@ def test_average_pooling_agrees(digits, padding):
             tfmiaq.quantize_model(model, BitwidthPolicy(layers={"one": tfmiaq.LayerBits(2, 2)}))
 
 
+def test_kernels_that_several_calls_share_keep_their_levels():
+    # Not 8 bits: what the converter computes beforehand has, scaled by its largest weight, the same codes there.
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    one, two = keras.Input((6,), dtype="int32", name="one"), keras.Input((6,), dtype="int32", name="two")
+    embedding, conv = layers.Embedding(20, 4, name="embedding"), layers.Conv2D(4, 3, padding="same", name="conv")
+    dense = layers.Dense(6, activation="relu", name="dense")
+    x = layers.Reshape((6, 1, 4))(layers.Add()([embedding(one), embedding(two)]))
+    x = layers.Flatten()(conv(layers.ReLU()(conv(x))))
+    x = dense(dense(layers.Dense(6, name="front")(x)))
+    model = keras.Model([one, two], layers.Dense(4, name="logits")(x))
+    quantized = tfmiaq.quantize_model(model, BitwidthPolicy.uniform(4, 8, first=4, last=4))
+    words = np.random.default_rng(0).integers(0, 20, (2, 32, 6)).astype(np.int32)
+    quantized(list(words), training=True)
+    result = tfmiaq.verify(quantized, tfmiaq.convert(quantized, check=False), list(words))
+    assert result.exact, str(result)
+    stored = {row.name: row.stored for row in result.layers if row.tensor == "weight"}
+    assert set(stored) == {"embedding", "conv", "front", "dense", "logits"}
+    assert max(stored.values()) <= 15
+
+
 def test_an_untrained_model_is_not_converted():
     with pytest.raises(ValueError, match=r"have seen no data. Train the quantized model"):
         tfmiaq.convert(tfmiaq.quantize_model(tiny_model()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from twins import file_of_changed, negate, swap, variable
 
 import tfmiaq
 from tfmiaq import BitwidthPolicy
@@ -26,34 +27,35 @@ def _model(outputs=None):
     return model
 
 
-def _variable(model, name):
-    return next(v for v in model.variables if v.name.split(":")[0] in (name, f"quant_{name}"))
-
-
-def _file_of_changed(model, change):
-    kept = model.get_weights()
-    try:
-        change()
-        return tfmiaq.convert(model, check=False)
-    finally:
-        model.set_weights(kept)
-
-
 def test_layers_of_one_shape_that_are_swapped_are_found_by_their_own_tensors():
     model = _model()
 
-    def swap():
-        first, second = (_variable(model, f"{name}/kernel") for name in ("first", "second"))
-        one, two = first.numpy(), second.numpy()
-        first.assign(two)
-        second.assign(one)
-
-    result = tfmiaq.verify(model, _file_of_changed(model, swap), X)
+    other = file_of_changed(model, lambda: swap(model, "first", "second", kinds=("kernel",)))
+    result = tfmiaq.verify(model, other, X)
     assert {row.name: row.exact for row in result.layers if row.tensor == "weight"} == {
         "first": False,
         "second": False,
         "logits": True,
     }
+
+
+@pytest.mark.parametrize("units", [1, 2, 3])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_small_head_that_is_negated_is_found_by_its_signs(units, normed):
+    # Near-equal weights, and records near zero: outputs differ by no more than rounding explains.
+    def head(x):
+        kernel = keras.initializers.Constant(0.5 + 0.01 * np.random.default_rng(0).normal(size=(6, units)))
+        x = layers.Dense(units, kernel_initializer=kernel, name="logits")(x)
+        scale = keras.initializers.Constant(-1.0)
+        return layers.BatchNormalization(gamma_initializer=scale, name="norm")(x) if normed else x
+
+    model = _model(head)
+    records = X * 1e-3
+    own = tfmiaq.verify(model, tfmiaq.convert(model, check=False), records)
+    assert own.exact, str(own)
+    result = tfmiaq.verify(model, file_of_changed(model, lambda: negate(model, "logits")), records)
+    assert all(output.agrees for output in result.outputs), str(result)
+    assert [row.name for row in result.layers if not row.exact] == ["logits"], str(result)
 
 
 def test_a_wrong_range_between_right_levels_is_found():
@@ -64,7 +66,7 @@ def test_a_wrong_range_between_right_levels_is_found():
             variable = next(v for v in model.get_layer("quant_leaky").variables if v.name.endswith(f"{name}:0"))
             variable.assign(variable / 4)
 
-    result = tfmiaq.verify(model, _file_of_changed(model, narrow), X)
+    result = tfmiaq.verify(model, file_of_changed(model, narrow), X)
     assert all(row.exact for row in result.layers if row.tensor == "weight")
     assert not result.exact, str(result)
     assert "output logits differs by" in str(result)
@@ -86,11 +88,11 @@ def test_its_own_file_differs_by_no_more_than_rounding_explains():
 @pytest.mark.parametrize(("target", "slope"), [("mobile", 0.25), ("edgetpu", 0.25)])
 def test_steps_behind_a_sigmoid_are_those_of_its_input(target, slope):
     model = _model(lambda x: layers.Dense(1, activation="sigmoid", name="score")(x))
-    kernel = _variable(model, "score/kernel")
+    kernel = variable(model, "score/kernel")
     kernel.assign(kernel * 20)
-    for variable in model.variables:
-        if "seen" in variable.name:
-            variable.assign(0.0)
+    for other in model.variables:
+        if "seen" in other.name:
+            other.assign(0.0)
     model(X, training=True)
     result = tfmiaq.verify(model, tfmiaq.convert(model, target), X)
     (output,) = result.outputs
@@ -117,10 +119,10 @@ def test_few_bits_are_allowed_the_next_level():
 def test_regression_agrees_where_the_error_is_within_rounding():
     model = _model(lambda x: layers.Dense(1, name="value")(x))
     model.compile("sgd", "mse")
-    bias = _variable(model, "value/bias")
+    bias = variable(model, "value/bias")
     own = tfmiaq.verify(model, tfmiaq.convert(model), X)
     assert own.agreement == 1.0
-    shifted = _file_of_changed(model, lambda: bias.assign(bias + 0.5))
+    shifted = file_of_changed(model, lambda: bias.assign(bias + 0.5))
     result = tfmiaq.verify(model, shifted, X)
     assert result.agreement < 0.5, str(result)
     assert not result.exact

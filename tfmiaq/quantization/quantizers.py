@@ -7,6 +7,7 @@ The bit-width is a variable, not an attribute of the graph.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -39,19 +40,34 @@ def _scalar(layer: Any, name: str, value: float) -> Any:
     )
 
 
-_is_exporting = False
+# While a model is traced for the converter: how often each quantizer of weights was called, by its identity.
+_exported: Optional[collections.Counter[int]] = None
 
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
     """Within it models are traced for the converter, which maps a FakeQuant to int8 codes and any other rounding to
     float operations."""
-    global _is_exporting
-    _is_exporting = True
+    global _exported
+    _exported = collections.Counter()
     try:
         yield
     finally:
-        _is_exporting = False
+        _exported = None
+
+
+def _of_this_call(quantizer: Any, limit: Any) -> Any:
+    """Returns the end of a range of weights; in an export it is one float32 apart for each call of a shared layer.
+
+    The converter merges equal operations. It computes a FakeQuant that several operations read beforehand, and then
+    rounds the result once more to a scale of its own, or leaves it float. Ranges that are one float32 apart give the
+    same codes, and stay apart; the file holds the codes once.
+    """
+    if _exported is None:
+        return limit
+    calls = _exported[id(quantizer)]
+    _exported[id(quantizer)] += 1
+    return limit * (1.0 + calls * 2.0**-23) if calls else limit
 
 
 _replacement: Optional[Callable[[Any, Any, dict[str, Any]], Any]] = None
@@ -86,7 +102,7 @@ def _fake_quant(inputs: Any, low: Any, high: Any, step: Any, training: Any) -> A
     FakeQuant rounds (x - low) / step in float32. With the 240 codes below zero of a 4-bit activation that offset costs
     four digits, and sums near the middle between two codes fall to the other side than in the kernel.
     """
-    if not training and not _is_exporting:
+    if not training and _exported is None:
         inputs = _straight_through(inputs, tf.round(inputs / step) * step)
     return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=8)
 
@@ -166,7 +182,7 @@ class WeightQuantizer(Quantizer):
         bits = weights["bits"]
         codes, step = weight_codes(inputs, bits, self.per_channel)
         # A scale finer than the step keeps the bias, which is rounded to input scale times weight scale, precise.
-        limit = 127.0 * step / int8_refinement(bits)
+        limit = _of_this_call(self, 127.0 * step / int8_refinement(bits))
         if self.per_channel:
             fake_quant, shape = tf.quantization.fake_quant_with_min_max_vars_per_channel, [-1]
         else:

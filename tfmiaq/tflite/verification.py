@@ -12,8 +12,9 @@ from tfmiaq._backend import activation_quantizers, number, weight_quantizers
 from tfmiaq._tables import format_table, html_table
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
-from tfmiaq.quantization.layer_graph import ends_in_softmax
+from tfmiaq.quantization.layer_graph import LayerGraph, ends_in_softmax
 from tfmiaq.quantization.layer_specs import spec_of
+from tfmiaq.quantization.transformations.folding import norm_as_affine
 from tfmiaq.quantization.transformations.functional import input_keys, input_layers
 from tfmiaq.tflite.agreement import OutputAgreement, compare_outputs, predict
 from tfmiaq.tflite.flatbuffer import TFLiteModel, unpack
@@ -31,7 +32,8 @@ class LayerLevels:
         bits: Its bit-width.
         trained: Number of distinct levels of the trained tensor; for activations, the most that the bits allow.
         stored: Number of distinct levels in the .tflite; for activations, those that the records reached.
-        exact: Weights: every stored code is the trained one. Activations: no code outside the trained levels.
+        exact: Weights: every stored code is the trained one, with its sign. Activations: no code outside the
+            trained levels.
     """
 
     name: str
@@ -130,7 +132,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     for _ in interpreter.runs(arrays):
         codes.update()
     layers = [
-        *_compare_weights(wrappers, interpreter, codes.constants),
+        *_compare_weights(model, wrappers, interpreter, codes.constants),
         *_compare_activations(wrappers, codes),
         *_compare_outputs(model, codes),
     ]
@@ -226,31 +228,33 @@ def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _up_to_sign(codes: np.ndarray, axis: int) -> np.ndarray:
-    """Returns codes with each channel's first sign made positive: a BatchNormalization of negative scale flips it."""
-    axes = tuple(i for i in range(codes.ndim) if i != axis)
-    flat = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1)
-    first = np.array([row[np.flatnonzero(row)[0]] if row.any() else 1 for row in flat])
-    return codes * np.expand_dims(np.sign(first), axes)
+def _folded_signs(layer_graph: LayerGraph, layer: Any, codes: np.ndarray, axis: int) -> np.ndarray:
+    """Returns a kernel's codes as stored: a BatchNormalization of negative scale that folds into it flips a channel."""
+    norm = layer_graph.norm_behind(layer)
+    if norm is None:
+        return codes
+    factor = norm_as_affine(norm)[1]
+    return codes * np.expand_dims(np.where(factor < 0, -1, 1), tuple(i for i in range(codes.ndim) if i != axis))
 
 
 def _compare_weights(
-    wrappers: list[Any], interpreter: Interpreter, constants: list[dict[str, Any]]
+    model: Any, wrappers: list[Any], interpreter: Interpreter, constants: list[dict[str, Any]]
 ) -> Iterator[LayerLevels]:
+    layer_graph = LayerGraph.of_quantized(model)
     for wrapper in wrappers:
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(number(variables["bits"]))
             codes = quantizers.weight_codes(kernel, float(bits), quantizer.per_channel)[0].numpy()
             spec = spec_of(wrapper.layer)
             codes, axis = spec.stored(codes) * float(quantizers.int8_refinement(bits)), spec.stored_channel_axis
-            expected = _up_to_sign(codes, axis)
+            expected = _folded_signs(layer_graph, wrapper.layer, codes, axis)
             alike = [tensor for tensor in constants if list(tensor["shape"]) == list(codes.shape)]
             # Of another tool's file, or where the converter has merged equal kernels, no tensor has the layer's name.
             own = [tensor for tensor in alike if _is_of(tensor, wrapper.name)]
             kernels: list[np.ndarray] = [
                 interpreter.tensor(tensor["index"]).astype(np.float32) for tensor in own or alike
             ]
-            shares = [float(np.mean(_up_to_sign(found, axis) == expected)) for found in kernels]
+            shares = [float(np.mean(found == expected)) for found in kernels]
             # A layer that is called several times may have a tensor for each call: all of them are its own.
             pick = int(np.argmin(shares) if own else np.argmax(shares)) if shares else None
             yield LayerLevels(

@@ -7,6 +7,7 @@ SeparableConv2D by its two convolutions, a swish by a sigmoid and a product. Wha
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -112,7 +113,7 @@ class _Flattener:
         return self._copies[key]
 
     def _free_name(self, name: str, path: tuple) -> str:
-        candidates = [name, "_".join((*path, name)), *(f"{name}_{i}" for i in range(1, 10_000))]
+        candidates = itertools.chain((name, "_".join((*path, name))), (f"{name}_{i}" for i in itertools.count(1)))
         return next(candidate for candidate in candidates if candidate not in self.aliases)
 
 
