@@ -25,8 +25,11 @@ from tfmiaq.attacks.base import (
 from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
+from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.signals import queries
+from tfmiaq.signals.duplicates import warn_of_duplicates
+from tfmiaq.signals.groups import check_group_pair
 from tfmiaq.signals.queries import Queries
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
@@ -101,6 +104,8 @@ def audit(
     reference_models: Optional[ReferenceModels] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
+    groups: Optional[Any] = None,
+    canaries: Optional[Canaries] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
     seed: int = 0,
@@ -130,6 +135,11 @@ def audit(
         augmented_queries: True to query augmented copies of each record too (`signals.augmented_queries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
             gives labels.
+        groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
+            its person, patient or device. No group is split by halves, folds and reference models. None where each
+            record is a group of its own.
+        canaries: Canaries that further models are trained with, `reference_models.count` of them, through its pipeline
+            (`audit_canaries`): `report.canaries` has what is found of the records that are memorized most.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
         seed: Seed of folds, halves, attack models, splits and reference models.
@@ -138,11 +148,14 @@ def audit(
     Returns:
         The report.
 
+    Warns:
+        UserWarning: Exact or near duplicates among the records, of different groups (`signals.find_duplicates`).
+
     Raises:
         TypeError: A target, a set of records or reference models of another type.
         ValueError: Unknown attacks, or attacks that lack what they need; sets that are empty, too small, of different
             shapes or with NaN; labels that are no classes; a target that gives something else than finite scores; a
-            file that is no .tflite; numbers out of range.
+            file that is no .tflite; numbers out of range; a group that is in members and in non-members.
         RuntimeError: A process that trained a reference model died.
     """
     chosen = choose(attacks)
@@ -155,10 +168,16 @@ def audit(
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members), **numbers)
     _check_reference_models(reference_models, len(sets.members[1]))
+    if canaries is not None:
+        check_canaries(canaries, reference_models, sets.non_members, "audit")
+    of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
+    of_records = None if of_sets is None else np.concatenate(of_sets)
+    if sets.have_features:
+        warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
     if attacks is not None:
         _check_needs(chosen, reference_models is not None, other is not None, can_query)
-    models = 0 if reference_models is None else reference_models.count
+    models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
     with tqdm(total=len(chosen) + 2 + models, desc="audit", disable=None if verbose else True) as bar:
         progress = _Progress(bar)
         found = sets.signals(target, progress.step)
@@ -173,10 +192,26 @@ def audit(
             seed=seed,
             other=None if other is None else sets.signals(other),
             records=sets.x if sets.have_features else None,
-            reference_signals=_reference_signals(reference_models, sets, found, make, can_query, seed, progress),
+            reference_signals=_reference_signals(
+                reference_models, sets, found, make, can_query, seed, progress, of_records
+            ),
+            groups=of_records,
         )
         ready, skipped = _split(chosen, evidence)
         report = evaluation.score(evidence, ready, progress.step)
+        if canaries is not None:
+            assert reference_models is not None
+            of_canaries = audit_canaries(
+                reference_models,
+                sets.members,
+                sets.non_members,
+                canaries,
+                member_groups=None if of_sets is None else of_sets[0],
+                batch_size=sets.batch_size,
+                seed=seed,
+                progress=lambda count: progress.step("canaries", count),
+            )
+            report = dataclasses.replace(report, canaries=of_canaries)
     return dataclasses.replace(report, skipped=skipped)
 
 
@@ -228,6 +263,7 @@ def _reference_signals(
     can_query: bool,
     seed: int,
     progress: _Progress,
+    groups: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     if reference_models is None or (found.losses is None and not can_query):
         return None
@@ -238,6 +274,7 @@ def _reference_signals(
         queries=None if found.label_agreement is None else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
+        groups=groups,
     )
 
 

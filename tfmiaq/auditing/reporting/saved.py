@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 # Raised when keys of report.json, or what they mean, change.
-SCHEMA = 3
+SCHEMA = 4
 FILE = "report.json"
 
 Curve = tuple[np.ndarray, np.ndarray]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from tfmiaq.metrics import Estimate
 
@@ -33,12 +34,13 @@ def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Seque
     )
 
 
-def assumptions(reference_models: int, label_only: bool) -> list[str]:
+def assumptions(reference_models: int, label_only: bool, grouped: bool) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
         reference_models: Number of reference models, 0 for none.
         label_only: Whether the target gave labels instead of scores.
+        grouped: Whether records belong to groups.
     """
     if reference_models:
         about = (
@@ -53,6 +55,11 @@ def assumptions(reference_models: int, label_only: bool) -> list[str]:
     found = [about]
     if label_only:
         found.append("The target gives labels, so that only label-only attacks ran.")
+    if grouped:
+        found.append(
+            "No group is split by halves, folds and reference models. Intervals take records for independent, which "
+            "those of a group are not: they are narrower than they should be."
+        )
     return [
         *found,
         "Members and non-members are taken to come from one distribution.",
@@ -60,3 +67,9 @@ def assumptions(reference_models: int, label_only: bool) -> list[str]:
         "its threshold was chosen on one half of the records and the bound taken on the other.",
         "Empirical resistance is not differential privacy.",
     ]
+
+
+def sizes(members: int, non_members: int, groups: Optional[tuple[int, ...]], seed: int) -> str:
+    """Returns the numbers of records and groups, and the seed, in one sentence."""
+    of = ["", ""] if groups is None else [f" of {count} groups" for count in groups]
+    return f"{members} members{of[0]}, {non_members} non-members{of[1]}, seed {seed}."
