@@ -99,10 +99,10 @@ def _without(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_changed(schema=2), "has schema 2, and this version of tfmiaq reads schema 3"),
+        (_changed(schema=2), "has schema 2, and this version of tfmiaq reads schema 4"),
         (_without("schema"), "is not the report.json of an audit"),
         (lambda content: [content], "is not the report.json of an audit"),
-        (lambda content: {"schema": 3, "verdict": "", "reports": {}}, "is not the report.json of an audit"),
+        (lambda content: {"schema": 4, "verdict": "", "reports": {}}, "is not the report.json of an audit"),
         (_without("curves"), "is damaged"),
         (_without("confusion"), "is damaged"),
         (_changed(attacks={}), "is damaged"),
