@@ -31,6 +31,26 @@ def train_slowly(x, y):
     return lambda records: features(records) @ kernel
 
 
+def build_slowly():
+    """A small network, for stages that train it; takes as many seconds as TFMIAQ_TEST_SECONDS says."""
+    from tfmiaq._backend import keras
+
+    note("started")
+    time.sleep(float(os.environ.get("TFMIAQ_TEST_SECONDS", "0")))
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(16, "relu"), keras.layers.Dense(10)]
+    note("finished")
+    return keras.Sequential(layers)
+
+
+def fast_stages():
+    """A pipeline whose models are all built and traced once."""
+    import tfmiaq
+
+    recipe = tfmiaq.TrainingRecipe(epochs=4, learning_rate=0.1, batch_size=32)
+    policy = tfmiaq.BitwidthPolicy.uniform(2, 4)
+    return [tfmiaq.FloatTraining(build_slowly, recipe), tfmiaq.QuantizedTraining(policy, recipe)]
+
+
 def die_once(trap, x, y):
     """Kills its process when the file `trap` is there, and removes it first."""
     try:
@@ -49,7 +69,7 @@ def sets(count=60):
     return (data.x_train[:count], data.y_train[:count]), (data.x_test[:count], data.y_test[:count])
 
 
-def audit(folder, n_jobs=None, train=train_slowly, count=6):
+def audit(folder, n_jobs=None, train=train_slowly, count=6, fast=False):
     """The audit whose figures all these tests compare."""
     import tfmiaq
 
@@ -61,6 +81,6 @@ def audit(folder, n_jobs=None, train=train_slowly, count=6):
         members,
         non_members,
         ["LiRA", "RMIA", "shadow models"],
-        reference_models=tfmiaq.ReferenceModels(train, count, cache=folder, n_jobs=n_jobs),
+        reference_models=tfmiaq.ReferenceModels(fast_stages() if fast else train, count, cache=folder, n_jobs=n_jobs),
         verbose=False,
     )

@@ -40,6 +40,9 @@ from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify
 from .training import CrossDistillation as CrossDistillation
+from .training import CrossDistilledTraining as CrossDistilledTraining
+from .training import FloatTraining as FloatTraining
+from .training import QuantizedTraining as QuantizedTraining
 from .training import TrainingRecipe as TrainingRecipe
 from .training import cross_distill as cross_distill
 from .training import distill as distill

@@ -33,6 +33,7 @@ with warnings.catch_warnings():
     for namespace in (tf, tf.compat.v1, tf.compat.v2):
         namespace.keras.Model  # noqa: B018
     import tensorflow_model_optimization as tfmot
+    from tensorflow.python.framework import op_def_registry
     from tensorflow_model_optimization.python.core.keras.compat import keras
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_aware_activation import (
         QuantizeAwareActivation,
@@ -59,6 +60,7 @@ __all__ = [
     "Quantizer",
     "activation_quantizers",
     "is_keras_3_model",
+    "is_stateful",
     "keras",
     "number",
     "tf",
@@ -74,6 +76,12 @@ def is_keras_3_model(model: Any) -> bool:
         if root == "keras" and base.__name__ == "Layer" and not isinstance(model, keras.layers.Layer):
             return True
     return False
+
+
+def is_stateful(operation: str) -> bool:
+    """Returns whether an operation of TensorFlow, by the name of its type, has a state; functions have none."""
+    definition = op_def_registry.get(operation)
+    return definition is not None and bool(definition.is_stateful)
 
 
 def number(variable: Any) -> float:

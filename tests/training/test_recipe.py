@@ -37,7 +37,7 @@ def test_a_recipe_has_the_same_fingerprint_when_its_layers_are_built(digits):
 def test_mixup_mixes_records_and_labels_alike():
     keras.utils.set_random_seed(0)
     labels = np.eye(10, dtype=np.float32)[np.arange(400) % 10]
-    x, y = (part.numpy() for part in recipes._mixed(labels[:, None, :], labels, 0.4))
+    x, y = (part.numpy() for part in recipes._mixed(labels[:, None, :], labels, 0.4, [0, 1]))
     np.testing.assert_allclose(x[:, 0], y, atol=1e-6)
     np.testing.assert_allclose(y.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(y.mean(0), labels.mean(0), atol=0.05)
@@ -45,7 +45,7 @@ def test_mixup_mixes_records_and_labels_alike():
     expected = 0.9 * np.diff(stats.beta(0.4, 0.4).cdf([0.1, 0.9]))[0]
     np.testing.assert_allclose(np.mean(y.max(1) < 0.9), expected, atol=0.08)
     # A small alpha leaves nearly each record whole, its own or its partner's.
-    assert np.mean(recipes._mixed(labels, labels, 0.01)[1].numpy().max(1) > 0.999) > 0.9
+    assert np.mean(recipes._mixed(labels, labels, 0.01, [0, 1])[1].numpy().max(1) > 0.999) > 0.9
 
 
 @pytest.mark.parametrize("augment", [None, keras.layers.RandomFlip("horizontal")])

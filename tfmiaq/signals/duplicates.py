@@ -77,8 +77,8 @@ def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Opt
                 told.append(f"{count} with {kind} duplicates{of} among the {others}")
     if told:
         warnings.warn(
-            f"audit: Of {len(members)} members, found {'; '.join(told)}. A duplicate voids defences by folds, and blurs "
-            "who is a member: leave it out, or give both records one group (groups=).",
+            f"audit: Of {len(members)} members, found {'; '.join(told)}. A duplicate voids defences by folds, and "
+            "blurs who is a member: leave it out, or give both records one group (groups=).",
             stacklevel=3,
         )
 

@@ -187,7 +187,7 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
             start = depth
             break
     for depth in range(start, len(job.steps)):
-        step = job.steps[depth]
+        step = _trainer(job.steps, depth)
         more = {"groups": job.groups} if job.groups is not None and _takes_groups(step) else {}
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
         with own_random_state(job.seed + depth):
@@ -196,6 +196,12 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
             store.put(job.keys[depth], model, models)
     return model
+
+
+def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> Callable[..., Any]:
+    """Returns a stage, or its `lend`, whose model the next training changes, where nothing else keeps the model."""
+    is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
+    return steps[depth] if is_kept else getattr(steps[depth], "lend", steps[depth])
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
@@ -225,7 +231,9 @@ def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arra
         assert augmented is not None
         arrays["augmented"] = augmented
     del model
-    gc.collect()
+    if not hasattr(job.steps[-1], "lend"):
+        # A model that is lent is used again, and collecting takes longer than a small one's signals.
+        gc.collect()
     _keep(Store(job.folder), job, arrays)
     return job.index, arrays
 

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from tfmiaq.signals.keras_models import keras_predictor
 from tfmiaq.signals.records import Records, pair
 
 Target = Union[Any, bytes, str, "os.PathLike[str]", Callable[[np.ndarray], np.ndarray], tuple[Any, Any]]
@@ -69,8 +70,7 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
         interpreter = Interpreter(content, threads=threads)
         return lambda x: interpreter.predict(x, batch_size)
     if hasattr(target, "predict_on_batch"):
-        model: Any = target
-        return lambda x: model.predict(x, batch_size=batch_size, verbose=0)
+        return keras_predictor(target, batch_size)
     for name in ("predict_proba", "predict"):
         if hasattr(target, name):
             return getattr(target, name)

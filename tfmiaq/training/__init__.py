@@ -9,11 +9,15 @@ from tfmiaq.training.recipe import (
     default_recipe,
     flips_and_shifts,
 )
+from tfmiaq.training.stages import CrossDistilledTraining, FloatTraining, QuantizedTraining
 
 __all__ = [
     "FINE_TUNING",
     "FROM_SCRATCH",
     "CrossDistillation",
+    "CrossDistilledTraining",
+    "FloatTraining",
+    "QuantizedTraining",
     "TrainingRecipe",
     "cosine_sgd",
     "cross_distill",

@@ -44,15 +44,15 @@ def _description(layer: Any) -> Any:
     return [type(layer).__name__, config]
 
 
-def _mixed(x: Any, y: Any, alpha: float) -> tuple[Any, Any]:
-    """Returns each record, and its soft label, mixed with another one of the batch."""
+def _mixed(x: Any, y: Any, alpha: float, seed: Any) -> tuple[Any, Any]:
+    """Returns each record, and its soft label, mixed with another one of the batch, by a seed of two integers."""
     from tfmiaq._backend import tf
 
     count = tf.shape(x)[0]
     # Two gamma variables divided by their sum are beta variables. For a small alpha nearly all underflow 32 bits.
-    one, two = (tf.random.gamma([count], alpha, dtype=tf.float64) for _ in range(2))
+    one, two = tf.unstack(tf.random.stateless_gamma([2, count], seed, alpha, dtype=tf.float64))
     part = tf.cast(one / (one + two), tf.float32)
-    other = tf.random.shuffle(tf.range(count))
+    other = tf.random.experimental.stateless_shuffle(tf.range(count), seed)
 
     def mix(values: Any) -> Any:
         values = tf.cast(values, tf.float32)
@@ -137,34 +137,47 @@ class TrainingRecipe:
         Returns:
             The model.
         """
-        from tfmiaq._backend import keras, tf
-        from tfmiaq.quantization.layer_graph import ends_in_softmax
+        from tfmiaq._backend import tf
 
-        from_logits = not ends_in_softmax(model)
-        if self.mixup and np.ndim(y) == 1:
-            y = np.eye(model.outputs[0].shape[-1], dtype=np.float32)[y]
-        if self.loss is not None:
-            loss = self.loss
-        elif np.ndim(y) == 2:
-            loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-        else:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-        model.compile(cosine_sgd(self.learning_rate, self.epochs, len(x), self.batch_size, self.weight_decay), loss)
-        augment = self.augment
-        if augment is None and not self.mixup:
+        y = self.labels(model, y)
+        self.compile(model, len(x), y)
+        if self.augment is None and not self.mixup:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
         records, labels = tf.constant(x), tf.constant(y)
 
         def batch(chosen: Any) -> tuple[Any, Any]:
-            x, y = tf.gather(records, chosen), tf.gather(labels, chosen)
-            if augment is not None:
-                x = augment(x, training=True)
-            return _mixed(x, y, self.mixup) if self.mixup else (x, y)
+            seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+            return self.batch(tf.gather(records, chosen), tf.gather(labels, chosen), seed)
 
         chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
         model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
         return model
+
+    def labels(self, model: Any, y: np.ndarray) -> np.ndarray:
+        """Returns the labels that a model is trained on: soft ones for mixup, else those that are given."""
+        if self.mixup and np.ndim(y) == 1:
+            return np.eye(model.outputs[0].shape[-1], dtype=np.float32)[y]
+        return np.asarray(y)
+
+    def compile(self, model: Any, records: int, y: np.ndarray) -> None:
+        """Compiles a model with the optimizer for a number of records, and with the loss for labels such as y."""
+        from tfmiaq._backend import keras
+        from tfmiaq.quantization.layer_graph import ends_in_softmax
+
+        loss = self.loss
+        if loss is None:
+            kind = (
+                keras.losses.CategoricalCrossentropy if np.ndim(y) == 2 else keras.losses.SparseCategoricalCrossentropy
+            )
+            loss = kind(from_logits=not ends_in_softmax(model))
+        model.compile(cosine_sgd(self.learning_rate, self.epochs, records, self.batch_size, self.weight_decay), loss)
+
+    def batch(self, x: Any, y: Any, seed: Any) -> tuple[Any, Any]:
+        """Returns a batch as it is trained on: augmented, and mixed by a seed of two integers."""
+        if self.augment is not None:
+            x = self.augment(x, training=True)
+        return _mixed(x, y, self.mixup, seed) if self.mixup else (x, y)
 
 
 FINE_TUNING = TrainingRecipe()

@@ -1,21 +1,135 @@
-"""Later stages of a pipeline: what trains a quantized model after a float one, for the target and reference models."""
+"""Stages of a pipeline: what trains a float model, and a quantized one after it, for the target and reference models.
+
+Each stage has two calls. Called itself it returns a model that is the caller's own. `lend` returns the same weights in
+a model that the next training on this thread may change: many models of one pipeline are then built and traced once.
+
+TensorFlow is imported when a model is trained.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat, cross_distill, out_of_fold_predictions
+from tfmiaq.training.distillation import CrossDistillation, TrainFloat, out_of_fold_predictions, soft_labels
 from tfmiaq.training.recipe import TrainingRecipe
+
+
+def _seeds() -> tuple[int, int]:
+    # Python's generator alone is where it was whatever was traced, or found in a cache, before.
+    return random.getrandbits(31), random.getrandbits(31)
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatTraining:
+    """Trains a model that a function builds.
+
+    As a stage of `ReferenceModels`, of `defend`, or as teacher of `cross_distill`, it costs a fraction of a function
+    that builds and trains: all its models are built and traced once, and started anew for each. They are the same as
+    one by one.
+
+    Example:
+        >>> train_float = tfmiaq.FloatTraining(build_model, tfmiaq.TrainingRecipe(epochs=24, learning_rate=0.1))
+        >>> reference_models = tfmiaq.ReferenceModels(train_float, count=16)
+
+    Attributes:
+        build_fn: Function without arguments that returns a fresh Keras model of always the same architecture. One at
+            the top level of a module goes into other processes.
+        recipe: How the model is trained.
+    """
+
+    build_fn: Callable[[], Any]
+    recipe: TrainingRecipe
+
+    def __post_init__(self) -> None:
+        if not callable(self.build_fn):
+            raise TypeError(
+                f"FloatTraining: Expected build_fn as a function that returns a model. Received {self.build_fn!r:.200}."
+            )
+        if not isinstance(self.recipe, TrainingRecipe):
+            raise TypeError(f"FloatTraining: Expected a TrainingRecipe as recipe. Received {self.recipe!r:.200}.")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns everything that defines the stage, for its fingerprint."""
+        return dict(vars(self))
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """Returns a trained model."""
+        return self._train(x, y, True)
+
+    def lend(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """Returns a trained model, which the next training on this thread may change."""
+        return self._train(x, y, False)
+
+    def _train(self, x: np.ndarray, y: np.ndarray, own: bool) -> Any:
+        from tfmiaq.training import repeated
+
+        seed, after = _seeds()
+        with own_random_state(seed):
+            with repeated.random_state_in_variables():
+                model = self.build_fn()
+            trained = repeated.train(model, self.recipe, x, y, seed, fingerprint(self.build_fn))
+            if trained is None:
+                trained = self.recipe.fit(model, x, y)
+            elif own:
+                trained = _copied(trained, self.build_fn(), self.recipe, x, y)
+        return _left_at(after, trained)
+
+
+def _copied(trained: Any, fresh: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray) -> Any:
+    """Returns a fresh model with the weights of a trained one, compiled like it."""
+    fresh.set_weights(trained.get_weights())
+    recipe.compile(fresh, len(x), recipe.labels(fresh, y))
+    return fresh
+
+
+def _left_at(seed: int, model: Any) -> Any:
+    """Leaves TensorFlow's random generators at a place that does not depend on what was traced."""
+    with own_random_state(seed):
+        return model
+
+
+def _train_quantized(
+    model: Any, start: Any, policy: BitwidthPolicy, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, own: bool
+) -> Any:
+    """Returns a trained quantized model that starts from the weights of a float one.
+
+    Args:
+        model: A float model, which gives the architecture.
+        start: The float model of the same architecture that gives the weights.
+        policy: The bits of each layer.
+        recipe: How the quantized model is trained.
+        x: Records.
+        y: Integer classes, or soft labels.
+        own: Whether the caller keeps the model.
+    """
+    from tfmiaq.quantization import quantize_model
+    from tfmiaq.training import repeated
+
+    seed, after = _seeds()
+    with own_random_state(seed):
+        trained = repeated.train_quantized(model, start.get_weights(), policy, recipe, x, y, seed)
+        if trained is None:
+            trained = recipe.fit(quantize_model(start, policy), x, y)
+        elif own:
+            trained = _copied(trained, quantize_model(start, policy), recipe, x, y)
+    return _left_at(after, trained)
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedTraining:
     """Trains the quantized model on from the float model.
+
+    Example:
+        >>> stages = [train_float, tfmiaq.QuantizedTraining(tfmiaq.BitwidthPolicy.mia_default(), recipe)]
+        >>> reference_models = tfmiaq.ReferenceModels(stages, count=16)
 
     Attributes:
         policy: The bits of each layer.
@@ -29,69 +143,69 @@ class QuantizedTraining:
         """Returns everything that defines the stage, for its fingerprint."""
         return dict(vars(self))
 
-    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
+    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
         """Does nothing: this stage trains one model only."""
-
-    def train(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the trained quantized model."""
-        from tfmiaq.quantization import quantize_model
-
-        return self.recipe.fit(quantize_model(model, self.policy), x, y)
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
         """Returns the trained quantized model."""
-        return self.train(model, x, y)
+        return _train_quantized(model, model, self.policy, self.recipe, x, y, True)
+
+    def lend(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        """Returns the trained quantized model, which the next training on this thread may change."""
+        return _train_quantized(model, model, self.policy, self.recipe, x, y, False)
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossDistilledTraining:
     """Trains the quantized model by cross-distillation, from random weights.
 
+    Example:
+        >>> distil = tfmiaq.CrossDistilledTraining(policy, recipe, train_float, tfmiaq.CrossDistillation(5, 3))
+        >>> reference_models = tfmiaq.ReferenceModels([train_float, distil], count=16)
+
     Attributes:
         policy: The bits of each layer.
         recipe: How the quantized model is trained.
-        train_fn: Function from (x, y) to a trained float model, the teacher.
+        train_fn: Function from (x, y) to a trained float model, the teacher. A `FloatTraining` costs least.
         options: Folds, repeats and the teachers' weight.
-        cache: Folder that keeps the teachers' outputs.
+        cache: Folder that keeps the teachers' outputs. None keeps nothing.
     """
 
     policy: BitwidthPolicy
     recipe: TrainingRecipe
     train_fn: TrainFloat
     options: CrossDistillation
-    cache: str
+    cache: Optional[str] = None
 
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
         return {name: value for name, value in vars(self).items() if name != "cache"}
 
-    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
-        """Trains the teachers, whose outputs `train` then finds in the cache."""
-        folds, repeats = self.options.folds, self.options.repeats
-        out_of_fold_predictions(self.train_fn, x, y, folds=folds, repeats=repeats, cache=self.cache, verbose=verbose)
+    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
+        """Trains the teachers, whose outputs a call then finds in the cache."""
+        more: dict[str, Any] = {"cache": self.cache, "verbose": verbose, "groups": groups}
+        out_of_fold_predictions(self.train_fn, x, y, folds=self.options.folds, repeats=self.options.repeats, **more)
 
-    def train(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the trained quantized model."""
-        return self._distill(self._student(model), x, y)
+    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
+        """Returns the trained quantized model, the same whether its teachers are trained or found in the cache.
 
-    def _student(self, model: Any) -> Any:
-        from tfmiaq._backend import keras
-        from tfmiaq.quantization import quantize_model
+        `groups` has the group of each record: no group is split over folds.
+        """
+        return self._train(model, x, y, groups, True)
 
-        return quantize_model(keras.models.clone_model(model), self.policy)
+    def lend(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
+        """Returns the trained quantized model, which the next training on this thread may change."""
+        return self._train(model, x, y, groups, False)
 
-    def _distill(self, student: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        return cross_distill(
-            self.train_fn, student, x, y, self.options, recipe=self.recipe, cache=self.cache, verbose=False
-        )
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the trained quantized model, the same whether its teachers are trained or found in the cache."""
+    def _train(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray], own: bool) -> Any:
         from tfmiaq._backend import keras
 
-        student = self._student(model)
-        self.prepare(x, y, False)
-        # Teachers that are trained now leave TensorFlow's generators at another place than teachers that are found.
-        # Python's generator they put back.
-        keras.utils.set_random_seed(random.getrandbits(32))
-        return self._distill(student, x, y)
+        seed, after = _seeds()
+        with own_random_state(seed):
+            # Before the teachers, who may be trained in the place of a model that is lent.
+            student = keras.models.clone_model(model)
+        classes = model.outputs[0].shape[-1]
+        more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
+        soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
+        trained = _train_quantized(student, student, self.policy, self.recipe, x, soft, own)
+        return _left_at(after, trained)

@@ -1,0 +1,331 @@
+"""Many models of one architecture, trained one after the other: built and traced once, and started anew for each.
+
+Building and tracing are most of a short training. Here a model, its optimizer and its training step are traced once for
+an architecture and a recipe, in each thread of a process. For a further model all variables go back to what they were
+before the first step, and weights, order of records and random layers start from the model's own seed. So a model does
+not depend on those that were trained before it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Optional
+
+import numpy as np
+
+from tfmiaq._backend import is_keras_3_model, is_stateful, keras, tf
+from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.caching.parallel import own_random_state
+from tfmiaq.policy import BitwidthPolicy
+from tfmiaq.quantization import quantize_model
+from tfmiaq.quantization.transformations.functional import is_functional
+from tfmiaq.training.recipe import TrainingRecipe
+
+Weights = Sequence[np.ndarray]
+# A pipeline of a float, a quantized and a cross-distilled stage has four, its teachers of two numbers of steps.
+_KEPT = 8
+_PLACES_OF_NAMES = ("name", "inbound_nodes", "input_layers", "output_layers")
+_METHODS = ("compile", "compute_loss", "fit", "make_train_function", "train_step")
+# Stateful operations whose state is in variables. That of any other, such as a random generator's, does not go back.
+_OF_VARIABLES = (
+    *("Assert", "Assign", "Case", "DisableCopyOnRead", "If", "ReadVariable", "ResourceApply", "ResourceGather"),
+    *("ResourceScatter", "ResourceStridedSlice", "Rng", "StatefulPartitionedCall", "VarHandle", "VarIsInit", "While"),
+)
+
+
+class _Kept(threading.local):
+    """Traced trainings of this thread, by key; the ones that were used last. None for what cannot be repeated."""
+
+    def __init__(self) -> None:
+        self.trainings: collections.OrderedDict[str, Optional[_Training]] = collections.OrderedDict()
+
+
+_kept = _Kept()
+
+
+def forget() -> None:
+    """Drops the traced trainings of this thread."""
+    _kept.trainings.clear()
+
+
+@contextlib.contextmanager
+def random_state_in_variables() -> Iterator[None]:
+    """Within it new random layers, such as a Dropout, draw from generators whose state goes back with the variables."""
+    options = keras.backend.experimental
+    before = options.is_tf_random_generator_enabled()
+    options.enable_tf_random_generator()
+    try:
+        yield
+    finally:
+        if not before:
+            options.disable_tf_random_generator()
+
+
+def train(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, seed: int, made_by: str = "") -> Any:
+    """Returns a float model that starts from the weights of a fresh one.
+
+    Args:
+        model: The fresh model, built by `random_state_in_variables`. It may become the traced one.
+        recipe: How it is trained.
+        x: Records, shape (n, ...).
+        y: Integer classes (n,), or soft labels (n, classes).
+        seed: Seed of the order of records and of random layers.
+        made_by: Hash of what built the model.
+
+    Returns:
+        The trained model, until the next training on this thread; or None where the training cannot be repeated
+        exactly. Then the fresh model is as it was.
+    """
+    if not _can_repeat(model, recipe):
+        return None
+    weights = model.get_weights()
+    training = _find(
+        _key(model, recipe, x, y, made_by, False), lambda: _traced(model, list(range(len(weights))), recipe, x, y)
+    )
+    return None if training is None else training.run(weights, x, y, seed)
+
+
+def train_quantized(
+    model: Any,
+    weights: Weights,
+    policy: BitwidthPolicy,
+    recipe: TrainingRecipe,
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+) -> Any:
+    """Returns a trained quantized model that starts from given weights of a float one.
+
+    Args:
+        model: The float model.
+        weights: Weights to start from, in the order of `model.get_weights()`.
+        policy: The bits of each layer.
+        recipe: As `train`.
+        x: As `train`.
+        y: As `train`.
+        seed: As `train`.
+
+    Returns:
+        As `train`.
+    """
+    # Of weights that diverged `quantize_model` raises an error that says so.
+    if not _can_repeat(model, recipe) or not all(np.isfinite(weight).all() for weight in weights):
+        return None
+
+    def make() -> Optional[_Training]:
+        quantized, sources = _quantized(model, policy, x)
+        return None if sources is None else _traced(quantized, sources, recipe, x, y)
+
+    named = bool(policy.layers)
+    training = _find(_key(model, recipe, x, y, fingerprint(policy), named), make)
+    return None if training is None else training.run(weights, x, y, seed)
+
+
+def _can_repeat(model: Any, recipe: TrainingRecipe) -> bool:
+    """Returns whether the training of a model is that of a plain Keras model with a plain recipe."""
+    if is_keras_3_model(model) or not isinstance(model, keras.Model) or not is_functional(model):
+        return False
+    return (
+        type(recipe) is TrainingRecipe
+        and (recipe.loss is None or isinstance(recipe.loss, keras.losses.Loss))
+        and all(getattr(type(model), name) is getattr(keras.Model, name) for name in _METHODS)
+        and len(model.inputs) == len(model.outputs) == 1
+        and model.inputs[0].shape[0] is None
+        and not tf.distribute.has_strategy()
+        and all(variable.dtype.is_floating for variable in model.weights)
+        # Some of them keep what they have learnt outside of variables too.
+        and not any(isinstance(layer, _Preprocessing) and layer.weights for layer in model.submodules)
+    )
+
+
+_Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
+
+
+def _key(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, *rest: Any) -> str:
+    *made_by, named = rest
+    # The rate of each step depends on their number; all else of the trace is the same for more or fewer records.
+    steps = -(-len(x) // recipe.batch_size)
+    config = model.get_config()
+    if not named:
+        config = _without_names(config, _names_in(config))
+    variables = [(tuple(variable.shape), variable.dtype.name, variable.trainable) for variable in model.weights]
+    kinds = x.shape[1:], str(x.dtype), np.ndim(y), str(y.dtype)
+    return fingerprint(config, variables, recipe, steps, kinds, keras.backend.floatx(), *made_by)
+
+
+def _names_in(config: Any) -> dict[str, str]:
+    """Returns a number for the name of each layer of a model's configuration, in order."""
+    found: dict[str, str] = {}
+
+    def visit(part: Any) -> None:
+        if isinstance(part, dict):
+            if "class_name" in part and isinstance(part.get("config"), dict) and "name" in part["config"]:
+                found.setdefault(str(part["config"]["name"]), f"layer {len(found)}")
+            part = list(part.values())
+        if isinstance(part, (list, tuple)):
+            for inner in part:
+                visit(inner)
+
+    visit({"class_name": "", "config": config})
+    return found
+
+
+def _without_names(part: Any, names: dict[str, str], inside: bool = False) -> Any:
+    """Returns a configuration with numbers for the names of layers, where names stand."""
+    if isinstance(part, dict):
+        return {
+            key: _without_names(
+                value, names, inside or key in ("name", "inbound_nodes", "input_layers", "output_layers")
+            )
+            for key, value in part.items()
+        }
+    if isinstance(part, (list, tuple)):
+        return [_without_names(value, names, inside) for value in part]
+    return names.get(part, part) if inside and isinstance(part, str) else part
+
+
+def _find(key: str, make: Callable[[], Optional[_Training]]) -> Optional[_Training]:
+    trainings = _kept.trainings
+    if key not in trainings:
+        # Whatever making it draws at random, the model that comes next does not depend on it.
+        with own_random_state(0), random_state_in_variables():
+            trainings[key] = make()
+        while len(trainings) > _KEPT:
+            trainings.popitem(last=False)
+    trainings.move_to_end(key)
+    return trainings[key]
+
+
+def _quantized(model: Any, policy: BitwidthPolicy, x: np.ndarray) -> tuple[Any, Optional[list[Optional[int]]]]:
+    """Returns a quantized model, and for each of its variables the number of the float one that it is a copy of.
+
+    Two quantizations of different random weights tell: a variable that is the same in both is a constant, for which
+    there is None. Where one is anything else than a copy or a constant, or where the outputs differ once the weights of
+    one are copied into the other, there are no sources.
+    """
+    clone = keras.models.clone_model(model)
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(2):
+        values = [
+            generator.normal(0.0, 0.1, w.shape) if w.ndim > 1 else generator.uniform(0.5, 1.5, w.shape)
+            for w in clone.get_weights()
+        ]
+        clone.set_weights(values)
+        found.append((quantize_model(clone, policy), clone.get_weights()))
+    (quantized, given), (other, of_other) = found
+    sources: list[Optional[int]] = []
+    if len(quantized.weights) != len(other.weights):
+        return quantized, None
+    for both in zip(quantized.get_weights(), other.get_weights()):
+        copied = [i for i, pair in enumerate(zip(given, of_other)) if all(map(_is_copy, both, pair))]
+        if len(copied) > 1 or (not copied and not np.array_equal(*both)):
+            return quantized, None
+        sources.append(copied[0] if copied else None)
+    _assign(quantized, sources, of_other)
+    some = tf.constant(x[:8])
+    same = np.allclose(quantized(some, training=False), other(some, training=False), rtol=1e-6, equal_nan=True)
+    return quantized, sources if same else None
+
+
+def _is_copy(value: np.ndarray, of: np.ndarray) -> bool:
+    return value.size == of.size and np.array_equal(value.ravel(), of.ravel())
+
+
+def _assign(model: Any, sources: Sequence[Optional[int]], weights: Weights) -> None:
+    for variable, source in zip(model.weights, sources):
+        if source is not None:
+            variable.assign(np.reshape(weights[source], variable.shape))
+
+
+def _traced(
+    model: Any, sources: Sequence[Optional[int]], recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray
+) -> Optional[_Training]:
+    training = _Training(model, sources, recipe, x, y)
+    return training if training.starts_anew else None
+
+
+class _Training:
+    """A model, its optimizer and one epoch of its training, traced.
+
+    Args:
+        model: A model with the state of one that was never trained.
+        sources: For each of its variables the number of the weight that it starts from; None for what it has now.
+        recipe: How it is trained.
+        x: Records of the shape and dtype that all records have.
+        y: Labels likewise.
+    """
+
+    def __init__(
+        self, model: Any, sources: Sequence[Optional[int]], recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray
+    ) -> None:
+        self._model, self._sources, self._recipe = model, sources, recipe
+        arrays = self._arrays(x, y)
+        recipe.compile(model, len(x), arrays[1])
+        model.optimizer.build(model.trainable_variables)
+        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+        self._epoch = tf.function(self._run_epoch).get_concrete_function(
+            *signature, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
+        )
+        owned = {id(variable) for variable in [*model.weights, *model.optimizer.variables]}
+        graph = self._epoch.graph
+        self._states = [v for v in graph.variables if id(v) not in owned and v.dtype == tf.int64 and v.shape.rank == 1]
+        states = {id(variable) for variable in self._states}
+        of_weights = {id(v) for v, source in zip(model.weights, sources) if source is not None}
+        every = {id(v): v for v in [*model.weights, *model.optimizer.variables, *graph.variables]}
+        # Nothing was run yet: what each variable is at the start.
+        self._starts = [(v, v.numpy()) for i, v in every.items() if i not in states and i not in of_weights]
+        known = {id(v.handle) for v in every.values()}
+        captured = [t for t in graph.external_captures if t.dtype == tf.resource]
+        self.starts_anew = all(id(t) in known for t in captured) and all(map(_is_repeatable, _operations(graph)))
+
+    def _arrays(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns records and labels of the types that `fit` would give to the model."""
+        floatx = keras.backend.floatx()
+        labels = self._recipe.labels(self._model, y)
+        return tuple(part.astype(floatx, copy=False) if part.dtype.kind == "f" else part for part in (x, labels))
+
+    def _run_epoch(self, x: Any, y: Any, order: Any, seed: Any) -> None:
+        size = self._recipe.batch_size
+        for start in tf.range(0, tf.shape(order)[0], size):
+            chosen = order[start : start + size]
+            batch = self._recipe.batch(tf.gather(x, chosen), tf.gather(y, chosen), tf.stack([seed, start]))
+            self._step(*batch)
+
+    def _step(self, x: Any, y: Any) -> None:
+        model = self._model
+        # As in `fit`, which gives a loss a last axis for labels too.
+        y = y[:, None] if y.shape.rank == 1 else y
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            y = tf.cast(y, outputs.dtype) if y.dtype.is_floating else y
+            loss = tf.add_n([model.loss(y, outputs), *model.losses])
+        model.optimizer.minimize(loss, model.trainable_variables, tape=tape)
+
+    def run(self, weights: Weights, x: np.ndarray, y: np.ndarray, seed: int) -> Any:
+        """Returns the model after a training that starts from the given weights."""
+        generator = np.random.default_rng(seed)
+        for variable, value in self._starts:
+            variable.assign(value)
+        _assign(self._model, self._sources, weights)
+        for variable in self._states:
+            variable.assign(generator.integers(2**62, size=variable.shape))
+        records, labels = map(tf.constant, self._arrays(x, y))
+        for _ in range(self._recipe.epochs):
+            order = tf.constant(generator.permutation(len(x)))
+            self._epoch(records, labels, order, tf.constant(generator.integers(2**31), tf.int32))
+        return self._model
+
+
+def _operations(graph: Any) -> list[Any]:
+    """Returns the definitions of all operations of a graph and of the functions that it calls."""
+    definition = graph.as_graph_def()
+    return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+
+
+def _is_repeatable(node: Any) -> bool:
+    """Returns whether all state of an operation is in variables."""
+    return not is_stateful(node.op) or node.op.startswith(_OF_VARIABLES)
