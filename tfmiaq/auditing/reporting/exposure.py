@@ -27,14 +27,15 @@ class Exposure:
         rates: Shape (n,), its false positive rate at that score: the part of the non-members, without the record
             itself, that have at least the score. The lowest of several attacks' rates is low by chance more often than
             one attack's.
-        mean_rates: Shape (n,), mean over all attacks, which orders records of equal rates.
+        margins: Shape (n,), how far the score lies above the non-members' mean, in their standard deviations: orders
+            records of equal rates, as of those that lie above all non-members.
     """
 
     members: int
     names: tuple[str, ...]
     scores: np.ndarray
     rates: np.ndarray
-    mean_rates: np.ndarray
+    margins: np.ndarray
 
     @classmethod
     def of(cls, attacks: Sequence[AttackResult]) -> Exposure:
@@ -56,11 +57,13 @@ class Exposure:
         best = rates.argmin(0)
         records = np.arange(scores.shape[1])
         names = tuple(ordered[attack].name for attack in best)
-        return cls(members, names, scores[best, records], rates[best, records], rates.mean(0))
+        others = scores[:, members:]
+        margins = (scores - others.mean(1, keepdims=True)) / np.maximum(others.std(1, keepdims=True), 1e-12)
+        return cls(members, names, *(values[best, records] for values in (scores, rates, margins)))
 
     def most_exposed(self, count: int) -> tuple[int, ...]:
         """Returns the indices of the members of the lowest false positive rates, lowest first."""
-        order = np.lexsort((self.mean_rates[: self.members], self.rates[: self.members]))
+        order = np.lexsort((-self.margins[: self.members], self.rates[: self.members]))
         return tuple(int(index) for index in order[:count])
 
     def write(self, path: Any) -> pathlib.Path:
