@@ -341,6 +341,7 @@ def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed, count):
     assert later.count("quantized") == 3 - (models > 1)
 
 
+@pytest.mark.slow
 def test_no_group_is_split_on_the_whole_way(tmp_path, sets, log):
     groups = np.arange(60) // 3, 100 + np.arange(120) // 4
     index = {record.tobytes(): int(group) for record, group in zip(sets[0][0], groups[0])}
@@ -361,7 +362,7 @@ def test_no_group_is_split_on_the_whole_way(tmp_path, sets, log):
     assert audit.call_count == 2
     for call in audit.call_args_list:
         inside, outside = call.kwargs["groups"]
-        assert set(np.bincount(inside)) == {3}
+        assert set(np.unique(inside, return_counts=True)[1]) == {3}
         assert set(np.unique(outside, return_counts=True)[1]) == {4}
         assert len(outside) == len(call.args[2][1]) == 60
     with pytest.raises(ValueError, match="Group '3' has 3 records in train and 4 in test"):

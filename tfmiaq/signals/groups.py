@@ -58,7 +58,9 @@ def check_group_pair(
     one, other = (
         check_groups(part, size, owner, f"groups of {name}") for part, size, name in zip(groups, sizes, names)
     )
-    values, codes = np.unique(np.concatenate([one.astype(str), other.astype(str)]), return_inverse=True)
+    if not all(np.issubdtype(part.dtype, np.number) for part in (one, other)):
+        one, other = one.astype(str), other.astype(str)
+    values, codes = np.unique(np.concatenate([one, other]), return_inverse=True)
     first, second = codes[: sizes[0]], codes[sizes[0] :]
     shared = np.intersect1d(first, second)
     if len(shared):
