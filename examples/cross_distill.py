@@ -10,8 +10,8 @@ The quantized model starts afresh and learns its own training records from teach
 was stopped goes on in the same --folder.
 
 The audits here have few reference models. Stronger attackers find far more in cross-distilled models; a second record
-of the same person voids the defence; and --output_bits hides nothing from who holds the .tflite: see "Read this first"
-in docs/defence.md.
+of the same person voids the defence; and --output_bits hides from who can only ask, not from who holds the .tflite:
+see "Read this first" in docs/defence.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split in
 WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
 ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.", 1, 8)
 OUTPUT = flags.DEFINE_integer(
-    "output_bits", None, "Bits of the outputs; as the last layer gives them if not given.", 1, 8
+    "output_bits",
+    None,
+    "Bits of the outputs, which hide from who can only ask; as the last layer gives them if not given.",
+    1,
+    8,
 )
 CLIP = flags.DEFINE_float(
     "output_clip", None, "Distance to the largest logit at which quantized outputs end; with --output_bits.", 1e-3

@@ -44,7 +44,8 @@ POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; t
 OUTPUT_BITS = flags.DEFINE_integer(
     "output_bits",
     None,
-    "Bits of the quantized model's outputs: each logit's distance to the largest, up to 0.2. Not rounded if not given.",
+    "Bits of the quantized model's outputs, which hide from who can only ask: each logit's distance to the largest, up "
+    "to 0.2. Not rounded if not given.",
     1,
     8,
 )

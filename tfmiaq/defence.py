@@ -145,8 +145,10 @@ def defend(
     re-implementation of the attack finds an AUC of 0.848 where the table says 0.662 (45 reference models, whole output
     vector), and a second record of the same person, or a near-duplicate, voids cross-distillation. The audits here have
     `reference_models` models and do not compare the whole output vector with theirs, so that low figures are no
-    clearance. Nor do they read the tensor in front of the rounding of `policy.output`, which an attacker who holds the
-    .tflite can. `cross_distillation=False` turns it off.
+    clearance. `cross_distillation=False` turns it off.
+
+    The output bits of a policy hide from who can only ask. The audit of the .tflite has both attackers: its own figures
+    are of who holds the file, which reads the logits in front of the rounding, and `query` has those of the other.
 
     The test records are split: one half chooses the policy, if one is searched for, and the other is audited, so that
     no audited record had a part in a choice. Where the recipe augments, or the policy has `output`, the audits make
@@ -363,8 +365,7 @@ def _audit_stage(
     options = None
     if run.is_function and run.reference_models:
         options = ReferenceModels(pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs)
-    # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs. The
-    # tensor in front of the output rounding, which an attacker who holds the file reads, is not attacked here.
+    # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs.
     augments = run.recipe is not None and run.recipe.augment is not None
     report = audit(
         audited,

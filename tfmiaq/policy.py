@@ -62,14 +62,14 @@ class OutputBits:
     """Bit-width of a classifier's outputs: each logit's distance to the largest, clipped and rounded.
 
     An output is max(z - max(z), -clip), rounded to 2^bits levels from -clip to 0. The largest logit stays the largest,
-    and those within half a step of it become its equals. Quantized outputs hide what the network has memorized, and
-    take none of it away. Calibration is lost.
+    and those within half a step of it become its equals. Quantized outputs hide from who can only ask what the network
+    has memorized, and take none of it away. Calibration is lost.
 
-    They hide nothing from an attacker who holds the file: the tensor in front of the rounding can be read from the
-    .tflite. An AUC of 0.734 then becomes 0.864 (Location-30, w2 a4), and 0.513 becomes 0.711 on a cross-distilled
-    model. From an attacker who only queries the model they hide less than docs/frontier.md says, whose figures are of
-    3 to 4 reference models: an independent re-implementation of the attack finds 0.767 where the table says 0.558
-    (22 reference models, 67 queries for each record). They are being measured anew (docs/defence.md).
+    They hide nothing from who holds the file: the tensor in front of the rounding can be read from the .tflite, and
+    `audit` of a .tflite reads it (`access="file"`). An AUC of 0.734 then becomes 0.864 (Location-30, w2 a4), and 0.513
+    becomes 0.711 on a cross-distilled model. From who can only ask they hide less than docs/frontier.md says, whose
+    figures are of 3 to 4 reference models: an independent re-implementation of the attack finds 0.767 where the table
+    says 0.558 (22 reference models, 67 queries for each record). They are being measured anew (docs/defence.md).
 
     Example:
         >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))

@@ -99,7 +99,7 @@ def _without(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_changed(schema=2), "has schema 2, and this version of tfmiaq reads schema 4"),
+        (_changed(schema=3), "has schema 3, and this version of tfmiaq reads schema 4"),
         (_without("schema"), "is not the report.json of an audit"),
         (lambda content: [content], "is not the report.json of an audit"),
         (lambda content: {"schema": 4, "verdict": "", "reports": {}}, "is not the report.json of an audit"),

@@ -27,7 +27,9 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
+from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.duplicates import warn_of_duplicates
 from tfmiaq.signals.groups import check_group_pair
 from tfmiaq.signals.queries import Queries
@@ -104,6 +106,7 @@ def audit(
     reference_models: Optional[ReferenceModels] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
+    access: Optional[str] = None,
     groups: Optional[Any] = None,
     canaries: Optional[Canaries] = None,
     batch_size: int = 256,
@@ -111,7 +114,11 @@ def audit(
     seed: int = 0,
     verbose: bool = True,
 ) -> AuditReport:
-    """Attacks a model with membership inference, and reports how much its outputs say about its training records.
+    """Attacks a model with membership inference, and reports how much it says about its training records.
+
+    Who ships a .tflite gives more than its outputs: whoever holds the file reads the logits in front of the rounding of
+    `policy.output`, of a softmax or of an argmax. A .tflite is audited so, and the report has the figures of an
+    attacker who can only ask beside it (`AuditReport.query`).
 
     With `reference_models` the attacker adapts: models go through the target's own pipeline, on records of the
     attacker's choice. An audit without them flatters a defence.
@@ -135,6 +142,10 @@ def audit(
         augmented_queries: True to query augmented copies of each record too (`signals.augmented_queries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
             gives labels.
+        access: What the attacker has: "query" for the target's outputs alone, or "file" for the .tflite or the Keras
+            model itself, with the logits inside; reference models are then read in the same way. None for "file" where
+            the target is a .tflite, else "query". A .tflite whose logits cannot be found is audited by its outputs,
+            and the report says so.
         groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
             its person, patient or device. No group is split by halves, folds and reference models. None where each
             record is a group of its own.
@@ -152,10 +163,12 @@ def audit(
         UserWarning: Exact or near duplicates among the records, of different groups (`signals.find_duplicates`).
 
     Raises:
-        TypeError: A target, a set of records or reference models of another type.
+        TypeError: A target, a set of records or reference models of another type; access="file" to a function, a
+            classifier or saved outputs.
         ValueError: Unknown attacks, or attacks that lack what they need; sets that are empty, too small, of different
             shapes or with NaN; labels that are no classes; a target that gives something else than finite scores; a
-            file that is no .tflite; numbers out of range; a group that is in members and in non-members.
+            file that is no .tflite; another access; access="file" to a model whose logits cannot be found; numbers out
+            of range; a group that is in members and in non-members.
         RuntimeError: A process that trained a reference model died.
     """
     chosen = choose(attacks)
@@ -175,30 +188,37 @@ def audit(
     if sets.have_features:
         warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
+    held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
         _check_needs(chosen, reference_models is not None, other is not None, can_query)
     models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
-    with tqdm(total=len(chosen) + 2 + models, desc="audit", disable=None if verbose else True) as bar:
+    targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
+    others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
+    steps = (len(chosen) + 2) * len(targets) + models
+    with tqdm(total=steps, desc="audit", disable=None if verbose else True) as bar:
         progress = _Progress(bar)
-        found = sets.signals(target, progress.step)
         make = augmented_queries if callable(augmented_queries) else queries.augmented_queries
         by_name = attacks is not None and any({AUGMENTED_QUERIES, AUGMENTED_REFERENCES} & a.needs for a in chosen)
-        if can_query and (augmented_queries or by_name or found.losses is None):
-            progress.step("augmented queries", 0)
-            found = dataclasses.replace(found, **sets.augmented(target, make))
-        evidence = Evidence(
-            target=found,
-            is_member=np.arange(len(found.labels)) < len(sets.members[1]),
-            seed=seed,
-            other=None if other is None else sets.signals(other),
-            records=sets.x if sets.have_features else None,
-            reference_signals=_reference_signals(
-                reference_models, sets, found, make, can_query, seed, progress, of_records
-            ),
-            groups=of_records,
-        )
-        ready, skipped = _split(chosen, evidence)
-        report = evaluation.score(evidence, ready, progress.step)
+        found = {}
+        for name, view in targets.items():
+            found[name] = sets.signals(view, progress.step)
+            if can_query and (augmented_queries or by_name or found[name].losses is None):
+                progress.step("augmented queries", 0)
+                found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
+        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
+        reports: dict[str, Optional[AuditReport]] = {}
+        for name in targets:
+            evidence = Evidence(
+                target=found[name],
+                is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
+                seed=seed,
+                other=None if other is None else sets.signals(others[name]),
+                records=sets.x if sets.have_features else None,
+                reference_signals=references if name == FILE or references is None else references.query or references,
+                groups=of_records,
+            )
+            reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+        of_canaries = None
         if canaries is not None:
             assert reference_models is not None
             of_canaries = audit_canaries(
@@ -207,12 +227,27 @@ def audit(
                 sets.non_members,
                 canaries,
                 member_groups=None if of_sets is None else of_sets[0],
+                access=FILE if FILE in found else QUERY,
                 batch_size=sets.batch_size,
                 seed=seed,
                 progress=lambda count: progress.step("canaries", count),
             )
-            report = dataclasses.replace(report, canaries=of_canaries)
-    return dataclasses.replace(report, skipped=skipped)
+    (name, report), *_ = reports.items()
+    assert report is not None
+    return dataclasses.replace(
+        report, query=reports[QUERY] if name == FILE else None, unread=unread, canaries=of_canaries
+    )
+
+
+def _report(
+    chosen: list[Attack], evidence: Evidence, access: str, progress: _Progress, is_headline: bool
+) -> Optional[AuditReport]:
+    """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
+    ready, skipped = _split(chosen, evidence)
+    if not ready and is_headline:
+        raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
+    report = evaluation.score(evidence, ready, progress.step) if ready else None
+    return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
 
 
 def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
@@ -258,39 +293,35 @@ def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, ca
 def _reference_signals(
     reference_models: Optional[ReferenceModels],
     sets: _Sets,
-    found: Signals,
+    found: dict[str, Signals],
     make: Queries,
     can_query: bool,
     seed: int,
     progress: _Progress,
     groups: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
-    if reference_models is None or (found.losses is None and not can_query):
+    views = list(found.values())
+    if reference_models is None or (views[0].losses is None and not can_query):
         return None
     return train_references(
         reference_models,
-        (sets.x(), found.labels),
+        (sets.x(), views[0].labels),
         batch_size=sets.batch_size,
-        queries=None if found.label_agreement is None else make,
+        queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
+        access=FILE if FILE in found else QUERY,
         groups=groups,
     )
 
 
 def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict[str, str]]:
-    """Returns the attacks whose needs are met, and of all others why they do not run.
-
-    Raises:
-        ValueError: No attack can run.
-    """
+    """Returns the attacks whose needs are met, and of all others why they do not run."""
 
     def reason(attack: Attack) -> str:
         return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
 
     ready = [attack for attack in chosen if attack.needs <= evidence.available]
-    if not ready:
-        raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {reason(attack)}' for attack in chosen)}.")
     skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
     skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
     return ready, skipped

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
+from scipy import stats
 from tqdm.auto import tqdm
 
 from tfmiaq import metrics
@@ -15,6 +16,7 @@ from tfmiaq.attacks.base import REFERENCE_MODELS, SCORES, Attack, Evidence
 from tfmiaq.attacks.registry import ATTACKS
 from tfmiaq.auditing.reporting.canary_report import CanaryReport, CanaryResult
 from tfmiaq.metrics import RATES, Estimate
+from tfmiaq.signals.access import ACCESS, QUERY
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
 from tfmiaq.signals.reference_signals import ReferenceSignals
@@ -99,6 +101,7 @@ def audit_canaries(
     canaries: Optional[Canaries] = None,
     *,
     member_groups: Optional[np.ndarray] = None,
+    access: str = QUERY,
     batch_size: int = 256,
     seed: int = 0,
     verbose: bool = True,
@@ -123,6 +126,7 @@ def audit_canaries(
         canaries: What they are. None for `Canaries()`.
         member_groups: A value for each member, such as its person, for stages that take groups. Canaries and twins have
             groups of their own, as those of a person whom nobody recognizes.
+        access: "query" for an attacker who can only ask, "file" for one who reads the logits inside the models.
         batch_size: Records scored in one call.
         seed: Seed of canaries, memberships and trainings.
         verbose: Show a progress bar where standard error is a terminal.
@@ -137,13 +141,14 @@ def audit_canaries(
         RuntimeError: As `audit`.
     """
     canaries = Canaries() if canaries is None else canaries
+    check_choice("audit_canaries", "access", access, ACCESS)
     checked = check("audit_canaries", batch_size=(batch_size, AT_LEAST_ONE), seed=(seed, SEED))
     members, non_members = check_records(members, non_members, "audit_canaries")
     check_canaries(canaries, reference_models, non_members, "audit_canaries")
     made, sets = _training_sets(canaries, reference_models.count, members, non_members, checked["seed"], member_groups)
     options = dataclasses.replace(reference_models, splits="half", population=None, population_groups=None)
     with tqdm(total=options.count, desc="canaries", disable=None if verbose and progress is None else True) as bar:
-        found = train_references(options, made, progress=progress or bar.update, sets=sets, **checked)
+        found = train_references(options, made, progress=progress or bar.update, sets=sets, access=access, **checked)
     return _report(canaries, found, made[1], checked["seed"])
 
 
@@ -273,12 +278,17 @@ def _result(name: str, scores: np.ndarray, coins: np.ndarray, seed: int) -> Cana
         pairs = np.ix_(*(generator.integers(0, size, size) for size in scores.shape))
         if 0 < coins[pairs].sum() < coins.size:
             of_draw = scores[pairs][coins[pairs]], scores[pairs][~coins[pairs]]
-            draws.append([float(metrics.auc_estimate(*of_draw)), *(_tpr(*of_draw, rate) for rate in RATES)])
+            draws.append([_auc(*of_draw), *(_tpr(*of_draw, rate) for rate in RATES)])
     ends = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
     fpr, tpr = metrics.roc(inside, outside)
     alone = [metrics.tpr_estimate(fpr, tpr, len(inside), len(outside), rate) for rate in RATES]
     rates = tuple(None if found is None else _wider(found, *ends[:, 1 + i]) for i, found in enumerate(alone))
     return CanaryResult(name, _wider(metrics.auc_estimate(inside, outside), *ends[:, 0]), rates)
+
+
+def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
+    ranks = stats.rankdata(np.concatenate([inside, outside]))[: len(inside)]
+    return float((ranks.mean() - (len(inside) + 1) / 2) / len(outside))
 
 
 def _tpr(inside: np.ndarray, outside: np.ndarray, limit: float) -> float:

@@ -64,6 +64,7 @@ def audit(given: Arguments) -> int:
             augmented_queries=given.augmented_queries,
             groups=groups,
             canaries=canaries,
+            access=given.access,
             seed=given.seed,
         )
         reports[name].save(given.folder / name if len(names) > 1 else given.folder)

@@ -18,7 +18,7 @@ from tfmiaq.cli.inputs import MODEL, POLICY
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
 from tfmiaq.search.search import SEARCH_RECIPE
-from tfmiaq.signals import ReferenceModels
+from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 
@@ -96,6 +96,13 @@ def _add_audit(parser: Any) -> None:
     parser.add_argument("--attacks", help="names, with commas in between (those that are strongest for their cost)")
     parser.add_argument("--other", help="another version of the target, which the attacker holds too")
     parser.add_argument("--augmented_queries", action="store_true", help="query augmented copies of each record too")
+    parser.add_argument(
+        "--access",
+        choices=ACCESS,
+        help="what the attacker has: the outputs alone (query), or the file, with the logits in front of output "
+        "rounding and softmax (file: a .tflite or a Keras model, reported beside what the outputs tell) (file for a "
+        ".tflite, else query)",
+    )
     _add_folder(parser, "audit", "folder of the report")
     parser.add_argument("--max_auc", type=float, help="exit with status 1 if the AUC is above this")
     group = parser.add_argument_group("reference models", "An attacker who adapts trains models like the target.")
@@ -145,7 +152,7 @@ def _add_defend(parser: Any) -> None:
         OutputBits,
         ("bits", "clip"),
         defaults=lambda name: "outputs are not rounded",
-        bits={"flag": "output_bits", "text": "bits of the outputs, 1 to 8"},
+        bits={"flag": "output_bits", "text": "bits of the outputs, 1 to 8, which hide from who can only ask"},
         clip={"flag": "output_clip"},
     )
     parser.add_argument(

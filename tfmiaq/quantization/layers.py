@@ -36,7 +36,8 @@ class ActivationRange(QuantizeLayer):
 class QuantizedOutput(ActivationRange):
     """Rounds a classifier's logits to a few levels below the largest, except in training.
 
-    Its input stays a tensor of the .tflite: it hides nothing from an attacker who holds the file (`OutputBits`).
+    It hides from who can only ask. Its input stays a tensor of the .tflite, which who holds the file reads
+    (`OutputBits`).
 
     Args:
         quantizer: A `quantizers.OutputQuantizer`.

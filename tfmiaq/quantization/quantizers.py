@@ -343,8 +343,8 @@ class OutputQuantizer(Quantizer):
 
     The step is clip / (2^b - 1), and the 8-bit FakeQuant has range [-clip, (256 - 2^b) step]: int8 saturation does the
     clip, and nothing lies above zero. In training logits pass as they are: a cross-entropy does not see the largest
-    taken off, and rounding has no gradient. The logits in front of it stay a tensor of the .tflite, so that it hides
-    nothing from an attacker who holds the file (`OutputBits`).
+    taken off, and rounding has no gradient. It hides from who can only ask: the logits in front of it stay a tensor of
+    the .tflite, which who holds the file reads (`OutputBits`).
 
     Args:
         bits: Initial bit-width, 1 to 8.

@@ -1,5 +1,6 @@
 """Signals: what an attacker sees of each record, of the target and of reference models."""
 
+from tfmiaq.signals.access import ACCESS, HeldModel
 from tfmiaq.signals.duplicates import Duplicates, find_duplicates
 from tfmiaq.signals.groups import check_group_pair, check_groups, count_groups, group_folds
 from tfmiaq.signals.queries import Queries, augmented_queries, query_augmented
@@ -10,10 +11,12 @@ from tfmiaq.signals.signals import AUGMENTED, FEATURES, KEPT_CLASSES, Signals, e
 from tfmiaq.signals.targets import SavedOutputs, Target, predict_logits, targets_of_sets
 
 __all__ = [
+    "ACCESS",
     "AUGMENTED",
     "FEATURES",
     "KEPT_CLASSES",
     "Duplicates",
+    "HeldModel",
     "Queries",
     "Records",
     "ReferenceModels",

@@ -17,11 +17,13 @@ from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
+from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.groups import check_groups
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
+from tfmiaq.signals.targets import Target
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 Arrays = dict[str, np.ndarray]
@@ -137,6 +139,7 @@ class _Job:
     folder: Optional[str]
     batch_size: int
     queries: Optional[Queries]
+    access: str = QUERY
     groups: Optional[np.ndarray] = None
 
 
@@ -218,18 +221,7 @@ def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arra
     """
     x, y = pool if others is None else others
     model = _train(job, x[job.chosen], y[job.chosen])
-    found = _signals_of(model, pool, job.batch_size)
-    if found.losses is None:
-        raise ValueError(
-            "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
-            "queried for scores: return the model that the labels come from, or leave reference_models out."
-        )
-    arrays = {"features": found.features}
-    if job.queries is not None:
-        queried = query_augmented(model, pool, job.queries, batch_size=job.batch_size)
-        augmented = dataclasses.replace(found, **queried).augmented
-        assert augmented is not None
-        arrays["augmented"] = augmented
+    arrays = _arrays_of(model, pool, job)
     del model
     if not hasattr(job.steps[-1], "lend"):
         # A model that is lent is used again, and collecting takes longer than a small one's signals.
@@ -238,17 +230,52 @@ def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arra
     return job.index, arrays
 
 
+def _arrays_of(model: Any, pool: Records, job: _Job) -> Arrays:
+    """Returns the signals of a trained model: of its outputs, and of its logits for the attacker who holds the file.
+
+    The logits are kept in the cache for a later audit too, as they cost no run of the model.
+    """
+    if job.access == QUERY and job.folder is None:
+        return _arrays_of_view(model, pool, job)
+    seen = views(model, job.batch_size)
+    inside = _arrays_of_view(seen[FILE], pool, job)
+    # Of a model that gives labels the attacker, who has trained it, reads the logits.
+    outputs = inside if seen[QUERY] is seen[FILE] else _arrays_of_view(seen[QUERY], pool, job, inside)
+    return {**outputs, **{f"{FILE}_{name}": array for name, array in inside.items()}}
+
+
+def _arrays_of_view(target: Target, pool: Records, job: _Job, instead: Optional[Arrays] = None) -> Arrays:
+    found = _signals_of(target, pool, job.batch_size)
+    if found.losses is None and instead is not None:
+        return instead
+    if found.losses is None:
+        raise ValueError(
+            "audit: train_fn returned a model that gives labels. Reference models are the attacker's own, and are "
+            "queried for scores: return the model that the labels come from, or leave reference_models out."
+        )
+    arrays = {"features": found.features}
+    if job.queries is not None:
+        queried = query_augmented(target, pool, job.queries, batch_size=job.batch_size)
+        augmented = dataclasses.replace(found, **queried).augmented
+        assert augmented is not None
+        arrays["augmented"] = augmented
+    return arrays
+
+
 def _places(job: _Job) -> dict[str, tuple[str, int]]:
-    """Returns for each array that a job makes its key in the store and its number of columns."""
+    """Returns for each array that an audit needs of a job its key in the store and its number of columns."""
     places = {"features": (job.keys[-1], len(FEATURES))}
     if job.queries is not None:
         places["augmented"] = (fingerprint(job.keys[-1], job.queries), len(AUGMENTED))
+    if job.access == FILE:
+        places.update({f"{FILE}_{name}": (fingerprint(key, FILE), n) for name, (key, n) in places.items()})
     return places
 
 
 def _keep(store: Store, job: _Job, arrays: Arrays) -> None:
-    for name, (key, _) in _places(job).items():
-        store.put(key, {name: arrays[name]}, ARRAYS)
+    for name, (key, _) in _places(dataclasses.replace(job, access=FILE)).items():
+        if name in arrays:
+            store.put(key, {name: arrays[name]}, ARRAYS)
 
 
 def _kept(store: Store, job: _Job, count: int) -> Optional[Arrays]:
@@ -270,6 +297,7 @@ def train_references(
     queries: Optional[Queries] = None,
     seed: int = 0,
     progress: Optional[Callable[[int], None]] = None,
+    access: str = QUERY,
     groups: Optional[np.ndarray] = None,
     sets: Optional[TrainingSets] = None,
 ) -> ReferenceSignals:
@@ -284,6 +312,8 @@ def train_references(
         queries: Makes augmented queries, as `signals.augmented_queries`; None for none.
         seed: Seed of splits and trainings.
         progress: Called with the number of models that were finished since the last call.
+        access: "query" for the signals of the models' outputs; "file" for those of the logits in front of output
+            rounding and softmax, where a model is a .tflite or a Keras model, with the others beside them.
         groups: Shape (n,), the group of each audited record: no group is split, and stages of the pipeline that have an
             argument `groups` get those of the records that they train on. None where each is a group of its own.
         sets: The models' training sets. None for random halves, of the audited records or of the population.
@@ -294,7 +324,7 @@ def train_references(
     """
     count = options.count
     sets = _drawn_sets(options, pool, seed, groups) if sets is None else sets
-    jobs = _jobs(options, pool, sets, batch_size, queries, seed)
+    jobs = [dataclasses.replace(job, access=access) for job in _jobs(options, pool, sets, batch_size, queries, seed)]
     others = None if sets.records is pool else sets.records
     store = None if options.cache is None else Store(options.cache)
     done: dict[int, Arrays] = {}
@@ -311,8 +341,13 @@ def train_references(
             _keep(store, jobs[index], found)
         if progress:
             progress(1)
-    stacked = {name: np.stack([done[index][name] for index in range(count)]) for name in done[0]}
-    return ReferenceSignals(trained_on=sets.trained_on, **stacked)
+    trained_on = sets.trained_on
+    stacked = {name: np.stack([done[index][name] for index in range(count)]) for name in _places(jobs[0])}
+    inside = {name[len(FILE) + 1 :]: array for name, array in stacked.items() if name.startswith(FILE)}
+    outputs = ReferenceSignals(
+        trained_on=trained_on, **{name: array for name, array in stacked.items() if not name.startswith(FILE)}
+    )
+    return ReferenceSignals(trained_on=trained_on, query=outputs, **inside) if inside else outputs
 
 
 def _jobs(
@@ -334,5 +369,5 @@ def _jobs(
         chosen = sets.chosen[index]
         keys = tuple(fingerprint(data, chosen, prints[: depth + 1], first_seed) for depth in range(len(prints)))
         groups = None if sets.groups is None else sets.groups[chosen]
-        jobs.append(_Job(index, options.steps, keys, first_seed, chosen, folder, batch_size, queries, groups))
+        jobs.append(_Job(index, options.steps, keys, first_seed, chosen, folder, batch_size, queries, groups=groups))
     return jobs

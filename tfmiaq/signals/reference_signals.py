@@ -19,11 +19,13 @@ class ReferenceSignals:
         features: Shape (k, n, columns), as `Signals.features`.
         trained_on: Shape (k, n), bool: whether the record was in the model's training set.
         augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
+        query: Where these are signals of the models' logits, those of their outputs; else None.
     """
 
     features: np.ndarray
     trained_on: np.ndarray
     augmented: Optional[np.ndarray] = None
+    query: Optional[ReferenceSignals] = None
 
     def feature(self, name: str) -> np.ndarray:
         """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
@@ -52,7 +54,8 @@ class ReferenceSignals:
     def first(self, count: int) -> ReferenceSignals:
         """Returns the signals of the first models alone."""
         augmented = None if self.augmented is None else self.augmented[:count]
-        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented)
+        query = None if self.query is None else self.query.first(count)
+        return ReferenceSignals(self.features[:count], self.trained_on[:count], augmented, query)
 
     def __repr__(self) -> str:
         models, records = self.trained_on.shape

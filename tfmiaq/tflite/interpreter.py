@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -35,6 +35,7 @@ class Interpreter:
         keep_tensors: Keep every intermediate tensor for `tensor`.
         runtime: "tensorflow", or "litert" for the runtime that Android ships (package ai-edge-litert).
         threads: Threads of the interpreter; None for its default.
+        also: Indices of further outputs of the file's graph, for `predict_also`.
 
     Raises:
         ValueError: No TFLite model, one that the interpreter refuses, an unknown runtime, or threads below 1.
@@ -47,6 +48,7 @@ class Interpreter:
         keep_tensors: bool = False,
         runtime: str = "tensorflow",
         threads: Optional[int] = None,
+        also: Sequence[int] = (),
     ) -> None:
         threads = check("Interpreter", threads=(threads, _THREADS))["threads"]
         data = read_model(model)
@@ -62,7 +64,8 @@ class Interpreter:
         self._normalization = (read_metadata(data) or {}).get("normalization", {})
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs = {details["name"]: details for details in inputs}
-        self._outputs = {details["name"]: details for details in outputs}
+        self._also = [details for details in outputs if details["index"] in also]
+        self._outputs = {details["name"]: details for details in outputs if details["index"] not in also}
         if self._interpreter.get_signature_list():
             # Only the signature keeps the names of the Keras model.
             runner = self._interpreter.get_signature_runner()
@@ -98,15 +101,34 @@ class Interpreter:
             batch_size: Records in one run of a file that takes any number, at least 1.
 
         Returns:
-            Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`.
+            Dequantized float32 array of shape (n, ...), or a list of them in the order of `output_names`. Labels, of a
+            file that ends in an ARG_MAX, stay integers.
 
         Raises:
             ValueError: Arrays that are not one for each input, records of another shape than the input's, or a batch
                 size below 1.
         """
-        outputs = [np.concatenate(parts) for parts in zip(*self.runs(x, batch_size))]
-        outputs = [_dequantize(output, details) for output, details in zip(outputs, self._outputs.values())]
-        return outputs[0] if len(outputs) == 1 else outputs
+        return self.predict_also(x, batch_size)[0]
+
+    def predict_also(self, x: Any, batch_size: int = 256) -> tuple[Any, list[np.ndarray]]:
+        """Returns what `predict` does, and the values of the tensors of `also`, dequantized, in their order.
+
+        Args:
+            x: As for `predict`.
+            batch_size: As for `predict`.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        arrays = [np.concatenate(parts) for parts in zip(*self.runs(x, batch_size))]
+        values = [_dequantize(array, details) for array, details in zip(arrays, self._read)]
+        outputs = values[: len(self._outputs)]
+        return (outputs[0] if len(outputs) == 1 else outputs), values[len(self._outputs) :]
+
+    @property
+    def _read(self) -> list[dict[str, Any]]:
+        """What is known of each tensor that a run gives."""
+        return [*self._outputs.values(), *self._also]
 
     def runs(self, x: Any, batch_size: int = 256) -> Iterator[list[np.ndarray]]:
         """Yields the outputs of one run after the other, as stored; in between, `tensor` returns values of that run.
@@ -209,7 +231,7 @@ class Interpreter:
         for details, array in zip(self._inputs.values(), arrays):
             self._interpreter.set_tensor(details["index"], array)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs.values()]
+        return [self._interpreter.get_tensor(details["index"]) for details in self._read]
 
 
 def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -223,6 +245,8 @@ def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 
 def _dequantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     scale, zero_point = details["quantization"]
+    if not scale and x.dtype in (np.int32, np.int64):
+        return x
     return ((x.astype(np.float32) - zero_point) * scale if scale else x).astype(np.float32)
 
 

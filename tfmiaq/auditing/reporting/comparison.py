@@ -11,7 +11,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq.auditing.reporting import markdown, page, plots, saved
+from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.metrics import RATES, format_figure
 
@@ -54,12 +54,24 @@ class Comparison:
         return ["model", *_figures(next(iter(self.reports.values()))[0])]
 
     def rows(self) -> list[list[str]]:
-        """Returns one row of text for each model."""
+        """Returns one row of text for each model, and one more for who can only ask where a file was read."""
         rows = []
-        for name, group in self.reports.items():
+        for name, group in self._views().items():
             found = [_figures(report) for report in group]
             rows.append([name, *(_spread([figures[key] for figures in found]) for key in found[0])])
         return rows
+
+    def _views(self) -> dict[str, tuple[AuditReport, ...]]:
+        """Returns the reports by the name of the model and, of a file, of the attacker."""
+        views: dict[str, tuple[AuditReport, ...]] = {}
+        for name, group in self.reports.items():
+            queries = tuple(report.query for report in group if report.query is not None)
+            if len(queries) < len(group):
+                views[name] = group
+                continue
+            views[f"{name}, {attackers.NAMES['query']}"] = queries
+            views[f"{name}, {attackers.NAMES['file']}"] = group
+        return views
 
     def attack_head(self) -> list[str]:
         """Returns the column names of the table of attacks."""

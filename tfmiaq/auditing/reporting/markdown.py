@@ -13,6 +13,7 @@ Rows = Sequence[Sequence[str]]
 def report(
     *,
     verdict: str,
+    attackers: tuple[Sequence[str], Rows],
     figures: Rows,
     attack_head: Sequence[str],
     attack_rows: Rows,
@@ -27,6 +28,7 @@ def report(
 
     Args:
         verdict: What was found, in one sentence.
+        attackers: Column names and rows of the table of attackers, which is left out without rows.
         figures: Name and value of each figure.
         attack_head: Column names of the table of attacks.
         attack_rows: Its rows.
@@ -37,7 +39,10 @@ def report(
         assumptions: What the figures rest on.
         canaries: The audit of canaries, which prints as Markdown, or None.
     """
-    lines = ["# Membership inference audit", "", verdict, "", *markdown_table(("figure", "value"), figures), ""]
+    lines = ["# Membership inference audit", "", verdict, ""]
+    if attackers[1]:
+        lines += [*markdown_table(*attackers), ""]
+    lines += [*markdown_table(("figure", "value"), figures), ""]
     lines += [*markdown_table(attack_head, attack_rows), ""]
     if slice_rows:
         lines += [f"Worst slices, by {picked}:", "", *markdown_table(("records", "number", "AUC"), slice_rows), ""]

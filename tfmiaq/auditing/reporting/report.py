@@ -11,14 +11,13 @@ import numpy as np
 
 from tfmiaq import metrics
 from tfmiaq._checks import check, real
-from tfmiaq.auditing.reporting import markdown, page, plots, saved, wording
+from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved, wording
 from tfmiaq.auditing.reporting.canary_report import CanaryReport
 from tfmiaq.auditing.reporting.exposure import Exposure
 from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, estimate, with_interval
 from tfmiaq.metrics import RATES, Estimate, format_figure
 
 _MOST_CURVES = 6
-_RATE_NAMES = tuple(f"TPR at {rate:.1%} FPR" for rate in RATES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +45,9 @@ class AuditReport(Decided):
         groups: Numbers of groups of members and of non-members, or None where each record is one.
         half_sizes: Members and non-members of the halves that the curves are of; () for halves as even as can be.
         canaries: The audit of canaries, or None.
+        access: "file" for an attacker who holds the file and reads the logits inside, "query" for one who can only ask.
+        query: The report of who can only ask, where this one is of who holds the file; else None.
+        unread: Why the logits inside a .tflite were not read, or empty.
     """
 
     attacks: tuple[AttackResult, ...]
@@ -62,6 +64,9 @@ class AuditReport(Decided):
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_models: int = 0
     label_only: bool = False
+    access: str = "query"
+    query: Optional[AuditReport] = None
+    unread: str = ""
     groups: Optional[tuple[int, ...]] = None
     half_sizes: tuple[tuple[int, int], ...] = ()
     canaries: Optional[CanaryReport] = None
@@ -125,7 +130,7 @@ class AuditReport(Decided):
     @property
     def verdict(self) -> str:
         """What was found, in one sentence."""
-        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen)
+        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen, self.access)
 
     @property
     def leaks(self) -> bool:
@@ -135,7 +140,9 @@ class AuditReport(Decided):
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(self.reference_models, self.label_only, self.groups is not None)
+        return wording.assumptions(
+            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None
+        )
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -160,6 +167,9 @@ class AuditReport(Decided):
             "reference_models": self.reference_models,
             "label_only": self.label_only,
             "groups": None if self.groups is None else list(self.groups),
+            "access": self.access,
+            "unread": self.unread,
+            "query": None if self.query is None else self.query.headline(),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +182,7 @@ class AuditReport(Decided):
             "not_tested": self.skipped,
             "canaries": None if self.canaries is None else self.canaries.to_dict(),
             "assumptions": self.assumptions,
+            "query": None if self.query is None else self.query.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -190,7 +201,7 @@ class AuditReport(Decided):
             ("recall", format_figure(self.recall)),
             ("F1 of members", format_figure(self.f1_members)),
             ("F1 of non-members", format_figure(self.f1_non_members)),
-            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(_RATE_NAMES, RATES)),
+            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(attackers.RATE_NAMES, RATES)),
             ("lower bound on epsilon", f"{self.epsilon:.2f}"),
             ("gap attack accuracy", format_figure(self.gap_attack_accuracy)),
             ("target's accuracy on members", format_figure(self.member_accuracy)),
@@ -199,7 +210,7 @@ class AuditReport(Decided):
 
     def attack_head(self) -> list[str]:
         """Returns the column names of the table of attacks."""
-        return ["attack", "accuracy", "AUC", *_RATE_NAMES, "needs"]
+        return ["attack", "accuracy", "AUC", *attackers.RATE_NAMES, "needs"]
 
     def attack_rows(self) -> list[tuple[str, ...]]:
         """Returns one row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
@@ -218,10 +229,14 @@ class AuditReport(Decided):
         """Returns the slices of highest AUC."""
         return sorted(self.slices, key=lambda part: -part.auc)[:count]
 
+    def _attacker_rows(self) -> list[list[str]]:
+        return [] if self.query is None else [attackers.row(self.query), attackers.row(self)]
+
     def _shown(self, most_slices: int) -> dict[str, Any]:
         """Returns what Markdown and page show, as text and rows of text."""
         return {
             "verdict": self.verdict,
+            "attackers": (attackers.HEAD, self._attacker_rows()),
             "figures": self.figures(),
             "attack_head": self.attack_head(),
             "attack_rows": self.attack_rows(),
@@ -268,12 +283,14 @@ class AuditReport(Decided):
 
     def __repr__(self) -> str:
         return (
-            f"AuditReport(attack accuracy {self.attack_accuracy}, AUC {self.auc}, {self.members} members, "
-            f"{self.non_members} non-members, {len(self.attacks)} attacks, {self.reference_models} reference models)"
+            f"AuditReport(attack accuracy {self.attack_accuracy}, AUC {self.auc}, access {self.access!r}, "
+            f"{self.members} members, {self.non_members} non-members, {len(self.attacks)} attacks, "
+            f"{self.reference_models} reference models)"
         )
 
     def _repr_html_(self) -> str:
-        tables = [(("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
+        about = [(attackers.HEAD, self._attacker_rows())] if self.query else []
+        tables = [*about, (("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
         return page.render("notebook.html", verdict=self.verdict, tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:
@@ -344,6 +361,7 @@ class AuditReport(Decided):
             "attacks": {attack.name: attack.to_saved() for attack in self.attacks},
             "confusion": dataclasses.asdict(self.confusion),
             "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, self.half_sizes)],
+            "query": None if self.query is None else self.query._to_saved(),
         }
 
     @classmethod
@@ -372,4 +390,7 @@ class AuditReport(Decided):
                 (counts["true_positives"][-1], counts["false_positives"][-1]) for counts in content["curves"]
             ),
             canaries=None if content["canaries"] is None else CanaryReport.from_dict(content["canaries"]),
+            access=content["access"],
+            query=None if content["query"] is None else cls._from_saved(content["query"]),
+            unread=content["unread"],
         )

@@ -8,7 +8,7 @@ from typing import Optional
 from tfmiaq.metrics import Estimate
 
 
-def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Sequence[str]) -> str:
+def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Sequence[str], access: str) -> str:
     """Returns what an audit found, in one sentence.
 
     Args:
@@ -16,30 +16,35 @@ def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Seque
         auc: AUC of the attacker.
         leaks: Whether the interval of either lies above a coin's 0.5.
         chosen: Names of the attacks picked.
+        access: "query" or "file".
     """
+    holds = access == "file"
+    attacker = "An attacker who holds the file" if holds else "An attacker"
     accuracy = (
         f"accuracy {attack_accuracy.value:.3f} (95 % interval {attack_accuracy.low:.3f} to {attack_accuracy.high:.3f}; "
         "a coin has 0.5)"
     )
     if not leaks:
         return (
-            "None of the attacks that ran distinguishes members from non-members better than a coin on these records: "
-            f"{accuracy}."
+            f"None of the attacks that ran{' with the file at hand' if holds else ''} distinguishes members from "
+            f"non-members better than a coin on these records: {accuracy}."
         )
     if attack_accuracy.low <= 0.5:
-        return f"An attacker has {accuracy}, which may be a coin's, but orders records better than one: AUC {auc}."
+        return f"{attacker} has {accuracy}, which may be a coin's, but orders records better than one: AUC {auc}."
     return (
-        "An attacker who chooses the attack and its threshold on other records distinguishes members from non-members "
-        f"with {accuracy}, by {' and '.join(dict.fromkeys(chosen))}."
+        f"{attacker}{' and' if holds else ' who'} chooses the attack and its threshold on other records distinguishes "
+        f"members from non-members with {accuracy}, by {' and '.join(dict.fromkeys(chosen))}."
     )
 
 
-def assumptions(reference_models: int, label_only: bool, grouped: bool) -> list[str]:
+def assumptions(reference_models: int, label_only: bool, access: str, unread: str, grouped: bool) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
         reference_models: Number of reference models, 0 for none.
         label_only: Whether the target gave labels instead of scores.
+        access: "query" or "file".
+        unread: Why the logits inside a .tflite were not read, or empty.
         grouped: Whether records belong to groups.
     """
     if reference_models:
@@ -53,6 +58,17 @@ def assumptions(reference_models: int, label_only: bool, grouped: bool) -> list[
             "through the same pipeline can do better (reference_models)."
         )
     found = [about]
+    if access == "file":
+        found.append(
+            "The attacker holds the file and reads the logits in front of output rounding, softmax or argmax; other "
+            "tensors of the file were not attacked."
+        )
+    elif unread:
+        found.append(f"The logits inside the file were not found ({unread}): what its holder reads was not tested.")
+    else:
+        found.append(
+            "The attacker sees outputs only. One who holds the model's file reads the logits in front of them."
+        )
     if label_only:
         found.append("The target gives labels, so that only label-only attacks ran.")
     if grouped:

@@ -71,6 +71,13 @@ def sources(layer: Any) -> list[Any]:
     return [layer_of(tensor) for node in nodes for tensor in _values_read(node)]
 
 
+def tensors_read(tensor: Any) -> list[Any]:
+    """Returns the tensors that the call reads which makes a tensor of a functional model; masks are left out."""
+    history = tensor._keras_history
+    node = history.layer.inbound_nodes[history.node_index]
+    return [] if node.is_input else _values_read(node)
+
+
 def readers(layer: Any) -> list[Any]:
     """Returns the layers that read a layer's output, one entry for each call."""
     return [node.layer for node in layer.outbound_nodes]
