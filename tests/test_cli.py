@@ -134,6 +134,22 @@ def test_an_audit_trains_reference_models_through_functions_of_a_file(defended, 
     assert any(pathlib.Path("kept").iterdir())
 
 
+def test_an_audit_takes_the_groups_of_the_records_file(run, tmp_path):
+    generator = np.random.default_rng(0)
+    x, y, groups = generator.normal(size=(60, 4)), np.arange(60) % 2, np.arange(60) // 3
+    np.savez("grouped.npz", x_train=x, y_train=y, x_test=-x, y_test=y, groups_train=groups, groups_test=60 + groups)
+    for name in ("in.npy", "out.npy"):
+        np.save(name, generator.normal(size=(60, 2)))
+    line = f"audit in.npy,out.npy --records grouped.npz --attacks confidence --folder {tmp_path}"
+    status, printed = run(line)
+    assert status == 0 and "60 members of 20 groups, 60 non-members of 20 groups" in printed.out
+    status, printed = run(f"{line} --canaries mislabelled")
+    assert status == 2 and "give --train_fn" in printed.err
+    np.savez("grouped.npz", x_train=x, y_train=y, x_test=-x, y_test=y, groups_train=groups, groups_test=19 + groups)
+    status, printed = run(line)
+    assert status == 2 and "Group '19' has 3 records in members and 3 in non_members" in printed.err
+
+
 @pytest.mark.slow
 def test_several_targets_are_compared(defended, run):
     line = "audit defended/float.keras defended/model.tflite --records own.npz --attacks gap --folder both"

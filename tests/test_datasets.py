@@ -42,3 +42,16 @@ def test_a_seed_out_of_range_raises():
     assert len(datasets.load("digits", np.int64(3)).x_test) == 899
     with pytest.raises(ValueError, match="load: Expected seed to be an integer from 0 to"):
         datasets.load("digits", -1)
+
+
+def test_an_npz_may_have_groups(tmp_path):
+    path, x, y = str(tmp_path / "own.npz"), np.zeros((4, 3)), np.arange(4)
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(path, **arrays, groups_train=[*"aabb"], groups_test=[*"ccdd"])
+    data = datasets.load(path)
+    assert (*data.groups_train, *data.groups_test) == tuple("aabbccdd")
+    np.savez(path, **arrays)
+    assert datasets.load(path).groups_train is None
+    np.savez(path, **arrays, groups_test=y)
+    with pytest.raises(ValueError, match="has one of groups_train and groups_test"):
+        datasets.load(path)

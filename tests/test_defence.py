@@ -339,3 +339,31 @@ def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed, count):
     later = log()[before:]
     assert later.count("float") == 3 - models + (models > 1)
     assert later.count("quantized") == 3 - (models > 1)
+
+
+@pytest.mark.slow
+def test_no_group_is_split_on_the_whole_way(tmp_path, sets, log):
+    groups = np.arange(60) // 3, 100 + np.arange(120) // 4
+    index = {record.tobytes(): int(group) for record, group in zip(sets[0][0], groups[0])}
+
+    def teach(x, y):
+        counts = np.unique([index[record.tobytes()] for record in x], return_counts=True)[1]
+        pipelines.note(f"{len(x)}:{sorted(set(counts.tolist()))}")
+        return tfmiaq.TrainingRecipe(epochs=1).fit(_untrained(), x, y)
+
+    options = {"cross_distillation": tfmiaq.CrossDistillation(2), "recipe": tfmiaq.TrainingRecipe(epochs=1)}
+    audits = mock.patch("tfmiaq.defence.audit")
+    # What comes after the audit of the quantized model has no part in groups.
+    stop = mock.patch("tfmiaq.defence._file_stage", side_effect=KeyboardInterrupt)
+    with audits as audit, stop, pytest.raises(KeyboardInterrupt):
+        tfmiaq.defend(teach, *sets, groups=groups, folder=tmp_path, reference_models=0, verbose=False, **options)
+    # The float model and two teachers, who each saw whole groups of three.
+    assert log() == ["60:[3]", "30:[3]", "30:[3]"]
+    assert audit.call_count == 2
+    for call in audit.call_args_list:
+        inside, outside = call.kwargs["groups"]
+        assert set(np.unique(inside, return_counts=True)[1]) == {3}
+        assert set(np.unique(outside, return_counts=True)[1]) == {4}
+        assert len(outside) == len(call.args[2][1]) == 60
+    with pytest.raises(ValueError, match="Group '3' has 3 records in train and 4 in test"):
+        tfmiaq.defend(teach, *sets, groups=(groups[0], groups[1] - 97), folder=tmp_path)

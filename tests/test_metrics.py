@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy import special, stats
 from sklearn import metrics as sklearn_metrics
 
 from tfmiaq import _privacy_suite, metrics
@@ -98,3 +99,84 @@ def test_a_curve_keeps_points_on_straight_lines():
     fpr, tpr = metrics.roc(members, non_members)
     assert metrics.tpr_at_fpr(fpr, tpr, 0.065) == pytest.approx(0.6)
     assert metrics.tpr_at_fpr(fpr, tpr, 0.035) == pytest.approx(0.3)
+
+
+def _corners(included):
+    """Numbers of false and true positives at the corners of the convex hull of the ROC curve, without (0, 0)."""
+    hull = [(0, 0)]
+    for x, y in zip(np.cumsum(~included), np.cumsum(included)):
+        while len(hull) > 1:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (x1 - x0) * (y - y0) < (y1 - y0) * (x - x0):
+                break
+            hull.pop()
+        hull.append((int(x), int(y)))
+    return hull[1:]
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(2, 2.311945), (4, 4.395568)])
+def test_the_one_run_bound_is_jax_privacys(shift, expected):
+    # Of `CanaryScoreAuditor.epsilon_one_run(0.05, 1e-6)`: all corners of the curve, with the error shared among them.
+    quantiles = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    scores, included = np.append(quantiles + shift, quantiles), np.arange(20_000) < 10_000
+    corners = _corners(included[np.argsort(-scores, kind="stable")])
+    best = 0.0
+    for wrong, right in corners:
+        # Most corners are passed by: no bound lies above the rate itself.
+        if right / (right + wrong) > special.expit(best):
+            confidence = 1 - 0.05 / (len(corners) + 1)
+            best = max(best, metrics.one_run_epsilon(scores, included, (right + wrong, 0), confidence, 1e-6))
+    assert best == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("guesses", [10, 100])
+def test_the_one_run_bound_of_guesses_that_are_all_right_has_a_closed_form(guesses):
+    scores = np.arange(200.0)
+    p = 0.05 ** (1 / guesses)
+    assert metrics.one_run_epsilon(scores, scores >= 100, guesses) == pytest.approx(special.logit(p), abs=1e-5)
+    # Delta can explain right guesses too.
+    assert metrics.one_run_epsilon(scores, scores >= 100, guesses, delta=1e-4) < special.logit(p)
+    assert metrics.one_run_epsilon(scores, scores < 100, guesses) == 0.0
+
+
+@pytest.mark.parametrize(("epsilon", "canaries"), [(1, 1000), (2, 1000), (4, 4000)])
+def test_the_one_run_bound_holds_for_randomized_response_and_comes_near(epsilon, canaries):
+    generator = np.random.default_rng(epsilon)
+    bounds = []
+    for _ in range(200):
+        included = generator.random(canaries) < 0.5
+        lies = generator.random(canaries) < special.expit(-epsilon)
+        bounds.append(metrics.one_run_epsilon(included ^ lies, included))
+    assert np.mean(np.array(bounds) <= epsilon) >= 0.95
+    assert min(bounds) > epsilon / 2
+
+
+def test_the_one_run_bound_of_scores_that_know_nothing_is_zero_in_whatever_order_they_come():
+    generator = np.random.default_rng(0)
+    bounds = [metrics.one_run_epsilon(generator.random(500), np.arange(500) < 250) for _ in range(100)]
+    assert np.mean(np.array(bounds) == 0) >= 0.95
+    # Equal scores, members first.
+    assert metrics.one_run_epsilon(np.zeros(500), np.arange(500) < 250) == 0.0
+
+
+def test_the_one_run_bound_holds_where_one_draw_moves_all_scores():
+    # The records are as dependent as can be: no score says which canary was in.
+    generator = np.random.default_rng(0)
+    included = generator.random(500) < 0.5
+    assert metrics.one_run_epsilon(generator.normal() + generator.random(500) * 1e-9, included) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, np.nan], [True, False]), "1 scores that are not finite"),
+        (([1.0, 2.0], [True]), r"Received shapes \(2,\) and \(1,\)"),
+        (([1.0, 2.0], [True, False], 3), "Expected guesses to be an integer from 1 to 2. Received 3"),
+        (([1.0, 2.0], [True, False], (-1, 2)), "Expected guesses in to be an integer of at least 0"),
+        (([1.0, 2.0], [True, False], None, 1.0), "confidence"),
+        (([1.0, 2.0], [True, False], None, 0.95, 1.0), "delta"),
+    ],
+)
+def test_one_run_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.one_run_epsilon(*arguments)

@@ -9,8 +9,11 @@ from . import tflite as tflite
 from ._version import __version__ as __version__
 from .auditing import AttackResult as AttackResult
 from .auditing import AuditReport as AuditReport
+from .auditing import Canaries as Canaries
+from .auditing import CanaryReport as CanaryReport
 from .auditing import Comparison as Comparison
 from .auditing import audit as audit
+from .auditing import audit_canaries as audit_canaries
 from .auditing import compare as compare
 from .defence import Defence as Defence
 from .defence import defend as defend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from tfmiaq._checks import SEED, check
 
 NAMES = ("digits", "cifar10", "mnist", "fashion_mnist")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_GROUPS = ("groups_train", "groups_test")
+Groups = tuple[Optional[np.ndarray], Optional[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Dataset:
         y_train: int64, shape (n,).
         x_test: float32, shape (m, ...).
         y_test: int64, shape (m,).
+        groups_train: Shape (n,), the group of each training record, such as its person; or None.
+        groups_test: Shape (m,), that of each test record; or None.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Dataset:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    groups_train: Optional[np.ndarray] = None
+    groups_test: Optional[np.ndarray] = None
 
     @property
     def classes(self) -> int:
@@ -48,7 +54,7 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
 
     Args:
         name: "digits" (scikit-learn's, no download), "cifar10", "mnist" or "fashion_mnist" (Keras's own download), or
-            the path of an .npz with x_train, y_train, x_test and y_test.
+            the path of an .npz with x_train, y_train, x_test and y_test. It may have groups_train and groups_test too.
         seed: Shuffles "digits", which comes without a split; the first half becomes x_train.
         rescale: Whether images of bytes are divided by 255.
 
@@ -57,9 +63,10 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
 
     Raises:
         InvalidArgumentError: A seed out of its range.
-        ValueError: An unknown name, a missing file, or an .npz without the four arrays.
+        ValueError: An unknown name, a missing file, or an .npz without the four arrays, or with one of the two groups.
     """
     seed = check("load", seed=(seed, SEED))["seed"]
+    groups: Groups = (None, None)
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -74,14 +81,15 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
         arrays = (x_train, y_train, x_test, y_test)
     elif name.endswith(".npz"):
-        arrays = _load_npz(pathlib.Path(name))
+        arrays, groups = _load_npz(pathlib.Path(name))
     else:
         raise ValueError(f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.")
     x_train, y_train, x_test, y_test = arrays
-    return Dataset(name, _records(x_train, rescale), _labels(y_train), _records(x_test, rescale), _labels(y_test))
+    records = (_records(x_train, rescale), _labels(y_train), _records(x_test, rescale), _labels(y_test))
+    return Dataset(name, *records, *groups)
 
 
-def _load_npz(path: pathlib.Path) -> tuple[Any, ...]:
+def _load_npz(path: pathlib.Path) -> tuple[tuple[Any, ...], Groups]:
     if not path.is_file():
         raise ValueError(f"No .npz file at {str(path)!r}.")
     with np.load(path) as data:
@@ -91,7 +99,10 @@ def _load_npz(path: pathlib.Path) -> tuple[Any, ...]:
                 f"{str(path)!r} lacks {', '.join(missing)}. Expected the arrays {', '.join(_KEYS)}; it has "
                 f"{', '.join(data)}."
             )
-        return tuple(data[key] for key in _KEYS)
+        if sum(key in data for key in _GROUPS) == 1:
+            raise ValueError(f"{str(path)!r} has one of {' and '.join(_GROUPS)}. Give both arrays, or neither.")
+        train, test = (data.get(key) for key in _GROUPS)
+        return tuple(data[key] for key in _KEYS), (train, test)
 
 
 def _records(x: np.ndarray, rescale: bool) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -76,12 +77,14 @@ class _Run:
     """The checked arguments of a call of `defend`, and its records by their part.
 
     `choosing` and `non_members` are the two halves of the test records: the first for choices, the second for audits.
+    `groups` has the groups of each part's records by the name of the part, or is None.
     """
 
     model: Any
     members: signals.Records
     choosing: signals.Records
     non_members: signals.Records
+    groups: Optional[dict[str, np.ndarray]]
     policy: Union[BitwidthPolicy, PolicySearch]
     recipe: Optional[TrainingRecipe]
     cross_distillation: Union[CrossDistillation, Literal[False], None]
@@ -126,6 +129,7 @@ def defend(
     recipe: Optional[TrainingRecipe] = None,
     cross_distillation: Union[CrossDistillation, Literal[False], None] = None,
     reference_models: int = 4,
+    groups: Optional[Any] = None,
     target: str = "mobile",
     labels: Optional[Sequence[str]] = None,
     folder: Any = "defended",
@@ -169,6 +173,9 @@ def defend(
             recipe is given, and the accuracy of the float model on its members is at least 0.2 above that on the other
             half of the test records; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
+        groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
+            such as its person, patient or device. No group is split by halves, folds and reference models. None where
+            each record is a group of its own.
         target: As of `convert`.
         labels: As of `convert`.
         folder: Folder for everything that is made.
@@ -197,7 +204,7 @@ def defend(
         n_jobs=n_jobs,
         seed=seed,
     )
-    run = _Run(**options, **_split_records(train, test, options), folder=pathlib.Path(folder), verbose=verbose)
+    run = _Run(**options, **_split_records(train, test, groups, options), folder=pathlib.Path(folder), verbose=verbose)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     bits = _bits_stage(run, float_model)
@@ -247,10 +254,17 @@ def _check_options(**given: Any) -> dict[str, Any]:
     return checked
 
 
-def _split_records(train: Any, test: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the records by their part, or raises an error if they are too few or do not go with the options."""
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
-    choosing, non_members = ((rest[0][half], rest[1][half]) for half in half_splits(len(rest[1]), 2, options["seed"]))
+    known: tuple[Any, Any] = (None, None)
+    if groups is not None:
+        known = signals.check_group_pair(groups, (len(members[1]), len(rest[1])), "defend", ("train", "test"))
+    halves = half_splits(len(rest[1]), 2, options["seed"], known[1])
+    choosing, non_members = ((rest[0][half], rest[1][half]) for half in halves)
+    of_parts = None
+    if groups is not None:
+        of_parts = {"members": known[0], "choosing": known[1][halves[0]], "non_members": known[1][halves[1]]}
     if min(len(members[1]), len(rest[1]) // 2) < SMALLEST_SET:
         raise InvalidArgumentError(
             f"defend: Expected at least {SMALLEST_SET} training records and {2 * SMALLEST_SET} test records, half of "
@@ -260,7 +274,7 @@ def _split_records(train: Any, test: Any, options: dict[str, Any]) -> dict[str, 
         options["cross_distillation"].check_fits(len(members[1]), "defend")
     classes = int(max(members[1].max(), rest[1].max())) + 1
     _check_labels(options["labels"], options["model"], f"at least {classes}", lambda count: count >= classes)
-    return {"members": members, "choosing": choosing, "non_members": non_members}
+    return {"members": members, "choosing": choosing, "non_members": non_members, "groups": of_parts}
 
 
 def _check_labels(labels: Optional[Sequence[str]], model: Any, expected: str, is_right: Callable[[int], bool]) -> None:
@@ -312,6 +326,7 @@ def _bits_stage(run: _Run, float_model: Any) -> BitwidthPolicy:
         run.policy,
         # The search trains on from the float model, also where the quantized model starts from random weights.
         recipe=None if run.cross_distillation else run.recipe,
+        groups=None if run.groups is None else (run.groups["members"], run.groups["choosing"]),
         folder=run.folder / "search",
         seed=run.seed,
         verbose=run.verbose,
@@ -323,14 +338,17 @@ def _quantized_stage(run: _Run, float_model: Any, bits: BitwidthPolicy) -> tuple
     """Returns the trained quantized model, and the stage of the pipeline that trains it."""
     assert run.recipe is not None
     quantize: Any = QuantizedTraining(bits, run.recipe)
+    more: dict[str, Any] = {}
     if isinstance(run.cross_distillation, CrossDistillation):
         quantize = CrossDistilledTraining(bits, run.recipe, run.model, run.cross_distillation, str(run.cache))
+        more = {} if run.groups is None else {"groups": run.groups["members"]}
 
     def train() -> Any:
-        quantize.prepare(*run.members, run.verbose)
-        return _seeded(run.seed, quantize, float_model, *run.members)
+        quantize.prepare(*run.members, run.verbose, **more)
+        return _seeded(run.seed, functools.partial(quantize, **more), float_model, *run.members)
 
-    model = run.stored_model("quantized.keras", fingerprint(run.key, "quantized", quantize), train)
+    key = fingerprint(run.key, "quantized", quantize, *more.values())
+    model = run.stored_model("quantized.keras", key, train)
     write_text(run.folder / "policy.json", get_policy(model).to_json())
     return model, quantize
 
@@ -356,6 +374,7 @@ def _audit_stage(
         reference_models=options,
         other=float_model,
         augmented_queries=augments or (bits is not None and bits.output is not None),
+        groups=None if run.groups is None else (run.groups["members"], run.groups["non_members"]),
         seed=run.seed,
         verbose=run.verbose,
     )

@@ -374,3 +374,8 @@ def test_files_that_a_search_wrote_are_not_read_back(finished, log, undisturbed)
     assert small_search(finished) == undisturbed
     assert [(finished / name).read_text() for name in names] == written
     assert log() == 0
+
+
+def test_a_group_in_both_sets_is_an_error(trained, sets):
+    with pytest.raises(ValueError, match="Group '3' has 1 records in train and 1 in validation"):
+        tfmiaq.search_policy(trained, *sets, groups=(np.arange(200), 3 + np.arange(200) * 1000))

@@ -232,3 +232,22 @@ def test_bad_arguments_of_stopping_raise(arguments, message, digits):
     records = digits.x_train[:20], digits.y_train[:20]
     with pytest.raises(ValueError, match=message):
         tfmiaq.callbacks.LeakageEarlyStopping(records, records, **arguments)
+
+
+def test_no_teacher_has_seen_another_record_of_the_group():
+    groups = np.repeat(np.arange(20), 3)[np.random.default_rng(0).permutation(60)]
+    x, y = np.arange(60.0)[:, None], np.arange(60) % 2
+
+    def train(x, y):
+        known = groups[x[:, 0].astype(int)]
+        return lambda records: np.eye(2)[np.isin(groups[records[:, 0].astype(int)], known).astype(int)] * 20
+
+    for repeats in (1, 2):
+        found = tfmiaq.out_of_fold_predictions(train, x, y, folds=4, repeats=repeats, groups=groups, verbose=False)
+        assert (found.argmax(1) == 0).all()
+    # Without groups nearly every teacher has.
+    assert tfmiaq.out_of_fold_predictions(train, x, y, folds=4, verbose=False).argmax(1).mean() > 0.8
+    with pytest.raises(ValueError, match="at least 5 groups, so that none is split over 5 folds"):
+        tfmiaq.out_of_fold_predictions(train, x, y, groups=np.arange(60) % 2, verbose=False)
+    with pytest.raises(ValueError, match="Expected groups to be one value for each of 60 records"):
+        tfmiaq.out_of_fold_predictions(train, x, y, groups=np.arange(9), verbose=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 import tfmiaq
@@ -46,3 +48,19 @@ def test_a_stage_counts_by_everything_but_its_cache(tmp_path):
         QuantizedTraining(tfmiaq.BitwidthPolicy(), RECIPE),
     ]
     assert len({known, *map(fingerprint, others)}) == 5
+
+
+def test_a_stage_hands_groups_to_its_folds(digits, tmp_path):
+    x, y = digits.x_train[:40], digits.y_train[:40]
+    groups, seen = np.arange(40) // 4, []
+    index = {record.tobytes(): group for record, group in zip(x, groups)}
+
+    def teach(x, y):
+        seen.append(np.unique([index[record.tobytes()] for record in x], return_counts=True)[1])
+        return lambda records: np.zeros((len(records), 10))
+
+    stage = _stage(tmp_path)
+    stage = dataclasses.replace(stage, train_fn=teach)
+    stage(_perceptron(x, y), x, y, groups=groups)
+    assert len(seen) == 2
+    assert all(set(counts) == {4} for counts in seen)

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn import model_selection
 
 from tfmiaq import _privacy_suite
+from tfmiaq.signals.groups import group_folds
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
@@ -52,6 +53,8 @@ class Evidence:
         reference_signals: Signals of reference models, or None.
         other: Signals of another version of the target, or None.
         records: Function that returns the records themselves, shape (n, ...), or None.
+        groups: Shape (n,), the group of each record, such as its person, or None. None is in members and in
+            non-members.
     """
 
     target: Signals
@@ -60,6 +63,7 @@ class Evidence:
     reference_signals: Optional[ReferenceSignals] = None
     other: Optional[Signals] = None
     records: Optional[Callable[[], np.ndarray]] = None
+    groups: Optional[np.ndarray] = None
 
     @property
     def available(self) -> set[str]:
@@ -81,7 +85,16 @@ class Evidence:
         return {name for name, is_there in there.items() if is_there}
 
     def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns two ways (known, scored) to split the records in half, members and non-members alike."""
+        """Returns two ways (known, scored) to split the records in half, members and non-members alike.
+
+        No group is split.
+        """
+        if self.groups is not None:
+            generator = np.random.default_rng(self.seed)
+            fold: np.ndarray = np.zeros(len(self.is_member), int)
+            for of_set in (self.is_member, ~self.is_member):
+                fold[of_set] = group_folds(self.groups[of_set], 2, generator)
+            return [(np.flatnonzero(fold != half), np.flatnonzero(fold == half)) for half in range(2)]
         folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
         return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
 

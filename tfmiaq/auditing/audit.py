@@ -26,10 +26,13 @@ from tfmiaq.attacks.base import (
 from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
+from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
+from tfmiaq.signals.duplicates import warn_of_duplicates
+from tfmiaq.signals.groups import check_group_pair
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
@@ -106,6 +109,8 @@ def audit(
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
     access: Optional[str] = None,
+    groups: Optional[Any] = None,
+    canaries: Optional[Canaries] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
     seed: int = 0,
@@ -143,6 +148,11 @@ def audit(
             model itself, with the logits inside; reference models are then read in the same way. None for "file" where
             the target is a .tflite, else "query". A .tflite whose logits cannot be found is audited by its outputs,
             and the report says so.
+        groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
+            its person, patient or device. No group is split by halves, folds and reference models. None where each
+            record is a group of its own.
+        canaries: Canaries that further models are trained with, `reference_models.count` of them, through its pipeline
+            (`audit_canaries`): `report.canaries` has what is found of the records that are memorized most.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
         seed: Seed of folds, halves, attack models, splits and reference models.
@@ -151,13 +161,16 @@ def audit(
     Returns:
         The report.
 
+    Warns:
+        UserWarning: Exact or near duplicates among the records, of different groups (`signals.find_duplicates`).
+
     Raises:
         TypeError: A target, a set of records or reference models of another type; access="file" to a function, a
             classifier or saved outputs.
         ValueError: Unknown attacks, or attacks that lack what they need; sets that are empty, too small, of different
             shapes or with NaN; labels that are no classes; a target that gives something else than finite scores; a
             file that is no .tflite; another access; access="file" to a model whose logits cannot be found; numbers out
-            of range.
+            of range; a group that is in members and in non-members.
         RuntimeError: A process that trained a reference model died.
     """
     chosen = choose(attacks)
@@ -170,11 +183,17 @@ def audit(
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members), **numbers)
     _check_reference_models(reference_models, len(sets.members[1]))
+    if canaries is not None:
+        check_canaries(canaries, reference_models, sets.non_members, "audit")
+    of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
+    of_records = None if of_sets is None else np.concatenate(of_sets)
+    if sets.have_features:
+        warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
         _check_needs(chosen, reference_models is not None, other is not None, can_query)
-    models = 0 if reference_models is None else reference_models.count
+    models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
@@ -188,7 +207,7 @@ def audit(
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
-        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress)
+        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
         reports: dict[str, Optional[AuditReport]] = {}
         for name in targets:
             evidence = Evidence(
@@ -198,11 +217,28 @@ def audit(
                 other=None if other is None else sets.signals(others[name]),
                 records=sets.x if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
+                groups=of_records,
             )
             reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+        of_canaries = None
+        if canaries is not None:
+            assert reference_models is not None
+            of_canaries = audit_canaries(
+                reference_models,
+                sets.members,
+                sets.non_members,
+                canaries,
+                member_groups=None if of_sets is None else of_sets[0],
+                access=FILE if FILE in found else QUERY,
+                batch_size=sets.batch_size,
+                seed=seed,
+                progress=lambda count: progress.step("canaries", count),
+            )
     (name, report), *_ = reports.items()
     assert report is not None
-    return dataclasses.replace(report, query=reports[QUERY] if name == FILE else None, unread=unread)
+    return dataclasses.replace(
+        report, query=reports[QUERY] if name == FILE else None, unread=unread, canaries=of_canaries
+    )
 
 
 def _report(
@@ -264,6 +300,7 @@ def _reference_signals(
     can_query: bool,
     seed: int,
     progress: _Progress,
+    groups: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     views = list(found.values())
     if reference_models is None or (views[0].losses is None and not can_query):
@@ -276,6 +313,7 @@ def _reference_signals(
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
+        groups=groups,
     )
 
 

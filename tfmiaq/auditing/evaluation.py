@@ -11,8 +11,10 @@ import numpy as np
 
 from tfmiaq import metrics
 from tfmiaq.attacks.base import Attack, Evidence
+from tfmiaq.auditing.reporting.exposure import Exposure
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.auditing.reporting.results import AttackResult, Slice
+from tfmiaq.signals.groups import count_groups, group_folds
 
 # A class with fewer members or non-members than this is no slice of its own.
 _SMALLEST_SLICE = 10
@@ -85,8 +87,7 @@ def _run(attack: Attack, evidence: Evidence) -> _Scores:
 def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
     """Returns the report: on each half of the records the attack and the threshold that were chosen on the other."""
     members = int(evidence.is_member.sum())
-    non_members = len(evidence.is_member) - members
-    one, other = _halves(members, non_members, evidence.seed)
+    one, other = _halves(evidence)
     ways = ((one, other), (other, one))
     crossed = {attack: [_cross(scores, attack.threshold, *way) for way in ways] for attack, scores in scored.items()}
     results = {attack: _result(attack, scores, crossed[attack]) for attack, scores in scored.items()}
@@ -96,7 +97,7 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
     held_out = [scored[attack].of(applied_to) for attack, (_, applied_to) in zip(picked, ways)]
     decisions = [crossed[attack][way].confusion for way, attack in enumerate(picked)]
     known = scored[picked[0]].of(one)
-    target = evidence.target
+    target, groups = evidence.target, evidence.groups
     return AuditReport(
         attacks=tuple(results.values()),
         chosen=(picked[0].name, picked[1].name),
@@ -107,20 +108,28 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
         non_member_accuracy=float(target.correct[members:].mean()),
         seed=evidence.seed,
         slices=_slices(scored[picked[0]], evidence),
-        exposed=_exposed(scored[picked[0]]),
+        exposed=Exposure.of(list(results.values())).most_exposed(_EXPOSED),
         epsilon=metrics.epsilon_lower_bound(known, held_out[0]),
         reference_models=0 if evidence.reference_signals is None else len(evidence.reference_signals.features),
         label_only=target.losses is None,
+        groups=None if groups is None else count_groups([groups[:members], groups[members:]]),
+        half_sizes=tuple((len(half.members), len(half.non_members)) for _, half in ways),
     )
 
 
-def _halves(members: int, non_members: int, seed: int) -> tuple[_Half, _Half]:
-    generator = np.random.default_rng(seed)
-    orders = generator.permutation(members), generator.permutation(non_members)
-    return (
-        _Half(*(order[: len(order) // 2] for order in orders)),
-        _Half(*(order[len(order) // 2 :] for order in orders)),
-    )
+def _halves(evidence: Evidence) -> tuple[_Half, _Half]:
+    """Returns two halves of the members and of the non-members, which split no group."""
+    generator = np.random.default_rng(evidence.seed)
+    halves = []
+    for of_set in (evidence.is_member, ~evidence.is_member):
+        count = int(of_set.sum())
+        if evidence.groups is None:
+            order = generator.permutation(count)
+            halves.append((order[: count // 2], order[count // 2 :]))
+        else:
+            fold = group_folds(evidence.groups[of_set], 2, generator)
+            halves.append((np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)))
+    return _Half(halves[0][0], halves[1][0]), _Half(halves[0][1], halves[1][1])
 
 
 def _cross(scores: _Scores, threshold: Optional[float], chosen_on: _Half, applied_to: _Half) -> _Crossed:
@@ -171,8 +180,3 @@ def _slices(scores: _Scores, evidence: Evidence) -> tuple[Slice, ...]:
         if min(len(inside), len(outside)) >= _SMALLEST_SLICE:
             found.append(Slice(name, len(inside), len(outside), metrics.auc_estimate(inside, outside)))
     return tuple(found)
-
-
-def _exposed(scores: _Scores) -> tuple[int, ...]:
-    """Returns the indices of the members with the highest scores."""
-    return tuple(int(index) for index in np.argsort(-scores.members, kind="stable")[:_EXPOSED])

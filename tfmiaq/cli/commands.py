@@ -45,7 +45,8 @@ def audit(given: Arguments) -> int:
     if len(names) > 1 and given.train_fn:
         raise ValueError("Reference models go through one target's pipeline (--train_fn): audit targets one by one.")
     reference_models = _reference_models(given)
-    members, non_members = load_records(given)
+    canaries = _canaries(given)
+    members, non_members, groups = load_records(given)
     # All of them are read before the first is audited.
     targets = {name: load_target(text) for name, text in zip(names, given.targets)}
     other = None if given.other is None else load_target(given.other)
@@ -61,6 +62,8 @@ def audit(given: Arguments) -> int:
             reference_models=reference_models,
             other=other,
             augmented_queries=given.augmented_queries,
+            groups=groups,
+            canaries=canaries,
             access=given.access,
             seed=given.seed,
         )
@@ -90,14 +93,32 @@ def _reference_models(given: Arguments) -> Optional[Any]:
     return ReferenceModels([function_of(text) for text in given.train_fn], **{"cache": given.folder / "cache", **flags})
 
 
+def _canaries(given: Arguments) -> Optional[Any]:
+    """Returns the canaries of the flag, or None without it."""
+    if given.canaries is None:
+        return None
+    if not given.train_fn:
+        raise ValueError("--canaries are trained on through the target's pipeline: give --train_fn.")
+    from tfmiaq.auditing import Canaries
+
+    return Canaries(given.canaries)
+
+
 def search(given: Arguments) -> int:
     """Searches bit-widths."""
     options, recipe = PolicySearch(**given_fields(given, PolicySearch)), _recipe(given, SEARCH_RECIPE)
-    train, validation = load_records(given)
+    train, validation, groups = load_records(given)
     from tfmiaq.search import search_policy
 
     found = search_policy(
-        load_model(given.model), train, validation, options, recipe=recipe, folder=given.folder, seed=given.seed
+        load_model(given.model),
+        train,
+        validation,
+        options,
+        recipe=recipe,
+        groups=groups,
+        folder=given.folder,
+        seed=given.seed,
     )
     print(f"{found}\n\nWritten to {given.folder}; the best is {given.folder / 'best.json'}")
     return SUCCEEDED
@@ -115,7 +136,7 @@ def defend(given: Arguments) -> int:
     """Takes a model the whole way."""
     policy, cross = _policy(given), _cross_distillation(given)
     recipe = _recipe(given, default_recipe(bool(cross)))
-    train, test = load_records(given)
+    train, test, groups = load_records(given)
     model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model)
     from tfmiaq.defence import defend
 
@@ -127,6 +148,7 @@ def defend(given: Arguments) -> int:
         recipe=recipe,
         cross_distillation=cross,
         reference_models=given.reference_models,
+        groups=groups,
         target=given.target,
         labels=load_labels(given),
         folder=given.folder,

@@ -61,8 +61,8 @@ def function_of(text: str) -> Callable[..., Any]:
     return function
 
 
-def load_records(given: argparse.Namespace) -> tuple[Any, Any]:
-    """Returns members and non-members.
+def load_records(given: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Returns members, non-members, and the pair of their groups or None.
 
     Raises:
         ValueError: As `datasets.load`; more members than training records.
@@ -71,7 +71,8 @@ def load_records(given: argparse.Namespace) -> tuple[Any, Any]:
     count = len(data.x_train) if given.members is None else given.members
     if not 1 <= count <= len(data.x_train):
         raise ValueError(f"{data.name} has {len(data.x_train)} training records. Received --members={count}.")
-    return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test)
+    groups = None if data.groups_train is None else (data.groups_train[:count], data.groups_test)
+    return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test), groups
 
 
 def load_model(path: str) -> Any:

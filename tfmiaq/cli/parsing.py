@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from tfmiaq import datasets
 from tfmiaq._version import __version__
+from tfmiaq.auditing.canaries import KINDS
 from tfmiaq.cli import commands
 from tfmiaq.cli.flags import add_fields, format_default
 from tfmiaq.cli.inputs import MODEL, POLICY
@@ -40,7 +41,8 @@ def _add_records(parser: Any, with_members: bool = True) -> None:
     group.add_argument(
         "--records",
         required=True,
-        help="an .npz with x_train, y_train (members), x_test and y_test (others of their kind), or one of "
+        help="an .npz with x_train, y_train (members), x_test and y_test (others of their kind), and groups_train and "
+        "groups_test where a person or device has several records: no group is split; or one of "
         f"{', '.join(datasets.NAMES)}",
     )
     group.add_argument("--raw", action="store_true", help="take images of bytes as they are, not divided by 255")
@@ -110,6 +112,9 @@ def _add_audit(parser: Any) -> None:
         default=[],
         metavar="FILE.py:FUNCTION",
         help="the target's pipeline: from (x, y) to a model; given again, from (model, x, y)",
+    )
+    group.add_argument(
+        "--canaries", metavar="KIND", help=f"train models on canaries too, and attack these: {', '.join(KINDS)}"
     )
     add_fields(
         group,

@@ -37,6 +37,7 @@ def search_policy(
     non_members: Optional[Any] = None,
     recipe: Optional[TrainingRecipe] = None,
     policies: Sequence[BitwidthPolicy] = (),
+    groups: Optional[Any] = None,
     folder: Optional[Any] = None,
     seed: int = 0,
     verbose: bool = True,
@@ -67,6 +68,8 @@ def search_policy(
         recipe: How the shared model, and each retrained candidate, is trained. None for 5 epochs of fine-tuning.
         policies: Policies of your own, which are scored too: the first candidates of the result, in order. They count
             as trials.
+        groups: Pair of arrays, (groups of the training records, groups of the validation records): one value for each
+            record, such as its person. None may be in both. None where each record is a group of its own.
         folder: Folder for `search.json`, `best.json` and `frontier.png`. Its folder `cache` keeps the shared model's
             weights and all scores, so that a search that was stopped goes on. None writes and keeps nothing.
         seed: Seed of samples, draws, trainings and trials.
@@ -77,7 +80,7 @@ def search_policy(
 
     Raises:
         InvalidArgumentError: A seed out of its range; options, a recipe or policies of another type; more policies than
-            trials.
+            trials; a group that is in both sets.
         TypeError: Sets that are no pairs; a model that `quantize_model` does not take.
         ValueError: A model without layers that have a choice; policies with bits that are no choice; sets as `audit`
             refuses them.
@@ -90,6 +93,9 @@ def search_policy(
     recipe = SEARCH_RECIPE if recipe is None else recipe
     quiet = None if verbose else True
     train, validation = signals.check_records(train, validation, "search_policy", ("train", "validation"))
+    if groups is not None:
+        sizes = len(train[1]), len(validation[1])
+        signals.check_group_pair(groups, sizes, "search_policy", ("train", "validation"))
     samples = draw_samples(train, validation, members, non_members, search.sample, seed)
     supernet = Supernet(model, search.weight_bits, search.activation_bits)
     own = [supernet.bits_of(policy) for policy in policies]

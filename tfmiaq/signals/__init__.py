@@ -1,9 +1,11 @@
 """Signals: what an attacker sees of each record, of the target and of reference models."""
 
 from tfmiaq.signals.access import ACCESS, HeldModel
+from tfmiaq.signals.duplicates import Duplicates, find_duplicates
+from tfmiaq.signals.groups import check_group_pair, check_groups, count_groups, group_folds
 from tfmiaq.signals.queries import AugmentedQueries, Queries, query_augmented
 from tfmiaq.signals.records import Records, check_records, pair, sample
-from tfmiaq.signals.reference_models import ReferenceModels, train_references
+from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, KEPT_CLASSES, Signals, extract, extract_sets, from_scores
 from tfmiaq.signals.targets import SavedOutputs, Target, predict_logits, targets_of_sets
@@ -14,6 +16,7 @@ __all__ = [
     "FEATURES",
     "KEPT_CLASSES",
     "AugmentedQueries",
+    "Duplicates",
     "HeldModel",
     "Queries",
     "Records",
@@ -22,10 +25,16 @@ __all__ = [
     "SavedOutputs",
     "Signals",
     "Target",
+    "TrainingSets",
+    "check_group_pair",
+    "check_groups",
     "check_records",
+    "count_groups",
     "extract",
     "extract_sets",
+    "find_duplicates",
     "from_scores",
+    "group_folds",
     "half_splits",
     "pair",
     "predict_logits",

@@ -18,6 +18,7 @@ from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.access import FILE, QUERY, views
+from tfmiaq.signals.groups import check_groups
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
@@ -57,6 +58,8 @@ class ReferenceModels:
             goes on there. None keeps nothing.
         n_jobs: Processes that train models side by side (joblib); -1 for all cores, None for one, or for what
             `joblib.parallel_config` says, Dask and Ray among it.
+        population_groups: A value for each record of the population, such as its person: no group is split. None where
+            each record is a group of its own.
 
     Raises:
         TypeError: A train_fn that cannot be called as it will be; a population that is no pair.
@@ -70,6 +73,7 @@ class ReferenceModels:
     population: Optional[Any] = dataclasses.field(default=None, repr=False)
     cache: Optional[Any] = None
     n_jobs: Optional[int] = None
+    population_groups: Optional[Any] = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.steps or not all(map(callable, self.steps)):
@@ -86,6 +90,10 @@ class ReferenceModels:
             )
         if self.population is not None:
             object.__setattr__(self, "population", pair(self.population, "population", "ReferenceModels"))
+        if self.population_groups is not None:
+            count = 0 if self.population is None else len(self.population[1])
+            found = check_groups(self.population_groups, count, "ReferenceModels", "population_groups")
+            object.__setattr__(self, "population_groups", found)
         if self.cache is not None and pathlib.Path(self.cache).exists() and not pathlib.Path(self.cache).is_dir():
             raise ValueError(f"ReferenceModels: Expected cache as a folder. {str(self.cache)!r} is a file.")
 
@@ -131,12 +139,43 @@ class _Job:
     folder: Optional[str]
     batch_size: int
     queries: Optional[Queries]
-    access: str
+    access: str = QUERY
+    groups: Optional[np.ndarray] = None
 
 
-def _fit_set(population: Optional[Records], pool: Records, chosen: np.ndarray) -> Records:
-    x, y = population if population is not None else pool
-    return x[chosen], y[chosen]
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingSets:
+    """Training sets of reference models that are given instead of drawn.
+
+    Attributes:
+        records: Pair (x, y) of m records, which may be others than the audited ones.
+        chosen: Shape (k, m), bool: the records that each of k models trains on.
+        trained_on: Shape (k, n), bool: whether each of n audited records counts as trained on.
+        groups: Shape (m,), the group of each record, for stages that take groups; or None.
+    """
+
+    records: Records
+    chosen: np.ndarray
+    trained_on: np.ndarray
+    groups: Optional[np.ndarray] = None
+
+
+def _drawn_sets(options: ReferenceModels, pool: Records, seed: int, groups: Optional[np.ndarray]) -> TrainingSets:
+    """Returns random halves of the audited records, or of the population."""
+    if options.population is None:
+        chosen = half_splits(len(pool[1]), options.count, seed, groups)
+        return TrainingSets(pool, chosen, chosen, groups)
+    population, groups = options.population, options.population_groups
+    chosen = half_splits(len(population[1]), options.count, seed, groups)
+    return TrainingSets(population, chosen, np.zeros((options.count, len(pool[1])), bool), groups)
+
+
+def _takes_groups(step: Callable[..., Any]) -> bool:
+    """Returns whether a stage has an argument `groups`, as stages have that split the records themselves."""
+    try:
+        return "groups" in inspect.signature(step).parameters
+    except ValueError:
+        return False  # Some built-in functions have no signature.
 
 
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
@@ -151,10 +190,11 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
             start = depth
             break
     for depth in range(start, len(job.steps)):
+        step = _trainer(job.steps, depth)
+        more = {"groups": job.groups} if job.groups is not None and _takes_groups(step) else {}
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
         with own_random_state(job.seed + depth):
-            train = _trainer(job.steps, depth)
-            model = train(x, y) if depth == 0 else train(model, x, y)
+            model = step(x, y, **more) if depth == 0 else step(model, x, y, **more)
         # What other pipelines may begin with, the float model above all.
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
             store.put(job.keys[depth], model, models)
@@ -174,9 +214,13 @@ def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
         raise type(error)(f"audit: The model that train_fn returned cannot be scored. {error}") from error
 
 
-def _run(job: _Job, pool: Records, population: Optional[Records]) -> tuple[int, Arrays]:
-    """Trains one model, stores its signals, and returns them: the folder may be out of the worker's reach."""
-    model = _train(job, *_fit_set(population, pool, job.chosen))
+def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arrays]:
+    """Trains one model, stores its signals, and returns them: the folder may be out of the worker's reach.
+
+    `others` are the records that it trains on, or None for the pool, which then is sent to a worker once.
+    """
+    x, y = pool if others is None else others
+    model = _train(job, x[job.chosen], y[job.chosen])
     arrays = _arrays_of(model, pool, job)
     del model
     if not hasattr(job.steps[-1], "lend"):
@@ -259,6 +303,8 @@ def train_references(
     seed: int = 0,
     progress: Optional[Callable[[int], None]] = None,
     access: str = QUERY,
+    groups: Optional[np.ndarray] = None,
+    sets: Optional[TrainingSets] = None,
 ) -> ReferenceSignals:
     """Trains reference models and returns their signals on the audited records.
 
@@ -273,15 +319,18 @@ def train_references(
         progress: Called with the number of models that were finished since the last call.
         access: "query" for the signals of the models' outputs; "file" for those of the logits in front of output
             rounding and softmax, where a model is a .tflite or a Keras model, with the others beside them.
+        groups: Shape (n,), the group of each audited record: no group is split, and stages of the pipeline that have an
+            argument `groups` get those of the records that they train on. None where each is a group of its own.
+        sets: The models' training sets. None for random halves, of the audited records or of the population.
 
     Raises:
         RuntimeError: A worker process died. What was finished is in the cache.
         ValueError: As `signals.extract`, for a model that train_fn returned.
     """
-    source = options.population
     count = options.count
-    chosen = half_splits(len((source or pool)[1]), count, seed)
-    jobs = [dataclasses.replace(job, access=access) for job in _jobs(options, pool, chosen, batch_size, queries, seed)]
+    sets = _drawn_sets(options, pool, seed, groups) if sets is None else sets
+    jobs = [dataclasses.replace(job, access=access) for job in _jobs(options, pool, sets, batch_size, queries, seed)]
+    others = None if sets.records is pool else sets.records
     store = None if options.cache is None else Store(options.cache)
     done: dict[int, Arrays] = {}
     for job in jobs:
@@ -290,14 +339,14 @@ def train_references(
             done[job.index] = stored
     if progress:
         progress(len(done))
-    calls = [joblib.delayed(_run)(job, pool, source) for job in jobs if job.index not in done]
+    calls = [joblib.delayed(_run)(job, pool, others) for job in jobs if job.index not in done]
     for index, found in in_parallel(calls, options.n_jobs, _DIED):
         done[index] = found
         if store and _kept(store, jobs[index], len(pool[1])) is None:
             _keep(store, jobs[index], found)
         if progress:
             progress(1)
-    trained_on = chosen if source is None else np.zeros((count, len(pool[1])), bool)
+    trained_on = sets.trained_on
     stacked = {
         name: np.stack([done[index][name] for index in range(count)])
         for of_key in _keys(jobs[0]).values()
@@ -313,18 +362,21 @@ def train_references(
 def _jobs(
     options: ReferenceModels,
     pool: Records,
-    chosen: np.ndarray,
+    sets: TrainingSets,
     batch_size: int,
     queries: Optional[Queries],
     seed: int,
 ) -> list[_Job]:
-    data = fingerprint(_FORMAT, *pool, *(options.population or ()))
+    others = () if sets.records is pool else sets.records
+    data = fingerprint(_FORMAT, *pool, *others, *(() if sets.groups is None else (sets.groups,)))
     prints = [fingerprint(step) for step in options.steps]
     folder = None if options.cache is None else str(pathlib.Path(options.cache).absolute())
     jobs = []
     for index in range(options.count):
         # Each model has room for the seeds of its stages.
         first_seed = seed + 1000 * index
-        keys = tuple(fingerprint(data, chosen[index], prints[: depth + 1], first_seed) for depth in range(len(prints)))
-        jobs.append(_Job(index, options.steps, keys, first_seed, chosen[index], folder, batch_size, queries, QUERY))
+        chosen = sets.chosen[index]
+        keys = tuple(fingerprint(data, chosen, prints[: depth + 1], first_seed) for depth in range(len(prints)))
+        groups = None if sets.groups is None else sets.groups[chosen]
+        jobs.append(_Job(index, options.steps, keys, first_seed, chosen, folder, batch_size, queries, groups=groups))
     return jobs

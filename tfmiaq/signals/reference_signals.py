@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.signals.groups import group_folds
 from tfmiaq.signals.signals import AUGMENTED, FEATURES
 
 
@@ -87,22 +88,31 @@ class ReferenceSignals:
         return f"ReferenceSignals({models} models, {records} records{augmented})"
 
 
-def half_splits(count: int, models: int, seed: int) -> np.ndarray:
+def half_splits(count: int, models: int, seed: int, groups: Optional[np.ndarray] = None) -> np.ndarray:
     """Returns which records each model trains on: half of them, and of two neighbouring models the other half.
 
-    Every record is in half of the models' sets, however few models there are.
+    Every record is in half of the models' sets, however few models there are. Where each model is attacked in turn with
+    the others as its references, draw the sets independently instead: the complement of a target's set gives it away.
 
     Args:
         count: Number of records.
         models: Number of models.
         seed: Seed of the split.
+        groups: Shape (count,), a value for each record; no group is split. The halves are of about one size then.
 
     Returns:
         Bool array of shape (models, count).
+
+    Raises:
+        InvalidArgumentError: A single group.
     """
     generator = np.random.default_rng(seed)
     chosen: np.ndarray = np.zeros((models, count), bool)
     for model in range(0, models, 2):
+        if groups is not None:
+            chosen[model] = group_folds(groups, 2, generator) == 0
+            chosen[model + 1 : model + 2] = ~chosen[model]
+            continue
         order = generator.permutation(count)
         chosen[model, order[: count // 2]] = True
         if model + 1 < models:

@@ -154,6 +154,15 @@ def _fold_predictions(
     return number, found["probabilities"]
 
 
+def _folds(count: int, folds: int, seed: int, groups: Optional[np.ndarray]) -> list[np.ndarray]:
+    """Returns the indices of each fold's records; no group is split."""
+    if groups is None:
+        splits = model_selection.KFold(folds, shuffle=True, random_state=seed).split(np.zeros(count))
+        return [fold for _, fold in splits]
+    fold_of = signals.group_folds(groups, folds, np.random.default_rng(seed))
+    return [np.flatnonzero(fold_of == fold) for fold in range(folds)]
+
+
 def out_of_fold_predictions(
     train_fn: TrainFloat,
     x: Any,
@@ -161,6 +170,7 @@ def out_of_fold_predictions(
     *,
     folds: int = 5,
     repeats: int = 1,
+    groups: Optional[Any] = None,
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
@@ -182,6 +192,8 @@ def out_of_fold_predictions(
         y: Integer classes, shape (n,), or one-hot.
         folds: Number of folds, as of `CrossDistillation`.
         repeats: How often the records are split anew, as of `CrossDistillation`.
+        groups: Shape (n,), a value for each record, such as its person, patient or device: no group is split over
+            folds, so that no teacher has seen another record of the person. None where each record is one.
         cache: Folder that keeps every finished teacher's outputs, so that a call that was stopped goes on. None keeps
             nothing.
         n_jobs: Processes that train teachers side by side (joblib). None for one, or for what joblib's context says.
@@ -192,7 +204,8 @@ def out_of_fold_predictions(
         Probabilities, float32, shape (n, classes); each row sums to 1.
 
     Raises:
-        InvalidArgumentError: Folds, repeats, n_jobs or a seed out of their ranges.
+        InvalidArgumentError: Folds, repeats, n_jobs or a seed out of their ranges; not a group for each record, or
+            fewer groups than folds.
         TypeError: A train_fn that cannot be called.
         RuntimeError: A worker process died. What was finished is in the cache.
         ValueError: Records and labels that do not go together; a teacher whose outputs are labels, or that has no
@@ -211,10 +224,8 @@ def out_of_fold_predictions(
         seed=(seed, SEED),
     )
     folds, repeats, seed = checked["folds"], checked["repeats"], checked["seed"]
-    rounds = [
-        model_selection.KFold(folds, shuffle=True, random_state=seed + repeat).split(y) for repeat in range(repeats)
-    ]
-    held_out = [fold for splits in rounds for _, fold in splits]
+    groups = None if groups is None else signals.check_groups(groups, len(y), "out_of_fold_predictions")
+    held_out = [fold for repeat in range(repeats) for fold in _folds(len(y), folds, seed + repeat, groups)]
     calls = [
         joblib.delayed(_fold_predictions)(number, train_fn, x, y, fold, seed + number, cache)
         for number, fold in enumerate(held_out)
@@ -245,6 +256,7 @@ def cross_distill(
     options: Optional[CrossDistillation] = None,
     *,
     recipe: Optional[TrainingRecipe] = None,
+    groups: Optional[Any] = None,
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
@@ -277,6 +289,7 @@ def cross_distill(
         y: Integer classes, shape (n,), or one-hot.
         options: Folds, repeats and the teachers' weight. None for `CrossDistillation()`.
         recipe: How the student is trained. None for `tfmiaq.training.FROM_SCRATCH`.
+        groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
         cache: As of `out_of_fold_predictions`.
         n_jobs: As of `out_of_fold_predictions`.
         seed: As of `out_of_fold_predictions`.
@@ -301,6 +314,7 @@ def cross_distill(
         y,
         student.outputs[0].shape[-1],
         options,
+        groups=groups,
         cache=cache,
         n_jobs=n_jobs,
         seed=seed,
@@ -316,6 +330,7 @@ def soft_labels(
     classes: int,
     options: CrossDistillation,
     *,
+    groups: Optional[Any] = None,
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
@@ -335,6 +350,7 @@ def soft_labels(
         y,
         folds=options.folds,
         repeats=options.repeats,
+        groups=groups,
         cache=cache,
         n_jobs=n_jobs,
         seed=seed,

@@ -143,7 +143,7 @@ class QuantizedTraining:
         """Returns everything that defines the stage, for its fingerprint."""
         return dict(vars(self))
 
-    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
+    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
         """Does nothing: this stage trains one model only."""
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
@@ -181,20 +181,23 @@ class CrossDistilledTraining:
         """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
         return {name: value for name, value in vars(self).items() if name != "cache"}
 
-    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool) -> None:
+    def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
         """Trains the teachers, whose outputs a call then finds in the cache."""
-        folds, repeats = self.options.folds, self.options.repeats
-        out_of_fold_predictions(self.train_fn, x, y, folds=folds, repeats=repeats, cache=self.cache, verbose=verbose)
+        more: dict[str, Any] = {"cache": self.cache, "verbose": verbose, "groups": groups}
+        out_of_fold_predictions(self.train_fn, x, y, folds=self.options.folds, repeats=self.options.repeats, **more)
 
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the trained quantized model, the same whether its teachers are trained or found in the cache."""
-        return self._train(model, x, y, True)
+    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
+        """Returns the trained quantized model, the same whether its teachers are trained or found in the cache.
 
-    def lend(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        `groups` has the group of each record: no group is split over folds.
+        """
+        return self._train(model, x, y, groups, True)
+
+    def lend(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
         """Returns the trained quantized model, which the next training on this thread may change."""
-        return self._train(model, x, y, False)
+        return self._train(model, x, y, groups, False)
 
-    def _train(self, model: Any, x: np.ndarray, y: np.ndarray, own: bool) -> Any:
+    def _train(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray], own: bool) -> Any:
         from tfmiaq._backend import keras
 
         seed, after = _seeds()
@@ -202,6 +205,7 @@ class CrossDistilledTraining:
             # Before the teachers, who may be trained in the place of a model that is lent.
             student = keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
-        soft = soft_labels(self.train_fn, x, y, classes, self.options, cache=self.cache, verbose=False)
+        more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
+        soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
         trained = _train_quantized(student, student, self.policy, self.recipe, x, soft, own)
         return _left_at(after, trained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Optional
 
 from tfmiaq._tables import markdown_table
 
@@ -21,6 +22,7 @@ def report(
     skipped: Mapping[str, str],
     sizes: str,
     assumptions: Sequence[str],
+    canaries: Optional[object] = None,
 ) -> str:
     """Returns the report of an audit.
 
@@ -35,6 +37,7 @@ def report(
         skipped: Attacks that did not run, each with the reason.
         sizes: Numbers of records and the seed, in one sentence.
         assumptions: What the figures rest on.
+        canaries: The audit of canaries, which prints as Markdown, or None.
     """
     lines = ["# Membership inference audit", "", verdict, ""]
     if attackers[1]:
@@ -43,6 +46,8 @@ def report(
     lines += [*markdown_table(attack_head, attack_rows), ""]
     if slice_rows:
         lines += [f"Worst slices, by {picked}:", "", *markdown_table(("records", "number", "AUC"), slice_rows), ""]
+    if canaries is not None:
+        lines += [str(canaries)]
     if skipped:
         lines += ["Not tested:", "", *(f"- {name}: {reason}" for name, reason in skipped.items()), ""]
     lines += [sizes, "", *(f"- {assumption}" for assumption in assumptions), ""]

@@ -12,14 +12,16 @@ import numpy as np
 from tfmiaq import metrics
 from tfmiaq._checks import check, real
 from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved, wording
-from tfmiaq.auditing.reporting.results import AttackResult, Slice, decisions, estimate, with_interval
+from tfmiaq.auditing.reporting.canary_report import CanaryReport
+from tfmiaq.auditing.reporting.exposure import Exposure
+from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, estimate, with_interval
 from tfmiaq.metrics import RATES, Estimate, format_figure
 
 _MOST_CURVES = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AuditReport:
+class AuditReport(Decided):
     """What an audit found; prints as Markdown.
 
     An attack and its threshold are chosen on one half of the records and applied to the other half, both ways.
@@ -34,11 +36,15 @@ class AuditReport:
         non_member_accuracy: Accuracy of the target on non-members.
         seed: Seed of halves and attack models.
         slices: The first attack that was picked, class by class and by right and wrong labels.
-        exposed: Indices of the members with the highest scores of that attack, most exposed first.
+        exposed: Indices of the most exposed members, most exposed first: by the strongest attack on each, the lowest
+            false positive rate at which it finds the record. `records` writes them all.
         epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
         label_only: Whether the target gave labels instead of scores.
+        groups: Numbers of groups of members and of non-members, or None where each record is one.
+        half_sizes: Members and non-members of the halves that the curves are of; () for halves as even as can be.
+        canaries: The audit of canaries, or None.
         access: "file" for an attacker who holds the file and reads the logits inside, "query" for one who can only ask.
         query: The report of who can only ask, where this one is of who holds the file; else None.
         unread: Why the logits inside a .tflite were not read, or empty.
@@ -61,6 +67,15 @@ class AuditReport:
     access: str = "query"
     query: Optional[AuditReport] = None
     unread: str = ""
+    groups: Optional[tuple[int, ...]] = None
+    half_sizes: tuple[tuple[int, int], ...] = ()
+    canaries: Optional[CanaryReport] = None
+
+    def __post_init__(self) -> None:
+        if not self.half_sizes:
+            # The first curve is of the second halves, which are the larger ones of odd numbers.
+            m, n = self.members, self.non_members
+            object.__setattr__(self, "half_sizes", ((m - m // 2, n - n // 2), (m // 2, n // 2)))
 
     def __getitem__(self, name: str) -> AttackResult:
         """Returns one attack by name.
@@ -84,46 +99,6 @@ class AuditReport:
         return self.confusion.non_members
 
     @property
-    def attack_accuracy(self) -> Estimate:
-        """Balanced accuracy of the attacker, 0 to 1; 0.5 is a coin."""
-        return self.confusion.accuracy_estimate()
-
-    @property
-    def advantage(self) -> float:
-        """TPR - FPR (Yeom et al. 2018, definition 4)."""
-        return self.tpr - self.fpr
-
-    @property
-    def tpr(self) -> float:
-        """Fraction of members called members."""
-        return self.confusion.tpr
-
-    @property
-    def fpr(self) -> float:
-        """Fraction of non-members called members."""
-        return self.confusion.fpr
-
-    @property
-    def precision(self) -> float:
-        """Fraction of members among those called members, at equal prior."""
-        return self.confusion.precision
-
-    @property
-    def recall(self) -> float:
-        """The same as `tpr`."""
-        return self.confusion.recall
-
-    @property
-    def f1_members(self) -> float:
-        """F1 score of the class "member", at equal prior."""
-        return self.confusion.f1_members
-
-    @property
-    def f1_non_members(self) -> float:
-        """F1 score of the class "non-member", at equal prior."""
-        return self.confusion.f1_non_members
-
-    @property
     def gap_attack_accuracy(self) -> float:
         """Accuracy of "member if the label is right": 0.5 + (member accuracy - non-member accuracy) / 2.
 
@@ -133,8 +108,8 @@ class AuditReport:
 
     @property
     def resolution(self) -> int:
-        """Number of non-members in a half: a false positive rate below one over it cannot be measured."""
-        return self.non_members // 2
+        """Non-members of the smaller half: a false positive rate below one over it cannot be measured."""
+        return min(non_members for _, non_members in self.half_sizes)
 
     def tpr_at_fpr(self, limit: float) -> Optional[float]:
         """Returns the true positive rate at no more than `limit` false positives.
@@ -165,7 +140,9 @@ class AuditReport:
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(self.reference_models, self.label_only, self.access, self.unread)
+        return wording.assumptions(
+            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None
+        )
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -189,6 +166,7 @@ class AuditReport:
             "seed": self.seed,
             "reference_models": self.reference_models,
             "label_only": self.label_only,
+            "groups": None if self.groups is None else list(self.groups),
             "access": self.access,
             "unread": self.unread,
             "query": None if self.query is None else self.query.headline(),
@@ -202,6 +180,7 @@ class AuditReport:
             "slices": [part.to_dict() for part in self.slices],
             "most_exposed_members": list(self.exposed),
             "not_tested": self.skipped,
+            "canaries": None if self.canaries is None else self.canaries.to_dict(),
             "assumptions": self.assumptions,
             "query": None if self.query is None else self.query.to_dict(),
         }
@@ -267,7 +246,8 @@ class AuditReport:
                 for part in self.worst_slices(most_slices)
             ],
             "skipped": self.skipped,
-            "sizes": f"{self.members} members, {self.non_members} non-members, seed {self.seed}.",
+            "sizes": wording.sizes(self.members, self.non_members, self.groups, self.seed),
+            "canaries": self.canaries,
             "assumptions": self.assumptions,
         }
 
@@ -332,6 +312,20 @@ class AuditReport:
         plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
         return folder
 
+    def records(self, path: Any) -> pathlib.Path:
+        """Writes a CSV file with a row for each record, members first, and returns its path.
+
+        Example:
+            >>> report.records("scores.csv")
+
+        Columns are the index in its set, the set ("member" or "non-member"), the strongest attack on the record, its
+        score, and the part of the non-members, without the record itself, that have at least that score.
+
+        Raises:
+            ValueError: A report that was loaded, which has no scores of single records.
+        """
+        return Exposure.of(self.attacks).write(path)
+
     @classmethod
     def load(cls, path: Any) -> AuditReport:
         """Reads a report that `save` wrote.
@@ -362,14 +356,11 @@ class AuditReport:
         return report
 
     def _to_saved(self) -> dict[str, Any]:
-        # The first curve is of the second halves, which are the larger ones of odd numbers.
-        m, n = self.members, self.non_members
-        sizes = ((m - m // 2, n - n // 2), (m // 2, n // 2))
         return {
             **self.to_dict(),
             "attacks": {attack.name: attack.to_saved() for attack in self.attacks},
             "confusion": dataclasses.asdict(self.confusion),
-            "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, sizes)],
+            "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, self.half_sizes)],
             "query": None if self.query is None else self.query._to_saved(),
         }
 
@@ -394,6 +385,11 @@ class AuditReport:
             skipped=content["not_tested"],
             reference_models=content["reference_models"],
             label_only=content["label_only"],
+            groups=None if content["groups"] is None else tuple(content["groups"]),
+            half_sizes=tuple(
+                (counts["true_positives"][-1], counts["false_positives"][-1]) for counts in content["curves"]
+            ),
+            canaries=None if content["canaries"] is None else CanaryReport.from_dict(content["canaries"]),
             access=content["access"],
             query=None if content["query"] is None else cls._from_saved(content["query"]),
             unread=content["unread"],

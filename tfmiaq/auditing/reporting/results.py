@@ -12,6 +12,56 @@ from tfmiaq.auditing.reporting import saved
 from tfmiaq.metrics import RATES, Estimate
 
 
+class Decided:
+    """The figures of decisions, members against non-members.
+
+    Attributes:
+        confusion: Counts of the decisions.
+    """
+
+    confusion: metrics.Confusion
+
+    @property
+    def attack_accuracy(self) -> Estimate:
+        """Balanced accuracy of the attacker, 0 to 1; 0.5 is a coin."""
+        return self.confusion.accuracy_estimate()
+
+    @property
+    def advantage(self) -> float:
+        """TPR - FPR (Yeom et al. 2018, definition 4)."""
+        return self.tpr - self.fpr
+
+    @property
+    def tpr(self) -> float:
+        """Fraction of members called members."""
+        return self.confusion.tpr
+
+    @property
+    def fpr(self) -> float:
+        """Fraction of non-members called members."""
+        return self.confusion.fpr
+
+    @property
+    def precision(self) -> float:
+        """Fraction of members among those called members, at equal prior."""
+        return self.confusion.precision
+
+    @property
+    def recall(self) -> float:
+        """The same as `tpr`."""
+        return self.confusion.recall
+
+    @property
+    def f1_members(self) -> float:
+        """F1 score of the class "member", at equal prior."""
+        return self.confusion.f1_members
+
+    @property
+    def f1_non_members(self) -> float:
+        """F1 score of the class "non-member", at equal prior."""
+        return self.confusion.f1_non_members
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttackResult:
     """One attack.

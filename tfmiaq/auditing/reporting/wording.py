@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from tfmiaq.metrics import Estimate
 
@@ -36,7 +37,7 @@ def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Seque
     )
 
 
-def assumptions(reference_models: int, label_only: bool, access: str, unread: str) -> list[str]:
+def assumptions(reference_models: int, label_only: bool, access: str, unread: str, grouped: bool) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
@@ -44,6 +45,7 @@ def assumptions(reference_models: int, label_only: bool, access: str, unread: st
         label_only: Whether the target gave labels instead of scores.
         access: "query" or "file".
         unread: Why the logits inside a .tflite were not read, or empty.
+        grouped: Whether records belong to groups.
     """
     if reference_models:
         about = (
@@ -69,6 +71,11 @@ def assumptions(reference_models: int, label_only: bool, access: str, unread: st
         )
     if label_only:
         found.append("The target gives labels, so that only label-only attacks ran.")
+    if grouped:
+        found.append(
+            "No group is split by halves, folds and reference models. Intervals take records for independent, which "
+            "those of a group are not: they are narrower than they should be."
+        )
     return [
         *found,
         "Members and non-members are taken to come from one distribution.",
@@ -76,3 +83,9 @@ def assumptions(reference_models: int, label_only: bool, access: str, unread: st
         "its threshold was chosen on one half of the records and the bound taken on the other.",
         "Empirical resistance is not differential privacy.",
     ]
+
+
+def sizes(members: int, non_members: int, groups: Optional[tuple[int, ...]], seed: int) -> str:
+    """Returns the numbers of records and groups, and the seed, in one sentence."""
+    of = ["", ""] if groups is None else [f" of {count} groups" for count in groups]
+    return f"{members} members{of[0]}, {non_members} non-members{of[1]}, seed {seed}."
