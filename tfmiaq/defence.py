@@ -128,7 +128,7 @@ def defend(
     policy: Union[BitwidthPolicy, PolicySearch, None] = None,
     recipe: Optional[TrainingRecipe] = None,
     cross_distillation: Union[CrossDistillation, Literal[False], None] = None,
-    reference_models: int = 4,
+    reference_models: int = 16,
     groups: Optional[Any] = None,
     target: str = "mobile",
     labels: Optional[Sequence[str]] = None,

@@ -128,7 +128,7 @@ def audit(
     Example:
         >>> report = tfmiaq.audit("model.tflite", members=(x_train, y_train), non_members=(x_test, y_test))
         >>> print(report.attack_accuracy, report.tpr_at_fpr(0.01))
-        >>> pipeline = tfmiaq.ReferenceModels([train_float, quantize_and_tune], count=4, cache="cache")
+        >>> pipeline = tfmiaq.ReferenceModels([train_float, quantize_and_tune], cache="cache")
         >>> tfmiaq.audit(quantized, members, non_members, reference_models=pipeline)
 
     Args:
@@ -267,7 +267,7 @@ def _check_reference_models(reference_models: Any, members: int) -> None:
         return
     if not isinstance(reference_models, ReferenceModels):
         raise TypeError(
-            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn, count=4), or None. Received "
+            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), or None. Received "
             f"{reference_models!r:.200}."
         )
     reference_models.warn_if_weak(members)

@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 
 from tfmiaq import metrics
-from tfmiaq.attacks.base import Attack, Evidence
+from tfmiaq.attacks.base import REFERENCE_MODELS, Attack, Evidence
 from tfmiaq.auditing.reporting.exposure import Exposure
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.auditing.reporting.results import AttackResult, Slice
@@ -28,6 +28,7 @@ class _Scores:
     members: np.ndarray
     non_members: np.ndarray
     seconds: float = 0.0
+    growth: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def sets(self) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +82,21 @@ def _run(attack: Attack, evidence: Evidence) -> _Scores:
             f"Expected {evidence.is_member.shape} finite scores."
         )
     count = int(evidence.is_member.sum())
-    return _Scores(values[:count], values[count:], time.process_time() - started)
+    took = time.process_time() - started
+    return _Scores(values[:count], values[count:], took, _growth(attack, evidence, values))
+
+
+def _growth(attack: Attack, evidence: Evidence, values: np.ndarray) -> dict[int, float]:
+    """Returns the AUC of an attack with the first 2, 4, 8, ... reference models, and with all, by their number."""
+    references, inside = evidence.reference_signals, evidence.is_member
+    if references is None or REFERENCE_MODELS not in attack.needs:
+        return {}
+    models = len(references.trained_on)
+    found = {}
+    for count in (2**power for power in range(1, models.bit_length()) if 2**power < models):
+        fewer = attack.scores(dataclasses.replace(evidence, reference_signals=references.first(count)))
+        found[count] = metrics.auc_estimate(fewer[inside], fewer[~inside]).value
+    return {**found, models: metrics.auc_estimate(values[inside], values[~inside]).value}
 
 
 def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
@@ -155,6 +170,7 @@ def _result(attack: Attack, scores: _Scores, crossed: list[_Crossed]) -> AttackR
         threshold=attack.threshold,
         note=attack.note,
         seconds=scores.seconds,
+        growth=scores.growth,
     )
 
 

@@ -156,7 +156,7 @@ def _add_defend(parser: Any) -> None:
         clip={"flag": "output_clip"},
     )
     parser.add_argument(
-        "--reference_models", type=int, default=4, help="reference models of each audit; 0 for none (%(default)s)"
+        "--reference_models", type=int, default=16, help="reference models of each audit; 0 for none (%(default)s)"
     )
     parser.add_argument("--n_jobs", type=int, help="processes that train reference models (1)")
     _add_conversion(parser)

@@ -141,7 +141,7 @@ class AuditReport(Decided):
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
         return wording.assumptions(
-            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None
+            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None, self.attacks
         )
 
     def headline(self) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class AttackResult:
         threshold: The attack's own threshold, or None where it was chosen on the other half.
         note: What the attacker needs for it.
         seconds: Processor time that the attack took, without that of reference models. Not saved.
+        growth: AUC with the first 2, 4, 8, ... of the reference models and with all of them, by their number; empty
+            for an attack without reference models.
     """
 
     name: str
@@ -89,6 +91,7 @@ class AttackResult:
     threshold: Optional[float] = None
     note: str = ""
     seconds: float = 0.0
+    growth: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def attack_accuracy(self) -> Estimate:
@@ -119,6 +122,7 @@ class AttackResult:
                 rate: None if found is None else [found.low, found.high] for rate, found in rates.items()
             },
             "needs": self.note,
+            "auc_by_reference_models": {str(count): auc for count, auc in self.growth.items()},
         }
 
     def to_saved(self) -> dict[str, Any]:
@@ -140,6 +144,7 @@ class AttackResult:
             *saved.counts_to_curve(content["curve"]),
             threshold=content["threshold"],
             note=content["needs"],
+            growth={int(count): auc for count, auc in content["auc_by_reference_models"].items()},
         )
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from tfmiaq.auditing.reporting.results import AttackResult
 from tfmiaq.metrics import Estimate
+
+# A doubling of reference models that adds less to the AUC is taken to add nothing.
+_SETTLED = 0.003
 
 
 def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Sequence[str], access: str) -> str:
@@ -37,7 +41,39 @@ def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Seque
     )
 
 
-def assumptions(reference_models: int, label_only: bool, access: str, unread: str, grouped: bool) -> list[str]:
+def growth(attacks: Sequence[AttackResult]) -> list[str]:
+    """Returns how the strongest attack's AUC grew with the number of reference models, and what a doubling may add.
+
+    A doubling is taken to add as much less than the one before it as that added less than its own predecessor, and no
+    more than it.
+
+    Args:
+        attacks: The attacks that ran.
+
+    Returns:
+        One text, or none where no attack used three reference models or more.
+    """
+    grown = [attack for attack in attacks if len(attack.growth) > 1]
+    if not grown:
+        return []
+    strongest = max(grown, key=lambda attack: attack.auc)
+    name, auc = strongest.name, strongest.growth
+    by_number = ", ".join(f"{value:.3f} with {count}" for count, value in auc.items())
+    values = list(auc.values())
+    last = values[-1] - values[-2]
+    if last <= _SETTLED:
+        return [f"AUC of {name}: {by_number}. The last doubling of reference models added nearly nothing."]
+    before = values[-2] - values[-3] if len(values) > 2 else last
+    further = last * min(1.0, last / before) if before > 0 else last
+    return [
+        f"AUC of {name}: {by_number}. It is still climbing: twice as many reference models may find about "
+        f"{min(1.0, values[-1] + further):.3f}, so that the figure is a lower bound."
+    ]
+
+
+def assumptions(
+    reference_models: int, label_only: bool, access: str, unread: str, grouped: bool, attacks: Sequence[AttackResult]
+) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
@@ -46,6 +82,7 @@ def assumptions(reference_models: int, label_only: bool, access: str, unread: st
         access: "query" or "file".
         unread: Why the logits inside a .tflite were not read, or empty.
         grouped: Whether records belong to groups.
+        attacks: The attacks that ran.
     """
     if reference_models:
         about = (
@@ -57,7 +94,7 @@ def assumptions(reference_models: int, label_only: bool, access: str, unread: st
             "No reference models were trained: the attackers know some members and non-members. One who trains models "
             "through the same pipeline can do better (reference_models)."
         )
-    found = [about]
+    found = [about, *growth(attacks)]
     if access == "file":
         found.append(
             "The attacker holds the file and reads the logits in front of output rounding, softmax or argmax; other "
