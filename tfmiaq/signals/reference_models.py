@@ -15,7 +15,7 @@ import numpy as np
 
 from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import in_parallel, own_random_state
+from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.queries import Queries, query_augmented
 from tfmiaq.signals.records import Records, pair
@@ -149,8 +149,8 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
             break
     for depth in range(start, len(job.steps)):
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
-        with own_random_state(job.seed + depth):
-            train = _trainer(job.steps, depth)
+        train, seeded = _trainer(job.steps, depth)
+        with seeded(job.seed + depth):
             model = train(x, y) if depth == 0 else train(model, x, y)
         # What other pipelines may begin with, the float model above all.
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
@@ -158,10 +158,11 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
     return model
 
 
-def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> Callable[..., Any]:
-    """Returns a stage, or its `lend`, whose model the next training changes, where nothing else keeps the model."""
+def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> tuple[Callable[..., Any], Callable[[int], Any]]:
+    """Returns a stage, or its `lend` where nothing keeps the model; and what seeds it."""
     is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
-    return steps[depth] if is_kept else getattr(steps[depth], "lend", steps[depth])
+    lend = None if is_kept else getattr(steps[depth], "lend", None)
+    return (steps[depth], own_random_state) if lend is None else (lend, own_python_state)
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
