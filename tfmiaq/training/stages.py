@@ -81,7 +81,9 @@ class FloatTraining:
             if trained is None:
                 trained = self.recipe.fit(model, x, y)
             else:
-                trained = _copied(trained, self.build_fn(), self.recipe, x, y)
+                with repeated.random_state_in_variables():
+                    model = self.build_fn()
+                trained = _copied(trained, model, self.recipe, x, y)
         return _left_at(after, trained)
 
 
@@ -200,9 +202,10 @@ class CrossDistilledTraining:
 
     def _train(self, model: Any, x: np.ndarray, y: np.ndarray, own: bool) -> Any:
         from tfmiaq._backend import keras
+        from tfmiaq.training import repeated
 
         seed, after = _seeds()
-        with own_random_state(seed):
+        with own_random_state(seed), repeated.random_state_in_variables():
             # Before the teachers, who may be trained in the place of a model that is lent.
             student = keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
