@@ -24,12 +24,12 @@ from tfmiaq.quantization import quantize_model
 from tfmiaq.quantization.inspection import is_quantized
 from tfmiaq.quantization.transformations.functional import is_functional
 from tfmiaq.quantization.transformations.seeds import seed_new_layers
+from tfmiaq.training.layer_names import without_names
 from tfmiaq.training.recipe import TrainingRecipe
 
 Weights = Sequence[np.ndarray]
 # A pipeline of a float, a quantized and a cross-distilled stage has four, its teachers of two numbers of steps.
 _KEPT = 8
-_PLACES_OF_NAMES = ("name", "inbound_nodes", "input_layers", "output_layers")
 _METHODS = ("compile", "compute_loss", "fit", "make_train_function", "train_step")
 # Stateful operations whose state is in variables. That of any other, such as a random generator's, does not go back.
 _OF_VARIABLES = (
@@ -192,41 +192,10 @@ def _key(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, *rest
     steps = -(-len(x) // recipe.batch_size)
     config = model.get_config()
     if not named:
-        config = _without_names(config, _names_in(config))
+        config = without_names(config)
     variables = [(tuple(variable.shape), variable.dtype.name, variable.trainable) for variable in model.weights]
     kinds = x.shape[1:], str(x.dtype), np.ndim(y), str(y.dtype)
     return fingerprint(config, variables, recipe, steps, kinds, keras.backend.floatx(), *made_by)
-
-
-def _names_in(config: Any) -> dict[str, str]:
-    """Returns a number for the name of each layer of a model's configuration, in order."""
-    found: dict[str, str] = {}
-
-    def visit(part: Any) -> None:
-        if isinstance(part, dict):
-            if "class_name" in part and isinstance(part.get("config"), dict) and "name" in part["config"]:
-                found.setdefault(str(part["config"]["name"]), f"layer {len(found)}")
-            part = list(part.values())
-        if isinstance(part, (list, tuple)):
-            for inner in part:
-                visit(inner)
-
-    visit({"class_name": "", "config": config})
-    return found
-
-
-def _without_names(part: Any, names: dict[str, str], inside: bool = False) -> Any:
-    """Returns a configuration with numbers for the names of layers, where names stand."""
-    if isinstance(part, dict):
-        return {
-            key: _without_names(
-                value, names, inside or key in ("name", "inbound_nodes", "input_layers", "output_layers")
-            )
-            for key, value in part.items()
-        }
-    if isinstance(part, (list, tuple)):
-        return [_without_names(value, names, inside) for value in part]
-    return names.get(part, part) if inside and isinstance(part, str) else part
 
 
 def _find(key: str, make: Callable[[], Optional[_Training]]) -> Optional[_Training]:
