@@ -20,7 +20,7 @@ import pytest
 import tfmiaq
 import tfmiaq.defence
 from tfmiaq._backend import keras
-from tfmiaq.training import stages
+from tfmiaq.training import repeated, stages
 
 RECIPE = tfmiaq.TrainingRecipe(epochs=2, batch_size=16)
 
@@ -101,6 +101,7 @@ def _figures(made):
 @pytest.mark.slow
 def test_a_second_call_trains_nothing(made, sets, monkeypatch):
     monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(repeated._Training, "run", lambda *args: pytest.fail("trained again"))
     again = _defend(made.folder, sets)
     assert _figures(again) == _figures(made)
     assert again.buffer == made.buffer
@@ -110,6 +111,7 @@ def test_a_second_call_trains_nothing(made, sets, monkeypatch):
 def test_truncated_files_are_written_again(made, sets, monkeypatch):
     """Files of a name of their own are written from the cache, and never read."""
     monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(repeated._Training, "run", lambda *args: pytest.fail("trained again"))
     monkeypatch.setattr(tfmiaq.defence, "audit", lambda *args, **given: made.reports["quantized"])
     paths = [made.folder / name for name in ("float.keras", "quantized.keras", "policy.json", "model.tflite")]
     whole = [path.read_bytes() for path in paths]

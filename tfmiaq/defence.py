@@ -141,11 +141,9 @@ def defend(
 
     A float model that has memorized its records is not trained on: there the quantized model starts from random weights
     and learns its records from teachers that were not trained on them (`cross_distill`). This default is under
-    re-examination. Its figures in docs/frontier.md are of 3 to 4 reference models; on Location-30 an independent
-    re-implementation of the attack finds an AUC of 0.848 where the table says 0.662 (45 reference models, whole output
-    vector), and a second record of the same person, or a near-duplicate, voids cross-distillation. The audits here have
-    `reference_models` models and do not compare the whole output vector with theirs, so that low figures are no
-    clearance. `cross_distillation=False` turns it off.
+    re-examination: its figures in docs/frontier.md are of 3 to 4 reference models, and docs/attacks_measured.md finds
+    far more with whole outputs and 64 (Location-30). A second record of the same person, or a near-duplicate, voids
+    cross-distillation where `groups` do not tell of it. `cross_distillation=False` turns it off.
 
     The output bits of a policy hide from who can only ask. The audit of the .tflite has both attackers: its own figures
     are of who holds the file, which reads the logits in front of the rounding, and `query` has those of the other.

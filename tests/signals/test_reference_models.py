@@ -25,7 +25,7 @@ from tfmiaq._backend import keras
 TESTS = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["anew", "fast"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["anew", "fast"])
 def fast(request):
     """Whether the pipeline's models are built and traced once, or each anew."""
     return request.param

@@ -25,6 +25,20 @@ def own_random_state(seed: int) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+@contextlib.contextmanager
+def own_python_state(seed: int) -> Iterator[None]:
+    """Seeds Python's random generator alone, as `own_random_state` does, and puts it back.
+
+    For a stage that is lent, which draws all other seeds from it: seeding TensorFlow drops what it has compiled.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
 def in_parallel(calls: Sequence[Any], n_jobs: Optional[int], died: str) -> Iterator[Any]:
     """Yields the results of joblib's delayed calls as they finish, in any order, on the backend of joblib's context.
 

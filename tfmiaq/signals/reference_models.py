@@ -15,7 +15,7 @@ import numpy as np
 
 from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import in_parallel, own_random_state
+from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.groups import check_groups
@@ -190,21 +190,22 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
             start = depth
             break
     for depth in range(start, len(job.steps)):
-        step = _trainer(job.steps, depth)
-        more = {"groups": job.groups} if job.groups is not None and _takes_groups(step) else {}
         # Each step has a seed of its own, so that going on from a stored parent gives the same model.
-        with own_random_state(job.seed + depth):
-            model = step(x, y, **more) if depth == 0 else step(model, x, y, **more)
+        train, seeded = _trainer(job.steps, depth)
+        more = {"groups": job.groups} if job.groups is not None and _takes_groups(train) else {}
+        with seeded(job.seed + depth):
+            model = train(x, y, **more) if depth == 0 else train(model, x, y, **more)
         # What other pipelines may begin with, the float model above all.
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
             store.put(job.keys[depth], model, models)
     return model
 
 
-def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> Callable[..., Any]:
-    """Returns a stage, or its `lend`, whose model the next training changes, where nothing else keeps the model."""
+def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> tuple[Callable[..., Any], Callable[[int], Any]]:
+    """Returns a stage, or its `lend` where nothing keeps the model; and what seeds it."""
     is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
-    return steps[depth] if is_kept else getattr(steps[depth], "lend", steps[depth])
+    lend = None if is_kept else getattr(steps[depth], "lend", None)
+    return (steps[depth], own_random_state) if lend is None else (lend, own_python_state)
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:

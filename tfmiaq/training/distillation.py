@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from tfmiaq import signals
 from tfmiaq._checks import N_JOBS, SEED, check, check_fields, integer, real
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import in_parallel, own_random_state
+from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store
 from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe
 
@@ -139,9 +139,10 @@ def _fold_predictions(
     kept[fold] = False
 
     def train() -> dict[str, np.ndarray]:
-        with own_random_state(seed):
-            # The teacher is queried, and not used after that.
-            teacher = getattr(train_fn, "lend", train_fn)(x[kept], y[kept])
+        # The teacher is queried, and not used after that.
+        lend = getattr(train_fn, "lend", None)
+        with own_python_state(seed) if lend else own_random_state(seed):
+            teacher = (lend or train_fn)(x[kept], y[kept])
             logits = signals.predict_logits(teacher, x[~kept])
         return {"probabilities": special.softmax(logits, axis=1).astype(np.float32)}
 

@@ -18,17 +18,18 @@ import numpy as np
 
 from tfmiaq._backend import is_keras_3_model, is_stateful, keras, tf
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import own_random_state
+from tfmiaq.caching.parallel import own_python_state, own_random_state
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import quantize_model
 from tfmiaq.quantization.inspection import is_quantized
 from tfmiaq.quantization.transformations.functional import is_functional
+from tfmiaq.quantization.transformations.seeds import seed_new_layers
+from tfmiaq.training.layer_names import without_names
 from tfmiaq.training.recipe import TrainingRecipe
 
 Weights = Sequence[np.ndarray]
 # A pipeline of a float, a quantized and a cross-distilled stage has four, its teachers of two numbers of steps.
 _KEPT = 8
-_PLACES_OF_NAMES = ("name", "inbound_nodes", "input_layers", "output_layers")
 _METHODS = ("compile", "compute_loss", "fit", "make_train_function", "train_step")
 # Stateful operations whose state is in variables. That of any other, such as a random generator's, does not go back.
 _OF_VARIABLES = (
@@ -42,6 +43,8 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         self.trainings: collections.OrderedDict[str, Optional[_Training]] = collections.OrderedDict()
+        # By hash of what builds a model: whether its weights depend on the seeds of `_seeded_lightly` alone.
+        self.light: dict[str, bool] = {}
 
 
 _kept = _Kept()
@@ -50,6 +53,7 @@ _kept = _Kept()
 def forget() -> None:
     """Drops the traced trainings of this thread."""
     _kept.trainings.clear()
+    _kept.light.clear()
 
 
 @contextlib.contextmanager
@@ -65,11 +69,48 @@ def random_state_in_variables() -> Iterator[None]:
             options.disable_tf_random_generator()
 
 
+@contextlib.contextmanager
+def _seeded_lightly(seed: int) -> Iterator[None]:
+    """Seeds all generators but TensorFlow's own, and puts Python's and NumPy's back."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    seed_new_layers(seed)
+    try:
+        with own_python_state(seed):
+            yield
+    finally:
+        np.random.set_state(state)
+
+
+def fresh(build_fn: Callable[[], Any], made_by: str, seed: int) -> Any:
+    """Returns the model that a function builds under a seed.
+
+    Seeding TensorFlow makes it compile all that is traced again. The first time the function is called with that and
+    without, and only where the weights are the same is it left out from then on.
+
+    Args:
+        build_fn: Function without arguments.
+        made_by: Its hash.
+        seed: Seed of the weights.
+    """
+
+    def built(state: Any) -> Any:
+        with state(seed), random_state_in_variables():
+            return build_fn()
+
+    if made_by not in _kept.light:
+        model = built(own_random_state)
+        pairs = zip(model.get_weights(), built(_seeded_lightly).get_weights())
+        _kept.light[made_by] = all(np.array_equal(one, other) for one, other in pairs)
+        return model
+    return built(_seeded_lightly if _kept.light[made_by] else own_random_state)
+
+
 def train(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, seed: int, made_by: str = "") -> Any:
     """Returns a float model that starts from the weights of a fresh one.
 
     Args:
-        model: The fresh model, built by `random_state_in_variables`. It may become the traced one.
+        model: The model from `fresh`. It may become the traced one.
         recipe: How it is trained.
         x: Records, shape (n, ...).
         y: Integer classes (n,), or soft labels (n, classes).
@@ -151,41 +192,10 @@ def _key(model: Any, recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, *rest
     steps = -(-len(x) // recipe.batch_size)
     config = model.get_config()
     if not named:
-        config = _without_names(config, _names_in(config))
+        config = without_names(config)
     variables = [(tuple(variable.shape), variable.dtype.name, variable.trainable) for variable in model.weights]
     kinds = x.shape[1:], str(x.dtype), np.ndim(y), str(y.dtype)
     return fingerprint(config, variables, recipe, steps, kinds, keras.backend.floatx(), *made_by)
-
-
-def _names_in(config: Any) -> dict[str, str]:
-    """Returns a number for the name of each layer of a model's configuration, in order."""
-    found: dict[str, str] = {}
-
-    def visit(part: Any) -> None:
-        if isinstance(part, dict):
-            if "class_name" in part and isinstance(part.get("config"), dict) and "name" in part["config"]:
-                found.setdefault(str(part["config"]["name"]), f"layer {len(found)}")
-            part = list(part.values())
-        if isinstance(part, (list, tuple)):
-            for inner in part:
-                visit(inner)
-
-    visit({"class_name": "", "config": config})
-    return found
-
-
-def _without_names(part: Any, names: dict[str, str], inside: bool = False) -> Any:
-    """Returns a configuration with numbers for the names of layers, where names stand."""
-    if isinstance(part, dict):
-        return {
-            key: _without_names(
-                value, names, inside or key in ("name", "inbound_nodes", "input_layers", "output_layers")
-            )
-            for key, value in part.items()
-        }
-    if isinstance(part, (list, tuple)):
-        return [_without_names(value, names, inside) for value in part]
-    return names.get(part, part) if inside and isinstance(part, str) else part
 
 
 def _find(key: str, make: Callable[[], Optional[_Training]]) -> Optional[_Training]:

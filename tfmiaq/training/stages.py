@@ -72,14 +72,18 @@ class FloatTraining:
         from tfmiaq.training import repeated
 
         seed, after = _seeds()
+        made_by = fingerprint(self.build_fn)
+        model = repeated.fresh(self.build_fn, made_by, seed)
+        trained = repeated.train(model, self.recipe, x, y, seed, made_by)
+        if trained is not None and not own:
+            return trained
         with own_random_state(seed):
-            with repeated.random_state_in_variables():
-                model = self.build_fn()
-            trained = repeated.train(model, self.recipe, x, y, seed, fingerprint(self.build_fn))
             if trained is None:
                 trained = self.recipe.fit(model, x, y)
-            elif own:
-                trained = _copied(trained, self.build_fn(), self.recipe, x, y)
+            else:
+                with repeated.random_state_in_variables():
+                    model = self.build_fn()
+                trained = _copied(trained, model, self.recipe, x, y)
         return _left_at(after, trained)
 
 
@@ -114,11 +118,13 @@ def _train_quantized(
     from tfmiaq.training import repeated
 
     seed, after = _seeds()
+    trained = repeated.train_quantized(model, start.get_weights(), policy, recipe, x, y, seed)
+    if trained is not None and not own:
+        return trained
     with own_random_state(seed):
-        trained = repeated.train_quantized(model, start.get_weights(), policy, recipe, x, y, seed)
         if trained is None:
             trained = recipe.fit(quantize_model(start, policy), x, y)
-        elif own:
+        else:
             trained = _copied(trained, quantize_model(start, policy), recipe, x, y)
     return _left_at(after, trained)
 
@@ -199,13 +205,14 @@ class CrossDistilledTraining:
 
     def _train(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray], own: bool) -> Any:
         from tfmiaq._backend import keras
+        from tfmiaq.training import repeated
 
         seed, after = _seeds()
-        with own_random_state(seed):
+        with own_random_state(seed), repeated.random_state_in_variables():
             # Before the teachers, who may be trained in the place of a model that is lent.
             student = keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
         more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
         soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
         trained = _train_quantized(student, student, self.policy, self.recipe, x, soft, own)
-        return _left_at(after, trained)
+        return _left_at(after, trained) if own else trained
