@@ -58,7 +58,7 @@ def find_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Option
     """
     x = np.concatenate([members, non_members]).reshape(len(members) + len(non_members), -1)
     exact = _equal(x)
-    near = np.zeros((0, 2), int)
+    near: np.ndarray = np.zeros((0, 2), int)
     if x.shape[1] >= _FEWEST_FEATURES and len(x) > 2 * _TENTH:
         near = _near(x)
     if groups is not None:

@@ -96,7 +96,8 @@ def group_folds(groups: np.ndarray, folds: int, generator: np.random.Generator) 
         )
     order = generator.permutation(len(values))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    totals, fold = np.zeros(folds, int), np.zeros(len(values), int)
+    totals: np.ndarray = np.zeros(folds, int)
+    fold: np.ndarray = np.zeros(len(values), int)
     for group in order:
         fold[group] = totals.argmin()
         totals[fold[group]] += sizes[group]
