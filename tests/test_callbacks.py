@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_model
 
 import tfmiaq
+from tfmiaq import metrics
 from tfmiaq._backend import keras, tf
 
 KEYS = ("leakage_auc", "leakage_advantage", "leakage_gap")
@@ -32,6 +33,21 @@ def test_a_model_that_memorizes_is_seen_to_leak_more_and_more():
     assert history["leakage_auc"][-1] > 0.75 > history["leakage_auc"][0]
     assert history["leakage_advantage"][-1] > 0.4
     assert history["leakage_gap"][-1] > 0.3
+
+
+def test_losses_that_fall_late_tell_who_is_exposed():
+    """Of records whose label follows from them, those with the wrong one are learnt last, by heart."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    x, wrong = generator.normal(size=(200, 20)).astype(np.float32), np.arange(200) < 10
+    members = x, ((x[:, 0] > 0) ^ wrong).astype(int)
+    monitor = tfmiaq.callbacks.LeakageMonitor(members, _noise(1), sample=150)
+    with pytest.raises(ValueError, match=r"needs two attacked epochs or more\. Received 0"):
+        monitor.loss_trace_ranges  # noqa: B018
+    _memorizer().fit(*members, epochs=10, verbose=0, callbacks=[monitor])
+    ranges, is_wrong = monitor.loss_trace_ranges, wrong[monitor.member_indices]
+    assert ranges.shape == (150,)
+    assert metrics.auc_estimate(ranges[is_wrong], ranges[~is_wrong]).value > 0.8
 
 
 def test_tensorboard_gets_it(tmp_path):

@@ -78,6 +78,7 @@ class LeakageMonitor(keras.callbacks.Callback):
     Example:
         >>> monitor = tfmiaq.callbacks.LeakageMonitor((x_train, y_train), (x_validation, y_validation))
         >>> history = model.fit(x_train, y_train, epochs=20, callbacks=[monitor, keras.callbacks.TensorBoard("logs")])
+        >>> most_exposed = monitor.member_indices[np.argsort(-monitor.loss_trace_ranges)]
 
     Args:
         members: Pair (x, y) of training records; y integer classes (n,) or one-hot.
@@ -86,6 +87,9 @@ class LeakageMonitor(keras.callbacks.Callback):
         batch_size: Records in one call of the model.
         every: Epochs from one attack to the next.
         seed: Seed of the sample.
+
+    Attributes:
+        member_indices: Shape (m,), which of the members are scored.
 
     Raises:
         TypeError: A set that is no pair (x, y).
@@ -112,7 +116,11 @@ class LeakageMonitor(keras.callbacks.Callback):
         )
         generator = np.random.default_rng(options["seed"])
         sets = signals.check_records(members, non_members, type(self).__name__)
-        self._members, self._non_members = (signals.sample(records, options["sample"], generator) for records in sets)
+        (x, y), others = sets
+        self.member_indices, labels = signals.sample((np.arange(len(y)), y), options["sample"], generator)
+        self._members = x[self.member_indices], labels
+        self._non_members = signals.sample(others, options["sample"], generator)
+        self._traces: list[np.ndarray] = []
         self.batch_size = options["batch_size"]
         self.every = options["every"]
         self._call: Any = None
@@ -120,6 +128,7 @@ class LeakageMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
         """Traces a model once; `predict` would set up its own data pipeline for each sample."""
+        self._traces = []
         model = self.model
         if model is not self._watched:
             self._watched = model
@@ -133,12 +142,34 @@ class LeakageMonitor(keras.callbacks.Callback):
         inside, outside = signals.extract_sets(sets, self.batch_size)
         if inside.confidences is None or outside.confidences is None:
             raise ValueError(f"{type(self).__name__}: Expected a model that gives scores of at least two classes.")
+        self._traces.append(np.asarray(inside.losses))
         auc = metrics.auc_estimate(inside.confidences, outside.confidences)
         _, accuracy = metrics.best_threshold(inside.confidences, outside.confidences)
         logs["leakage_auc"] = auc.value
         logs["leakage_advantage"] = 2 * accuracy - 1
         logs["leakage_gap"] = float(inside.correct.mean() - outside.correct.mean())
         logs["leakage_accuracy"] = float(outside.correct.mean())
+
+    @property
+    def loss_trace_ranges(self) -> np.ndarray:
+        """How exposed each member is, without reference models: the interquartile range of its losses over the epochs.
+
+        LT-IQR (Pollock, Shilov, Dodd, de Montjoye 2025, "Free record-level privacy risk evaluation"): the records whose
+        losses fall late, and far, are those that LiRA finds. It orders the members and says nothing of others.
+
+        Returns:
+            Shape (m,), in nats, in the order of `member_indices`.
+
+        Raises:
+            ValueError: Fewer than two epochs were attacked since training began.
+        """
+        if len(self._traces) < 2:
+            raise ValueError(
+                f"{type(self).__name__}: A range of losses needs two attacked epochs or more. Received "
+                f"{len(self._traces)}; train longer, or with a smaller `every`."
+            )
+        low, high = np.quantile(np.stack(self._traces), [0.25, 0.75], axis=0)
+        return high - low
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
         parts = [
