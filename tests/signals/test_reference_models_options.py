@@ -68,7 +68,7 @@ def test_reference_models_that_cannot_be_are_refused_when_they_are_made(argument
 def test_reference_models_are_frozen_options_with_plain_numbers():
     options = tfmiaq.ReferenceModels(pipelines.train_slowly, np.int64(6), population=None, n_jobs=np.int32(2))
     assert (options.count, options.n_jobs, type(options.count), type(options.n_jobs)) == (6, 2, int, int)
-    assert tfmiaq.ReferenceModels(pipelines.train_slowly).count == 4
+    assert tfmiaq.ReferenceModels(pipelines.train_slowly).count == 16
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.count = 3
     members, _ = pipelines.sets(200)
