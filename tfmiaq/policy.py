@@ -66,10 +66,9 @@ class OutputBits:
     has memorized, and take none of it away. Calibration is lost.
 
     They hide nothing from who holds the file: the tensor in front of the rounding can be read from the .tflite, and
-    `audit` of a .tflite reads it (`access="file"`). An AUC of 0.734 then becomes 0.864 (Location-30, w2 a4), and 0.513
-    becomes 0.711 on a cross-distilled model. From who can only ask they hide less than docs/frontier.md says, whose
-    figures are of 3 to 4 reference models: an independent re-implementation of the attack finds 0.767 where the table
-    says 0.558 (22 reference models, 67 queries for each record). They are being measured anew (docs/defence.md).
+    `audit` of a .tflite reads it (`access="file"`). From who can only ask they hide less than docs/frontier.md says,
+    whose figures are of 3 to 4 reference models: on a cross-distilled Location-30 network 64 reference models and
+    augmented queries find an AUC of 0.759 where that table says 0.558, and 0.859 with the file (docs/defence.md).
 
     Example:
         >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))

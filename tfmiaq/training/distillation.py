@@ -273,11 +273,10 @@ def cross_distill(
     and more `repeats` win some of it back.
 
     Stronger attackers find far more than docs/frontier.md says, whose figures are of 3 to 4 reference models: on
-    Location-30 an independent re-implementation of the attack has an AUC of 0.848 where the table says 0.662 (45
-    reference models, whole output vector), and of 0.767 where it says 0.558 (1-bit outputs, 22 reference models, 67
-    queries for each record). A second record of the same person, or a near-duplicate, voids the defence, because the
-    teachers of its fold have seen the twin: the AUC is 0.548 to 0.570 with one record for each person, and 0.844 to
-    0.856 with two. All of it is being measured anew (docs/defence.md).
+    Location-30 an AUC of 0.859 where the table says 0.661, and of 0.759 where it says 0.558 (1-bit outputs), with whole
+    outputs and 64 reference models (docs/attacks_measured.md). A second record of the same person, or a near-duplicate,
+    voids the defence where `groups` do not tell of it, because the teachers of its fold have seen the twin: the AUC is
+    0.548 to 0.570 with one record for each person, and 0.844 to 0.856 with two (docs/defence.md).
 
     Example:
         >>> student = tfmiaq.quantize_model(build_model(), policy)
