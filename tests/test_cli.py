@@ -243,7 +243,7 @@ def test_help_shows_the_defaults_of_the_fields(run):
         ("--no_cross_distillation", {"recipe": None, "cross_distillation": False}),
         (
             "--policy search --n_trials 7 --weight_bits 2,8",
-            {"policy": tfmiaq.PolicySearch(7, weight_bits=(2, 8)), "reference_models": 4, "target": "mobile"},
+            {"policy": tfmiaq.PolicySearch(7, weight_bits=(2, 8)), "reference_models": 16, "target": "mobile"},
         ),
         ("--policy w1a3 --output_bits 2 --output_clip 3", {"policy": W1A3_OUTPUT}),
     ],

@@ -140,13 +140,13 @@ def test_a_model_is_defended_with_a_search_and_augmentation(sets, tmp_path):
 @pytest.mark.slow
 def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch, log):
     weights = []
-    distil = stages.cross_distill
+    label = stages.soft_labels
 
-    def noted(train_fn, student, x, y, options, **given):
+    def noted(train_fn, x, y, classes, options, **given):
         weights.append(options.teacher_weight)
-        return distil(train_fn, student, x, y, options, **given)
+        return label(train_fn, x, y, classes, options, **given)
 
-    monkeypatch.setattr(stages, "cross_distill", noted)
+    monkeypatch.setattr(stages, "soft_labels", noted)
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
     options = tfmiaq.CrossDistillation(folds=2, teacher_weight=0.5)
     given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfmiaq import attacks, metrics, signals
+from tfmiaq import attacks, auditing, metrics, signals
 from tfmiaq.attacks import bavaria
 
 _CLASSES = 6
@@ -177,3 +177,39 @@ def test_the_prior_is_found_again():
     assert found[0] == pytest.approx(degrees, rel=0.1)
     assert found[1] == pytest.approx(scale, rel=0.02)
     assert bavaria._prior(generator.chisquare(own, 200_000), np.full(200_000, own + 1.0))[0] > 50
+
+
+@pytest.mark.parametrize("name", ["gradient boosting", "confidence"])
+def test_groups_of_unlike_sizes_give_nothing_away(name):
+    """One large group of members lies in one half, so that the halves have other parts of members."""
+    generator = np.random.default_rng(0)
+    groups = np.concatenate([np.zeros(300, int), 1 + np.arange(100) // 10, 100 + np.arange(400)])
+    aucs = []
+    for seed in range(6):
+        found = signals.from_scores(generator.normal(size=(800, 3)), generator.integers(0, 3, 800), False)
+        evidence = attacks.Evidence(found, np.arange(800) < 400, seed=seed, groups=groups)
+        aucs.append(_auc(evidence, name).value)
+    assert abs(np.mean(aucs) - 0.5) < 0.04
+
+
+def test_attacks_that_need_more_models_grow_from_there():
+    class Four(attacks.Attack):
+        name = "needs four"
+        needs = frozenset({attacks.REFERENCE_MODELS})
+
+        def scores(self, evidence):
+            if len(evidence.reference_signals.trained_on) < 4:
+                raise ValueError("four")
+            return list(evidence.target.confidences)
+
+    report = auditing.score(_evidence(8, 1.0, 100), [Four()])
+    assert list(report["needs four"].growth) == [4, 8]
+
+
+def test_models_of_other_classes_are_told_and_the_audit_goes_on():
+    evidence = _evidence(4, 1.0, 100)
+    references = evidence.reference_signals
+    references = dataclasses.replace(references, outputs=references.outputs[:, :, : _CLASSES - 1])
+    evidence = dataclasses.replace(evidence, reference_signals=references)
+    assert attacks.WHOLE_OUTPUTS not in evidence.available
+    assert attacks.REFERENCE_MODELS in evidence.available

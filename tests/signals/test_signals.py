@@ -220,6 +220,25 @@ def test_a_record_is_queried_alike_among_whichever_records():
         whole = make(values, 4)
         np.testing.assert_array_equal(make(values[40:][::-1], 4)[::-1], whole[40:])
         assert (make(values, 7) != whole).any()
+        few = values[40:].astype(np.float32)
+        np.testing.assert_allclose(make(few, 4), make(few.astype(values.dtype), 4), atol=1e-6)
+
+
+def test_copies_of_few_bits_depend_on_their_number():
+    make = signals.AugmentedQueries.from_records((np.random.default_rng(0).random((20, 3)) < 0.5).astype(int))
+    for number in range(20):
+        one, two = make(np.zeros((1, 3), int), number), make(np.zeros((2, 3), int), number)
+        np.testing.assert_array_equal(two, np.repeat(one, 2, 0))
+
+
+def test_a_row_that_is_off_does_not_make_logits_of_its_neighbours():
+    scores = _probabilities(64)
+    scores[5] *= 0.9
+    records = scores, np.zeros(64, int)
+    found = signals.query_augmented(lambda x: x, records, lambda x, number: x, 3)
+    expected = signals.query_augmented(lambda x: x, (_probabilities(64), records[1]), lambda x, number: x, 3)
+    others = np.arange(64) != 5
+    np.testing.assert_allclose(found["augmented_confidences"][others], expected["augmented_confidences"][others])
 
 
 def test_augmented_signals_are_means_of_the_targets_outputs():

@@ -73,12 +73,14 @@ class Evidence:
             RECORDS: self.records is not None,
             REFERENCE_MODELS: self.reference_signals is not None,
             AUGMENTED_QUERIES: self.target.label_agreement is not None,
-            OTHER_VERSION: self.other is not None,
+            OTHER_VERSION: self.other is not None and self.other.losses is not None,
             AUGMENTED_REFERENCES: self.reference_signals is not None
             and self.reference_signals.augmented is not None
             and self.target.label_agreement is not None,
             WHOLE_OUTPUTS: self.reference_signals is not None
             and self.reference_signals.outputs is not None
+            and self.target.logits is not None
+            and self.target.logits.shape[1] == self.reference_signals.outputs.shape[2]
             and (self.reference_signals.augmented is None or self.reference_signals.augmented_outputs is not None),
             PRIVACY_SUITE: _privacy_suite.is_installed(),
         }
@@ -126,7 +128,11 @@ class Evidence:
         scores = np.zeros(len(features))
         for known, scored in self.halves():
             model = make().fit(features[known], self.is_member[known])
-            scores[scored] = model.predict_proba(features[scored])[:, 1]
+            found = model.predict_proba(features[scored])[:, 1]
+            # Halves that keep groups whole may have other parts of members, which must not tell the halves apart.
+            part = self.is_member[known].mean()
+            odds = found * (1 - part)
+            scores[scored] = found if self.groups is None else odds / (odds + (1 - found) * part)
         return scores
 
 

@@ -41,7 +41,7 @@ class Bavaria(Attack):
         outside = _predictive(confidences, ~trained_on)
         if not trained_on.any():
             # One-sided, as offline LiRA: how far above the models that did not train on the record.
-            return outside.cdf(target)
+            return -outside.logsf(target)
         inside = _predictive(confidences, trained_on)
         return np.nan_to_num(inside.logpdf(target) - outside.logpdf(target))
 

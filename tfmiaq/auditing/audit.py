@@ -49,7 +49,7 @@ _WAYS = {
     AUGMENTED_REFERENCES: (
         "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
     ),
-    WHOLE_OUTPUTS: "needs whole outputs of reference models",
+    WHOLE_OUTPUTS: "needs whole outputs of reference models that have as many classes as the target",
     PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
 }
 

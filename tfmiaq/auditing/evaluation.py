@@ -94,7 +94,13 @@ def _growth(attack: Attack, evidence: Evidence, values: np.ndarray) -> dict[int,
     models = len(references.trained_on)
     found = {}
     for count in (2**power for power in range(1, models.bit_length()) if 2**power < models):
-        fewer = attack.scores(dataclasses.replace(evidence, reference_signals=references.first(count)))
+        few = dataclasses.replace(evidence, reference_signals=references.first(count))
+        try:
+            fewer = np.asarray(attack.scores(few), np.float64)
+        except ValueError:
+            continue  # An attack that needs more of them.
+        if fewer.shape != values.shape or not np.isfinite(fewer).all():
+            continue
         found[count] = metrics.auc_estimate(fewer[inside], fewer[~inside]).value
     return {**found, models: metrics.auc_estimate(values[inside], values[~inside]).value}
 

@@ -26,6 +26,11 @@ _DONORS = 512
 _MOST_BYTES = 2**26
 
 
+def count_of(queries: Queries) -> int:
+    """Returns the number of queries for each record: the attribute `count` of a function that has one, else 10."""
+    return int(getattr(queries, "count", 10))
+
+
 def query_augmented(
     target: Target,
     records: Records,
@@ -50,7 +55,7 @@ def query_augmented(
         `augmented_outputs` of `Signals`, by name.
     """
     x, y = records
-    count = getattr(queries, "count", 10) if count is None else count
+    count = count_of(queries) if count is None else count
     predict = predictor(target, batch_size, threads)
     right: np.ndarray = np.zeros(len(y), np.float32)
     confidences: np.ndarray = np.zeros(len(y))
@@ -64,7 +69,7 @@ def query_augmented(
                 right[part] += scores == labels
                 continue
             right[part] += scores.argmax(1) == labels
-            found = from_scores(scores, labels, are_probabilities(scores))
+            found = from_scores(scores, labels, _mostly_probabilities(scores))
             confidences[part] += found.confidences
             if number == 0:
                 total = np.zeros((len(piece), GROUPS, min(scores.shape[1], KEPT_CLASSES)))
@@ -135,11 +140,13 @@ class AugmentedQueries:
         """
         if x.ndim == 4:
             return _shifted(x, number)
-        flat, donors = x.reshape(len(x), -1), self.donors.reshape(len(self.donors), -1)
+        donors = self.donors.reshape(len(self.donors), -1)
+        # In one type, since the copies depend on the bytes: members and non-members may come as float32 and float64.
+        flat = x.reshape(len(x), -1).astype(donors.dtype, copy=False)
         if not _are_bits(donors) or not _are_bits(flat):
             return self._copies(flat, donors, number).astype(x.dtype).reshape(x.shape)
         # Copies of bits are kept: many reference models are queried with the same ones.
-        key = number, hashlib.blake2b(np.packbits(flat.astype(bool)).tobytes()).digest()
+        key = number, hashlib.blake2b(f"{flat.shape}".encode() + np.packbits(flat.astype(bool)).tobytes()).digest()
         if key not in self._made:
             bits = np.packbits(self._copies(flat, donors, number).astype(bool))
             if sum(array.nbytes for array in self._made.values()) > _MOST_BYTES:
@@ -154,6 +161,12 @@ class AugmentedQueries:
             other = donors[(seeds % np.uint64(len(donors))).astype(np.int64)]
             return np.where(draws < _EXCHANGED[number % GROUPS], other, flat)
         return flat + special.ndtri(draws) * _NOISE[number % GROUPS] * donors.std(axis=0, keepdims=True)
+
+
+def _mostly_probabilities(scores: np.ndarray) -> bool:
+    """As `are_probabilities`, but for a few rows: a single one must not decide for those that are queried with it."""
+    sums = abs(scores.sum(1) - 1)
+    return bool((scores >= 0).all() and (scores <= 1).all()) and are_probabilities(scores[sums <= np.median(sums)])
 
 
 def _are_bits(values: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_st
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.groups import check_groups
-from tfmiaq.signals.queries import Queries, query_augmented
+from tfmiaq.signals.queries import Queries, count_of, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
@@ -266,7 +266,7 @@ def _keys(job: _Job) -> dict[str, tuple[str, ...]]:
     """Returns the names of the arrays that an audit needs of a job, by their key in the store."""
     names: dict[str, tuple[str, ...]] = {job.keys[-1]: ("features", "outputs")}
     if job.queries is not None:
-        names[fingerprint(job.keys[-1], job.queries)] = ("augmented", "augmented_outputs")
+        names[fingerprint(job.keys[-1], job.queries, count_of(job.queries))] = ("augmented", "augmented_outputs")
     if job.access == FILE:
         inside = {fingerprint(key, FILE): tuple(f"{FILE}_{name}" for name in of_key) for key, of_key in names.items()}
         names.update(inside)

@@ -59,8 +59,12 @@ def growth(attacks: Sequence[AttackResult]) -> list[str]:
     strongest = max(grown, key=lambda attack: attack.auc)
     name, auc = strongest.name, strongest.growth
     by_number = ", ".join(f"{value:.3f} with {count}" for count, value in auc.items())
-    values = list(auc.values())
+    # Of 12 models the last doubling is that from 4 to 8.
+    doublings = [value for count, value in auc.items() if count & (count - 1) == 0]
+    values = doublings if len(doublings) > 1 else list(auc.values())
     last = values[-1] - values[-2]
+    if last < -_SETTLED:
+        return [f"AUC of {name}: {by_number}. The last doubling of reference models found less, by chance."]
     if last <= _SETTLED:
         return [f"AUC of {name}: {by_number}. The last doubling of reference models added nearly nothing."]
     before = values[-2] - values[-3] if len(values) > 2 else last
