@@ -86,7 +86,7 @@ class WholeOutput(Attack):
 
 def _own(outputs: np.ndarray, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns what one model alone says: its largest log-probabilities in order, the true class's and FEATURES."""
-    log_p = outputs.astype(np.float64)
+    log_p: np.ndarray = outputs.astype(np.float64)
     largest = -np.sort(-log_p, axis=1)[:, : _TOP - 2]
     true = log_p[np.arange(len(labels)), labels % log_p.shape[1]]
     return np.column_stack([largest, true, features[:, [FEATURES.index(name) for name in ("entropy", "correct")]]])

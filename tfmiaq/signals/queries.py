@@ -142,7 +142,7 @@ class AugmentedQueries:
             return _shifted(x, number)
         donors = self.donors.reshape(len(self.donors), -1)
         # In one type, since the copies depend on the bytes: members and non-members may come as float32 and float64.
-        flat = x.reshape(len(x), -1).astype(donors.dtype, copy=False)
+        flat: np.ndarray = x.reshape(len(x), -1).astype(donors.dtype, copy=False)
         if not _are_bits(donors) or not _are_bits(flat):
             return self._copies(flat, donors, number).astype(x.dtype).reshape(x.shape)
         # Copies of bits are kept: many reference models are queried with the same ones.
