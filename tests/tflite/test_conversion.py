@@ -18,7 +18,8 @@ def _details(buffer):
     return interpreter, interpreter.get_tensor_details(), [op["op_name"] for op in interpreter._get_ops_details()]
 
 
-@pytest.fixture(scope="module", params=range(1, 9))
+# Those between 4 and 8 go the way of 4.
+@pytest.fixture(scope="module", params=(1, 2, 3, 4, 8))
 def shipped(request, trained, digits):
     """The trained model at b bits of weights and activations between ends of 8, and its Edge TPU file."""
     bits = request.param
