@@ -60,7 +60,7 @@ def _audit(train, kind=KINDS[0], count=8, **given):
 def test_a_model_that_memorizes_is_found_out_by_its_canaries():
     report = _audit(memorize)
     assert report["LiRA"].auc > 0.97
-    assert report["confidence minus the references' mean"].auc > 0.97
+    assert report["difficulty calibration"].auc > 0.97
     assert report["LiRA"].rates[1] > 0.9
     # 320 pairs of a model and a canary have about 160 that were out: too few for 0.1 %.
     assert report["LiRA"].rates[0] is None

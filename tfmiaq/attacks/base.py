@@ -136,6 +136,17 @@ class Evidence:
         return scores
 
 
+def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns each record's mean over the models that count for it, shape (n,); NaN without any.
+
+    Args:
+        values: Shape (k, n).
+        mask: Shape (k, n), bool, which models count for which record.
+    """
+    counts = mask.sum(0)
+    return np.where(counts > 0, (values * mask).sum(0) / np.maximum(counts, 1), np.nan)
+
+
 def _logit(label_agreement: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((label_agreement + _HALF_A_QUERY) / (1 + _HALF_A_QUERY - label_agreement)))
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, needs_of
-
-
-def _means(confidences: np.ndarray, of_record: np.ndarray) -> np.ndarray:
-    """Returns each record's mean over the models that count for it, shape (n,); NaN without any."""
-    counts = of_record.sum(0)
-    return np.where(counts > 0, (confidences * of_record).sum(0) / np.maximum(counts, 1), np.nan)
+from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, mean_where, needs_of
 
 
 class Difficulty(Attack):
@@ -34,7 +28,7 @@ class Difficulty(Attack):
         assert evidence.reference_signals is not None
         trained_on = evidence.reference_signals.trained_on
         target, confidences = evidence.confidences(self.of)
-        inside, outside = _means(confidences, trained_on), _means(confidences, ~trained_on)
+        inside, outside = mean_where(confidences, trained_on), mean_where(confidences, ~trained_on)
         both = ~np.isnan(inside) & ~np.isnan(outside)
         shift = float(np.mean((inside - outside)[both])) if both.any() else 0.0
         inside = np.where(np.isnan(inside), outside + shift, inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, needs_of
+from tfmiaq.attacks.base import OUTPUTS, Attack, Evidence, mean_where, needs_of
 
 
 class Rmia(Attack):
@@ -37,8 +37,8 @@ class Rmia(Attack):
         references = evidence.reference_signals
         assert references is not None
         of_target, of_references = map(special.expit, evidence.confidences(self.of))
-        inside = _mean_where(of_references, references.trained_on)
-        outside = _mean_where(of_references, ~references.trained_on)
+        inside = mean_where(of_references, references.trained_on)
+        outside = mean_where(of_references, ~references.trained_on)
         offline = ((1 + self.offline_a) * outside + 1 - self.offline_a) / 2
         prior = np.where(np.isnan(inside), offline, np.where(np.isnan(outside), inside, (inside + outside) / 2))
         prior = np.maximum(prior, 1e-12)
@@ -49,8 +49,3 @@ class Rmia(Attack):
         population = np.sort(ratios[~evidence.is_member] * self.gamma)
         beaten: np.ndarray = np.searchsorted(population, ratios, side="right")  # type: ignore[assignment]
         return beaten / len(population)
-
-
-def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    counts = mask.sum(0)
-    return np.where(counts > 0, (values * mask).sum(0) / np.maximum(counts, 1), np.nan)

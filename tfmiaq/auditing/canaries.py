@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from tfmiaq import metrics
 from tfmiaq._checks import AT_LEAST_ONE, SEED, InvalidArgumentError, check, check_choice, check_fields, integer
-from tfmiaq.attacks.base import REFERENCE_MODELS, SCORES, Attack, Evidence
+from tfmiaq.attacks.base import Attack, Evidence
 from tfmiaq.attacks.registry import ATTACKS
 from tfmiaq.auditing.reporting.canary_report import CanaryReport, CanaryResult
 from tfmiaq.metrics import RATES, Estimate
@@ -65,33 +65,7 @@ class Canaries:
             )
 
 
-class ReferenceMean(Attack):
-    """Confidence minus the mean of the reference models' in and out means of the record.
-
-    Of a record that all or none of the reference models trained on, the mean that is missing lies as far away as those
-    of the other records do on average.
-    """
-
-    name = "confidence minus the references' mean"
-    needs = frozenset({SCORES, REFERENCE_MODELS})
-    note = "reference models through the same pipeline"
-
-    def scores(self, evidence: Evidence) -> np.ndarray:
-        """Returns the differences, shape (n,)."""
-        assert evidence.reference_signals is not None
-        target, confidences = evidence.confidences()
-        trained_on = evidence.reference_signals.trained_on
-        counts = trained_on.sum(0), (~trained_on).sum(0)
-        sums = (confidences * trained_on).sum(0), (confidences * ~trained_on).sum(0)
-        inside, outside = (total / np.maximum(count, 1) for total, count in zip(sums, counts))
-        both = (counts[0] > 0) & (counts[1] > 0)
-        shift = float((inside - outside)[both].mean()) if both.any() else 0.0
-        inside = np.where(counts[0] > 0, inside, outside + shift)
-        outside = np.where(counts[1] > 0, outside, inside - shift)
-        return target - (inside + outside) / 2
-
-
-_ATTACKS = (ReferenceMean(), ATTACKS["LiRA"])
+_ATTACKS = (ATTACKS["difficulty calibration"], ATTACKS["LiRA"])
 
 
 def audit_canaries(
