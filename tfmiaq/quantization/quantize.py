@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 from typing import Any, Optional
 
@@ -42,7 +44,9 @@ def load_model(path: str) -> Any:
     Returns:
         The keras.Model.
     """
-    return keras.models.load_model(path)
+    # A folder holds the traced functions themselves.
+    with contextlib.nullcontext() if os.path.isdir(path) else quantizers.passed_on():
+        return keras.models.load_model(path)
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
@@ -100,7 +104,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    with copying.float32():
+    with copying.float32(), quantizers.passed_on():
         quantized = _apply(flat, plan, model)
     if not model.trainable:
         quantized.trainable = False
