@@ -6,11 +6,14 @@ import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# One process of the tests for each core: more threads would only wait for one another.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 import numpy as np
 import pytest
 
-from tfmiaq._backend import keras
+from tfmiaq._backend import keras, tf
 
 # What is imported stays; the converter collects garbage each time, through all of it.
 gc.collect()
@@ -43,14 +46,26 @@ def tiny_model():
     return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="tiny")
 
 
-def train(model, x, y, epochs=1, rate=3e-3):
+def train(model, x, y, epochs=1, rate=3e-3, eagerly=None):
+    """Trains a model as classifier; up to ten steps without a trace, which would take longer than they do."""
     steps = epochs * -(-len(x) // 32)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=steps <= 10 if eagerly is None else eagerly,
     )
     model.fit(x, y, epochs=epochs, verbose=0)
+    # What comes after may trace.
+    model.run_eagerly = False
     return model
+
+
+def outputs_of(model, x):
+    """The outputs of a model for a few records, layer by layer: `predict` would trace them first, which takes longer.
+
+    Returns an array, or arrays in the structure of the outputs.
+    """
+    return tf.nest.map_structure(np.asarray, model(x, training=False))
 
 
 @pytest.fixture(scope="session")

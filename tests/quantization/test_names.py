@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import outputs_of
 
 import tfmiaq
 from tfmiaq import BitwidthPolicy, LayerBits
@@ -43,7 +44,7 @@ def test_losses_and_weights_go_by_the_names_of_outputs(tmp_path, suffix):
         model.save(path)
         loaded = tfmiaq.load_model(path)
     assert loaded.output_names == ["cls", "reg"]
-    for one, other in zip(model.predict(X, verbose=0), loaded.predict(X, verbose=0)):
+    for one, other in zip(outputs_of(model, X), outputs_of(loaded, X)):
         np.testing.assert_array_equal(one, other)
     buffer = tfmiaq.convert(loaded)
     assert tfmiaq.tflite.Interpreter(buffer).output_names == ["cls", "reg"]
@@ -63,7 +64,7 @@ def test_a_float_layer_gives_way_to_the_name_of_an_output():
     assert model.output_names == ["cls", "reg"]
     reference = _two_ends()
     model(X, training=True)
-    np.testing.assert_allclose(model.predict(X, verbose=0)[0], reference.predict(X, verbose=0)[0], atol=0.05)
+    np.testing.assert_allclose(outputs_of(model, X)[0], outputs_of(reference, X)[0], atol=0.05)
 
 
 @keras.utils.register_keras_serializable("names")
