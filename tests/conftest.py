@@ -24,6 +24,28 @@ gc.freeze()
 pytest.register_assert_rewrite("checks", "properties", "rows")
 
 
+# The files that take longest begin, the longest first: one at the end would leave a core idle.
+_LONG_FIRST = (
+    "conformance/test_conformance.py",
+    "quantization/test_layers.py",
+    "test_defence.py",
+    "search/test_search.py",
+    "signals/test_reference_models.py",
+    "conformance/test_training.py",
+    "tflite/test_conversion.py",
+    "quantization/test_calibration.py",
+    "test_cli.py",
+    "training/test_repeated.py",
+    "training/test_distillation.py",
+    "quantization/test_runtime_bits.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {f"tests/{name}": rank for rank, name in enumerate(_LONG_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
 @pytest.fixture(scope="session")
 def digits():
     from tfmiaq import datasets

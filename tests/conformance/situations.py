@@ -802,9 +802,7 @@ TRAINING = (
     # Ways of training.
     Situation("training: sample weights", _PLAIN, fit={"sample_weight": np.linspace(0, 2, RECORDS)}, k3=True),
     Situation("training: class weights", _PLAIN, checks=(checks.class_weights,), common=False),
-    Situation(
-        "training: tf.data, generator, validation data", _PLAIN, checks=(checks.other_inputs,), common=False
-    ),
+    Situation("training: tf.data, generator, validation data", _PLAIN, checks=(checks.other_inputs,), common=False),
     Situation("training: callbacks", _PLAIN, checks=(checks.callbacks,), common=False),
     Situation("training: train_on_batch", _NORMED, checks=(checks.train_on_batch,), common=False),
     Situation("training: custom loop", _NORMED, checks=(checks.custom_loop,), common=False, k3=True),

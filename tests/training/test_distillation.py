@@ -17,8 +17,7 @@ def _dense(softmax=False):
     return keras.Sequential([*layers, keras.layers.Softmax()] if softmax else layers)
 
 
-@pytest.mark.parametrize("softmax", [False, True])
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize(("softmax", "quantized"), [(False, True), (True, False)])
 def test_a_student_learns_its_teachers_outputs(trained, digits, softmax, quantized):
     keras.utils.set_random_seed(0)
     student = _dense(softmax)

@@ -125,7 +125,7 @@ def test_a_keras_3_model_goes_the_whole_way(name):
     model = MODELS[name]()
     quantized = tfmiaq.quantize_model(model, strict=True)
     x = np.random.default_rng(0).normal(size=(64, *model.inputs[0].shape[1:])).astype(np.float32)
-    quantized.compile(keras2.optimizers.Adam(1e-3), "mse")
+    quantized.compile(keras2.optimizers.Adam(1e-3), "mse", run_eagerly=True)
     quantized.fit(x, outputs_of(model, x), epochs=2, verbose=0)
     buffer = tfmiaq.convert(quantized, "edgetpu")
     result = tfmiaq.verify(quantized, buffer, x)
