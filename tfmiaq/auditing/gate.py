@@ -134,7 +134,7 @@ def judge(report: AuditReport, conditions: Iterable[Union[str, Condition]], allo
     Raises:
         InvalidArgumentError: No conditions, or as `Condition.parse`.
     """
-    given = [conditions] if isinstance(conditions, (str, Condition)) else list(conditions)
+    given: list[Union[str, Condition]] = [conditions] if isinstance(conditions, (str, Condition)) else list(conditions)
     parsed = [condition if isinstance(condition, Condition) else Condition.parse(condition) for condition in given]
     if not parsed:
         raise InvalidArgumentError(f"gate: Expected at least one condition, such as {_FORMS}. Received none.")
@@ -180,7 +180,7 @@ def _judge(report: AuditReport, condition: Condition) -> Check:
 
 def _figure(attack: object, condition: Condition) -> Optional[Estimate]:
     if condition.rate is not None:
-        return attack.tpr_at_fpr(condition.rate)  # type: ignore[attr-defined, no-any-return]
+        return attack.tpr_at_fpr(condition.rate)  # type: ignore[attr-defined]
     found: Estimate = attack.auc if condition.figure == "auc" else attack.attack_accuracy  # type: ignore[attr-defined]
     mirrored = Estimate(1 - found.value, 1 - found.high, 1 - found.low)
     # By chance a coin's figure lies on either side: both intervals count.

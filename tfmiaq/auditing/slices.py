@@ -101,7 +101,7 @@ def judge(
         p_values = [metrics.auc_p_value(*scores, units=of_units, scale=part) for _, part, scores in scored]
         most = int(np.argmin(p_values))
         attack, part, scores = scored[most]
-        auc = metrics.auc_estimate(*scores, 1 - error, units=of_units, scale=part)
+        auc = metrics.auc_estimate(scores[0], scores[1], 1 - error, units=of_units, scale=part)
         found.append(Slice(name, *sizes, auc, attack.name, min(1.0, p_values[most] * len(attacks))))
     return tuple(found)
 

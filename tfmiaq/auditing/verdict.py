@@ -211,7 +211,7 @@ def _at_low_rates(views: Sequence[View]) -> Part:
     tests = _tests(views, [f"tpr@{rate}" for rate in RATES])
     sizes = _sizes(views)
     if not tests:
-        text = f"A false positive rate of {RATES[-1]:.0%} takes {1 / RATES[-1]:.0f} non-members. {_records(sizes)} are here."
+        text = f"A false positive rate of {RATES[-1]:.0%} takes {1 / RATES[-1]:.0f} non-members, independent of one another; {sizes[1]:.0f} are here."
         return Part(AT_LOW_RATES, CANNOT_TELL, text, 1.0)
     corrected = _corrected([test.p_value for test in tests])
     best = min(range(len(tests)), key=corrected.__getitem__)
@@ -263,8 +263,8 @@ def _at_worst(views: Sequence[View]) -> Part:
         f", or an AUC of {aucs[0]:.2f} in the largest slice and of {aucs[-1]:.2f} in the smallest" if aucs else ""
     )
     text = (
-        f"Within what {_records(sizes)} can show (smallest leak that would be seen: {smallest:.1%} of the members above "
-        f"every non-member{of_slices}).{untold}"
+        f"Within what {_records(sizes)} can show (smallest leak that would be seen: {smallest:.1%} of the members "
+        f"above every non-member{of_slices}).{untold}"
     )
     return Part(AT_WORST, NO_LEAK, text, p_value)
 

@@ -1,4 +1,4 @@
-"""Whether a figure may be a coin's: tests of no leak, their correction for number, and the leaks that they would see."""
+"""Whether a figure may be a coin's: tests of no leak, their correction for number, and the leaks that they see."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ class AuditReport(Decided):
     def _repr_html_(self) -> str:
         tables = [(contents.FIGURE_HEAD, self.figures()), (self.attack_head(), self.attack_rows())]
         if self.query is not None:
-            tables.insert(0, contents.attackers_table(self))  # type: ignore[arg-type]
+            tables.insert(0, contents.attackers_table(self))
         return page.render("notebook.html", verdict=str(self.verdict), tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:

@@ -62,8 +62,8 @@ def read(path: Any) -> tuple[pathlib.Path, dict[str, Any]]:
         raise ValueError(f"AuditReport.load: '{path}' is not the report.json of an audit.")
     if content["schema"] not in (SCHEMA, OLDER_SCHEMA):
         raise ValueError(
-            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads schemas "
-            f"{OLDER_SCHEMA} and {SCHEMA}. Audit again to make a report that it reads."
+            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads "
+            f"schemas {OLDER_SCHEMA} and {SCHEMA}. Audit again to make a report that it reads."
         )
     return path, content
 
