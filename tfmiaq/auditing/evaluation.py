@@ -206,7 +206,9 @@ def _result(attack: Attack, scores: _Scores, crossed: list[_Crossed], evidence: 
     independent, units = _independent(evidence, scores.part), _units(evidence)
     options = {"units": units, "scale": scores.part}
     tails = {f"tpr@{rate}": rate for rate in RATES if rate * independent[1] >= 1 - 1e-9}
-    p_values = {"auc": metrics.auc_p_value(*scores.sets, **options)}  # type: ignore[arg-type]
+    p_values = {
+        "auc": metrics.auc_p_value(*scores.sets, above_alone=attack.learns, **options)  # type: ignore[arg-type]
+    }
     for name, rate in {**tails, "records": 0.0}.items():
         p_values[name] = metrics.tpr_p_value(*scores.sets, rate, **options)  # type: ignore[arg-type]
     return AttackResult(
@@ -222,6 +224,7 @@ def _result(attack: Attack, scores: _Scores, crossed: list[_Crossed], evidence: 
         seconds=scores.seconds,
         growth=scores.growth,
         independent=independent,
+        learns=attack.learns,
         p_values=p_values,
     )
 

@@ -211,7 +211,8 @@ def _at_low_rates(views: Sequence[View]) -> Part:
     tests = _tests(views, [f"tpr@{rate}" for rate in RATES])
     sizes = _sizes(views)
     if not tests:
-        text = f"A false positive rate of {RATES[-1]:.0%} takes {1 / RATES[-1]:.0f} non-members, independent of one another; {sizes[1]:.0f} are here."
+        needed = 1 / RATES[-1]
+        text = f"A false positive rate of {RATES[-1]:.0%} takes {needed:.0f} non-members; here {sizes[1]:.0f} count."
         return Part(AT_LOW_RATES, CANNOT_TELL, text, 1.0)
     corrected = _corrected([test.p_value for test in tests])
     best = min(range(len(tests)), key=corrected.__getitem__)
