@@ -115,7 +115,7 @@ def planted(generator: np.random.Generator, number: int) -> dict[str, Any]:
 
 def agreement(generator: np.random.Generator, number: int) -> dict[str, Any]:
     """Returns how often the verdicts of one data set agree, over seeds and over orders of its records."""
-    size, memorized = (200, 500)[number % 2], (0, 4, 10, 20)[number // 2 % 4]
+    size, memorized = 200, (0, 2, 5, 10)[number % 4]
     sets = draw(generator, size, MIXES["even"], DUPLICATES[number % 3], memorized)
     told: dict[str, list[Any]] = {"seeds": [], "orders": []}
     for seed in range(SEEDS):
