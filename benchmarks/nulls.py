@@ -157,10 +157,9 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         of_nulls = rows["nulls"]
         tables["false alarms"] = {
             "all": rate(of_nulls),
-            **{
-                f"part {number + 1}": rate([{"leaks": r["parts"][number] == "leaks"} for r in of_nulls])
-                for number in range(3)
-            },
+            "on average": rate([{"leaks": found["parts"][0] == "leaks"} for found in of_nulls]),
+            "at low false positives": rate([{"leaks": found["parts"][1] == "leaks"} for found in of_nulls]),
+            "for the worst": rate([{"leaks": found["parts"][2] == "leaks"} for found in of_nulls]),
             "cannot tell": rate([{"leaks": found["outcome"] == "cannot tell"} for found in of_nulls]),
             "epsilon above 0": rate(of_nulls, "epsilon"),
             "slice interval excludes 0.5": rate(of_nulls, "slice_excludes_half"),
@@ -178,6 +177,37 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "at least 4 of 5 orders": sum(r["orders_agree"] >= ORDERS - 1 for r in of_sets),
         }
     return tables
+
+
+def markdown(tables: dict[str, Any]) -> str:
+    """Returns the summary as the tables of docs/reading_a_report.md."""
+    lines = []
+    if "false alarms" in tables:
+        alarms = tables["false alarms"]
+        lines += ["| audits without a leak | said to leak | 95 % interval |", "| --- | --- | --- |"]
+        named = {name: found for name, found in alarms.items() if "rate" in found}
+        groups = {
+            f"{name} {value}": found for name in ("size", "mix", "duplicates") for value, found in alarms[name].items()
+        }
+        lines += [f"| {name} | {_of(found)} | {_interval(found)} |" for name, found in {**named, **groups}.items()]
+    if "power" in tables:
+        power = tables["power"]
+        lines += ["", f"| members | {' | '.join(f'{part:.1%}' for part in PARTS)} |", "| --- |" + " --- |" * len(PARTS)]
+        for size in PLANTED_SIZES:
+            cells = [power.get(f"{size}, {part}") for part in PARTS]
+            lines.append(f"| {size:,} | {' | '.join('-' if cell is None else _of(cell) for cell in cells)} |")
+    if "agreement" in tables:
+        lines += ["", "| agreement of all three parts | data sets |", "| --- | --- |"]
+        lines += [f"| {name} | {count} |" for name, count in tables["agreement"].items()]
+    return "\n".join(lines)
+
+
+def _of(found: dict[str, Any]) -> str:
+    return f"{found['rate']:.1%} ({found['count']} of {found['of']})"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "{:.1%} to {:.1%}".format(*found["interval"])
 
 
 def main(_: Any) -> None:
@@ -209,7 +239,7 @@ def main(_: Any) -> None:
         write()
         print({what: len(kept) for what, kept in rows.items()}, round(time.process_time() - started), flush=True)
     write()
-    print(json.dumps(summary(rows), indent=1))
+    print(markdown(summary(rows)))
 
 
 if __name__ == "__main__":

