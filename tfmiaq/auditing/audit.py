@@ -33,12 +33,14 @@ from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.duplicates import warn_of_duplicates
 from tfmiaq.signals.groups import check_group_pair
+from tfmiaq.signals.inputs import concatenate, matrix
+from tfmiaq.signals.outputs import Labels
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
 from tfmiaq.signals.reference_models import ReferenceModels, train_references
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals, extract_sets
-from tfmiaq.signals.targets import Target, targets_of_sets
+from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
 
 _WAYS = {
     SCORES: "the target gives labels",
@@ -72,10 +74,17 @@ class _Sets:
     def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
         """Returns the fields of `Signals` that augmented queries give."""
         parts = [
-            queries.query_augmented(target, records, make, batch_size=self.batch_size, threads=self.threads)
+            queries.query_augmented(
+                target, records, make, batch_size=self.batch_size, threads=self.threads, known=Labels.of(self.labels)
+            )
             for records in (self.members, self.non_members)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of members and of non-members."""
+        return self.members[1], self.non_members[1]
 
     @property
     def have_features(self) -> bool:
@@ -83,9 +92,9 @@ class _Sets:
         x, _ = self.members
         return x.shape[1:] != (0,)
 
-    def x(self) -> np.ndarray:
+    def x(self) -> Any:
         """Returns all records without their labels; a copy."""
-        return np.concatenate([self.members[0], self.non_members[0]])
+        return concatenate(self.members[0], self.non_members[0])
 
 
 class _Progress:
@@ -181,7 +190,7 @@ def audit(
         seed=(seed, SEED),
     )
     seed = numbers.pop("seed")
-    sets = _Sets(*_check_sets(members, non_members), **numbers)
+    sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
     _check_reference_models(reference_models, len(sets.members[1]))
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
@@ -215,7 +224,7 @@ def audit(
                 is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
                 seed=seed,
                 other=None if other is None else sets.signals(others[name]),
-                records=sets.x if sets.have_features else None,
+                records=(lambda: matrix(sets.x())) if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
                 groups=of_records,
             )
@@ -252,8 +261,8 @@ def _report(
     return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
 
 
-def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
-    members, non_members = check_records(members, non_members)
+def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -> tuple[Records, Records]:
+    members, non_members = check_records(members, non_members, any_kind=True, classes=classes)
     if min(len(members[1]), len(non_members[1])) < SMALLEST_SET:
         raise ValueError(
             f"audit: Expected at least {SMALLEST_SET} members and as many non-members. Received {len(members[1])} and "
@@ -307,7 +316,7 @@ def _reference_signals(
         return None
     return train_references(
         reference_models,
-        (sets.x(), views[0].labels),
+        (sets.x(), np.concatenate(sets.labels)),
         batch_size=sets.batch_size,
         queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
