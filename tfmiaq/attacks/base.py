@@ -8,10 +8,8 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
-from sklearn import model_selection
 
 from tfmiaq import _privacy_suite
-from tfmiaq.signals.groups import group_folds
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
@@ -53,8 +51,9 @@ class Evidence:
         reference_signals: Signals of reference models, or None.
         other: Signals of another version of the target, or None.
         records: Function that returns the records themselves, shape (n, ...), or None.
-        groups: Shape (n,), the group of each record, such as its person, or None. None is in members and in
-            non-members.
+        groups: Shape (n,), the group of each record, such as its person, or the record with its duplicates; None where
+            each record is one.
+        split: Number of the split that `halves` gives.
     """
 
     target: Signals
@@ -64,6 +63,7 @@ class Evidence:
     other: Optional[Signals] = None
     records: Optional[Callable[[], np.ndarray]] = None
     groups: Optional[np.ndarray] = None
+    split: int = 0
 
     @property
     def available(self) -> set[str]:
@@ -89,16 +89,11 @@ class Evidence:
     def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns two ways (known, scored) to split the records in half, members and non-members alike.
 
-        No group is split.
+        No group is split. The halves follow from the number of the split, not from the seed, so that no verdict hangs
+        on one.
         """
-        if self.groups is not None:
-            generator = np.random.default_rng(self.seed)
-            fold: np.ndarray = np.zeros(len(self.is_member), int)
-            for of_set in (self.is_member, ~self.is_member):
-                fold[of_set] = group_folds(self.groups[of_set], 2, generator)
-            return [(np.flatnonzero(fold != half), np.flatnonzero(fold == half)) for half in range(2)]
-        folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
-        return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
+        fold = folds(self.is_member, self.groups, np.random.default_rng(self.split))
+        return [(np.flatnonzero(fold != half), np.flatnonzero(fold == half)) for half in range(2)]
 
     def confidences(self, of: str = OUTPUTS) -> tuple[np.ndarray, np.ndarray]:
         """Returns logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
@@ -136,6 +131,39 @@ class Evidence:
         return scores
 
 
+def folds(is_member: np.ndarray, groups: Optional[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Returns the half, 0 or 1, of each record: half of the members and half of the non-members, and no group split.
+
+    Groups of several records come first, in random order, larger ones first, each into the half that lacks more of
+    its kind of records; single records fill up.
+
+    Args:
+        is_member: Shape (n,), bool.
+        groups: Shape (n,), or None. A group may have members and non-members.
+        generator: Draws the order.
+    """
+    fold: np.ndarray = np.zeros(len(is_member), int)
+    alone = np.ones(len(is_member), bool)
+    kinds = np.stack([is_member, ~is_member]).astype(int)
+    totals = np.zeros((2, 2))
+    if groups is not None:
+        _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        codes = codes.ravel()
+        alone = sizes[codes] == 1
+        counts = np.stack([np.bincount(codes, kind, len(sizes)) for kind in kinds], axis=1)
+        order = generator.permutation(np.flatnonzero(sizes > 1))
+        of_group: np.ndarray = np.zeros(len(sizes), int)
+        for group in order[np.argsort(-sizes[order], kind="stable")]:
+            of_group[group] = int((totals[0] * counts[group]).sum() > (totals[1] * counts[group]).sum())
+            totals[of_group[group]] += counts[group]
+        fold = of_group[codes]
+    for kind, mask in enumerate(kinds.astype(bool)):
+        records = generator.permutation(np.flatnonzero(mask & alone))
+        lacking = int(np.clip(mask.sum() // 2 - totals[0, kind], 0, len(records)))
+        fold[records[lacking:]] = 1
+    return fold
+
+
 def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Returns each record's mean over the models that count for it, shape (n,); NaN without any.
 
@@ -160,9 +188,16 @@ class Attack(abc.ABC):
         threshold: The score at or above which the attack itself calls a record a member, or None: then the audit
             chooses one on other records.
         note: What an attacker needs for it, in half a sentence.
+        learns: Whether it learns from known members and non-members, by `Evidence.halves` or otherwise. Such an attack
+            runs on several splits, whose scores are averaged; and its figures count as those of half of the records,
+            because what the two halves have in common by chance moves both halves' figures alike. False for an attack
+            whose scores do not depend on `is_member`.
+        splits: Number of those splits.
     """
 
     name: str
+    learns: bool = True
+    splits: int = 3
     needs: frozenset[str] = frozenset({SCORES})
     threshold: Optional[float] = None
     note: str = ""

@@ -53,6 +53,8 @@ class SuiteAttack(Attack):
     """
 
     needs = frozenset({SCORES, PRIVACY_SUITE})
+    # Their grid searches are slow.
+    splits = 1
     note = "known members and non-members (tensorflow-privacy)"
 
     def __init__(self, name: str, attack_type: str) -> None:

@@ -13,6 +13,7 @@ class Confidence(Attack):
     """Logit-scaled confidence of the true class; the loss orders records alike."""
 
     name = "confidence"
+    learns = False
     note = "known members and non-members"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
@@ -23,6 +24,7 @@ class Entropy(Attack):
     """Minus the entropy of the class probabilities, whatever the true class (Salem et al. 2019, section 5)."""
 
     name = "entropy"
+    learns = False
     note = "known members and non-members; no labels"
 
     def scores(self, evidence: Evidence) -> np.ndarray:

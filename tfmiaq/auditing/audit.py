@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -26,19 +26,22 @@ from tfmiaq.attacks.base import (
 from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
+from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
+from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.auditing.units import units_of
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.duplicates import warn_of_duplicates
-from tfmiaq.signals.groups import check_group_pair
+from tfmiaq.signals.groups import check_group_pair, count_groups
 from tfmiaq.signals.inputs import concatenate, matrix
 from tfmiaq.signals.outputs import Labels
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, train_references
-from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
+from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
 
@@ -119,6 +122,7 @@ def audit(
     augmented_queries: Union[bool, Queries] = False,
     access: Optional[str] = None,
     groups: Optional[Any] = None,
+    slices: Optional[Mapping[str, Any]] = None,
     canaries: Optional[Canaries] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
@@ -160,11 +164,15 @@ def audit(
         groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
             its person, patient or device. No group is split by halves, folds and reference models. None where each
             record is a group of its own.
+        slices: Attributes of the records, each by its name: a value for each record, members first, then non-members,
+            as in {"sex": np.concatenate([sex_of_members, sex_of_others])}. Each value is a slice of the report, and
+            numbers of more than 20 values are cut into quarters.
         canaries: Canaries that further models are trained with, `reference_models.count` of them, through its pipeline
             (`audit_canaries`): `report.canaries` has what is found of the records that are memorized most.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
-        seed: Seed of folds, halves, attack models, splits and reference models.
+        seed: Seed of reference models, their training sets and attacks that sample them. Halves and folds do not follow
+            it: without reference models the verdict is the same for every seed.
         verbose: Show a progress bar where standard error is a terminal.
 
     Returns:
@@ -196,8 +204,11 @@ def audit(
         check_canaries(canaries, reference_models, sets.non_members, "audit")
     of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
     of_records = None if of_sets is None else np.concatenate(of_sets)
+    attributes = slices_of.check_slices(slices, len(sets.members[1]) + len(sets.non_members[1]))
+    duplicates = None
     if sets.have_features:
-        warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
+        duplicates = warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
+    units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
@@ -216,7 +227,9 @@ def audit(
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
-        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
+        references = _reference_signals(
+            reference_models, sets, found, make, can_query, seed, progress, of_records, units
+        )
         reports: dict[str, Optional[AuditReport]] = {}
         for name in targets:
             evidence = Evidence(
@@ -226,9 +239,10 @@ def audit(
                 other=None if other is None else sets.signals(others[name]),
                 records=(lambda: matrix(sets.x())) if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
-                groups=of_records,
+                groups=units,
             )
-            reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+            is_headline = name == next(iter(targets))
+            reports[name] = _report(chosen, evidence, name, progress, is_headline, attributes, count_groups(of_sets))
         of_canaries = None
         if canaries is not None:
             assert reference_models is not None
@@ -246,19 +260,31 @@ def audit(
     (name, report), *_ = reports.items()
     assert report is not None
     return dataclasses.replace(
-        report, query=reports[QUERY] if name == FILE else None, unread=unread, canaries=of_canaries
+        report,
+        query=reports[QUERY] if name == FILE else None,
+        unread=unread,
+        canaries=of_canaries,
+        about=Provenance.of(target),
     )
 
 
 def _report(
-    chosen: list[Attack], evidence: Evidence, access: str, progress: _Progress, is_headline: bool
+    chosen: list[Attack],
+    evidence: Evidence,
+    access: str,
+    progress: _Progress,
+    is_headline: bool,
+    attributes: slices_of.Attributes,
+    groups: Optional[tuple[int, ...]],
 ) -> Optional[AuditReport]:
     """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
     ready, skipped = _split(chosen, evidence)
     if not ready and is_headline:
         raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
-    report = evaluation.score(evidence, ready, progress.step) if ready else None
-    return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
+    if not ready:
+        return None
+    report = evaluation.score(evidence, ready, progress.step, attributes)
+    return dataclasses.replace(report, skipped=skipped, access=access, groups=groups)
 
 
 def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -> tuple[Records, Records]:
@@ -310,19 +336,26 @@ def _reference_signals(
     seed: int,
     progress: _Progress,
     groups: Optional[np.ndarray],
+    units: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     views = list(found.values())
     if reference_models is None or (views[0].losses is None and not can_query):
         return None
+    pool = sets.x(), np.concatenate(sets.labels)
+    drawn = None
+    if reference_models.population is None:
+        # A duplicate that is left in gives a record away that is left out.
+        chosen = half_splits(len(pool[1]), reference_models.count, seed, units)
+        drawn = TrainingSets(pool, chosen, chosen, groups)
     return train_references(
         reference_models,
-        (sets.x(), np.concatenate(sets.labels)),
+        pool,
         batch_size=sets.batch_size,
         queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
-        groups=groups,
+        sets=drawn,
     )
 
 
@@ -330,9 +363,10 @@ def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict
     """Returns the attacks whose needs are met, and of all others why they do not run."""
 
     def reason(attack: Attack) -> str:
-        return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
+        return "; ".join(_WAYS[need] for need in sorted(attack.needs - available))
 
-    ready = [attack for attack in chosen if attack.needs <= evidence.available]
+    available = evidence.available
+    ready = [attack for attack in chosen if attack.needs <= available]
     skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
     skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
     return ready, skipped

@@ -68,8 +68,8 @@ def find_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Option
     return Duplicates(exact, near, len(members))
 
 
-def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray]) -> None:
-    """Warns of duplicates within members, and between members and non-members, with their numbers."""
+def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray]) -> Duplicates:
+    """Warns of duplicates within members, and between members and non-members, with their numbers; returns them."""
     found = find_duplicates(members, non_members, groups)
     told = []
     of = "" if groups is None else " of another group"
@@ -83,6 +83,7 @@ def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Opt
             "blurs who is a member: leave it out, or give both records one group (groups=).",
             stacklevel=3,
         )
+    return found
 
 
 def _equal(x: np.ndarray) -> np.ndarray:
