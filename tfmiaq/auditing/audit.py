@@ -16,6 +16,7 @@ from tfmiaq.attacks.base import (
     AUGMENTED_REFERENCES,
     OTHER_VERSION,
     PRIVACY_SUITE,
+    PROBABILITIES,
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
@@ -30,6 +31,7 @@ from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
 from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.auditing.set_checks import check_sets
 from tfmiaq.auditing.units import units_of
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
@@ -54,6 +56,7 @@ _WAYS = {
     AUGMENTED_REFERENCES: (
         "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
     ),
+    PROBABILITIES: "needs probabilities of classes, and the labels are values",
     WHOLE_OUTPUTS: "needs whole outputs of reference models that have as many classes as the target",
     PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
 }
@@ -117,7 +120,7 @@ def audit(
     non_members: Any,
     attacks: Optional[Iterable[str]] = None,
     *,
-    reference_models: Optional[ReferenceModels] = None,
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
     access: Optional[str] = None,
@@ -146,13 +149,16 @@ def audit(
 
     Args:
         target: A Keras model, a .tflite (path or bytes), a function from records (n, ...) to probabilities or logits
-            (n, classes) or to integer labels (n,), or a pair of saved outputs, of members and of non-members (arrays,
-            or paths of .npy files).
-        members: Pair (x, y) of records that the target was trained on. y: integer classes (n,) or one-hot. x may be
-            None with saved outputs.
+            (n, classes), to one unit (n,) or (n, 1), a sigmoid or its logit, to values, or to integer labels (n,), or a
+            pair of saved outputs, of members and of non-members (arrays, or paths of .npy files).
+        members: Pair (x, y) of records that the target was trained on, or a tf.data.Dataset of such pairs. x: an array,
+            a DataFrame, or a dict or list of arrays, one for each input; None with saved outputs. y: integer classes
+            (n,), one-hot rows, names that a scikit-learn target has in its classes_, rows of several labels (0 or 1
+            each), or values. Stages of reference models get x in the same form, and classes as integers.
         non_members: The same of records that had no part in training or in choosing the model.
         attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
-        reference_models: The target's pipeline and how many models to train through it; None for no reference models.
+        reference_models: The target's pipeline and how many models to train through it, or the signals of models that
+            were trained elsewhere (`signals.saved_references`); None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
         augmented_queries: True to query augmented copies of each record too (`signals.AugmentedQueries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
@@ -199,7 +205,7 @@ def audit(
     )
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
-    _check_reference_models(reference_models, len(sets.members[1]))
+    _check_reference_models(reference_models, *map(len, sets.labels))
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
     of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
@@ -212,8 +218,9 @@ def audit(
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
-        _check_needs(chosen, reference_models is not None, other is not None, can_query)
-    models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
+        _check_needs(chosen, reference_models, other is not None, can_query)
+    trains = isinstance(reference_models, ReferenceModels)
+    models = reference_models.count * (1 if canaries is None else 2) if trains else 0
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
@@ -227,6 +234,7 @@ def audit(
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
+        findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
         references = _reference_signals(
             reference_models, sets, found, make, can_query, seed, progress, of_records, units
         )
@@ -245,7 +253,7 @@ def audit(
             reports[name] = _report(chosen, evidence, name, progress, is_headline, attributes, count_groups(of_sets))
         of_canaries = None
         if canaries is not None:
-            assert reference_models is not None
+            assert isinstance(reference_models, ReferenceModels)
             of_canaries = audit_canaries(
                 reference_models,
                 sets.members,
@@ -265,6 +273,7 @@ def audit(
         unread=unread,
         canaries=of_canaries,
         about=Provenance.of(target),
+        findings=tuple(findings),
     )
 
 
@@ -297,24 +306,33 @@ def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -
     return members, non_members
 
 
-def _check_reference_models(reference_models: Any, members: int) -> None:
+def _check_reference_models(reference_models: Any, members: int, non_members: int) -> None:
     if reference_models is None:
+        return
+    if isinstance(reference_models, ReferenceSignals):
+        count = reference_models.trained_on.shape[1]
+        if count != members + non_members:
+            raise ValueError(
+                f"audit: The reference models' signals are of {count} records. Expected those of {members} members and "
+                f"then of {non_members} non-members."
+            )
         return
     if not isinstance(reference_models, ReferenceModels):
         raise TypeError(
-            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), or None. Received "
+            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), as "
+            "tfmiaq.signals.saved_references(outputs, labels, trained_on), or None. Received "
             f"{reference_models!r:.200}."
         )
     reference_models.warn_if_weak(members)
 
 
-def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, can_query: bool) -> None:
+def _check_needs(chosen: list[Attack], reference_models: Any, has_other: bool, can_query: bool) -> None:
     """Raises ValueError for attacks that lack what they need, before any work is done."""
     available = {
-        REFERENCE_MODELS: has_references,
+        REFERENCE_MODELS: reference_models is not None,
         OTHER_VERSION: has_other,
         AUGMENTED_QUERIES: can_query,
-        AUGMENTED_REFERENCES: has_references and can_query,
+        AUGMENTED_REFERENCES: isinstance(reference_models, ReferenceModels) and can_query,
         PRIVACY_SUITE: _privacy_suite.is_installed(),
     }
     faults = [
@@ -328,7 +346,7 @@ def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, ca
 
 
 def _reference_signals(
-    reference_models: Optional[ReferenceModels],
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]],
     sets: _Sets,
     found: dict[str, Signals],
     make: Queries,
@@ -339,6 +357,8 @@ def _reference_signals(
     units: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     views = list(found.values())
+    if isinstance(reference_models, ReferenceSignals):
+        return None if views[0].losses is None else reference_models
     if reference_models is None or (views[0].losses is None and not can_query):
         return None
     pool = sets.x(), np.concatenate(sets.labels)
