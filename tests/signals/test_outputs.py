@@ -115,7 +115,7 @@ def test_one_sigmoid_is_two_classes():
 
 
 def test_sigmoids_are_not_logits():
-    """K sigmoids lie from 0 to 1 and do not sum to one: each is a label of its own, whether records have one or more."""
+    """K sigmoids lie from 0 to 1 and do not sum to one: each is a label of its own, with one label or more."""
     generator = np.random.default_rng(0)
     logits, y = generator.normal(0, 2, (80, 5)), (generator.random((80, 5)) < 0.4).astype(int)
     found = _extract(special.expit(logits), y)

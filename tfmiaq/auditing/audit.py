@@ -205,7 +205,7 @@ def audit(
     )
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
-    _check_reference_models(reference_models, *map(len, sets.labels))
+    _check_reference_models(reference_models, *map(len, sets.labels), sets.have_features)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
     of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
@@ -306,7 +306,7 @@ def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -
     return members, non_members
 
 
-def _check_reference_models(reference_models: Any, members: int, non_members: int) -> None:
+def _check_reference_models(reference_models: Any, members: int, non_members: int, have_features: bool) -> None:
     if reference_models is None:
         return
     if isinstance(reference_models, ReferenceSignals):
@@ -322,6 +322,11 @@ def _check_reference_models(reference_models: Any, members: int, non_members: in
             "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), as "
             "tfmiaq.signals.saved_references(outputs, labels, trained_on), or None. Received "
             f"{reference_models!r:.200}."
+        )
+    if not have_features:
+        raise ValueError(
+            "audit: x of members is None, and reference models train on records. Pass the records, or the outputs of "
+            "models that are trained already: tfmiaq.signals.saved_references(outputs, labels, trained_on)."
         )
     reference_models.warn_if_weak(members)
 

@@ -53,6 +53,7 @@ class HeldModel:
         self.file: Callable[[Any], np.ndarray] = functools.partial(self._view, FILE)
 
     def _view(self, name: str, x: Any) -> np.ndarray:
+        x = x if hasattr(x, "dtype") else Inputs(x)
         key = _digest(x)
         if (name, key) in self._waiting:
             return self._waiting.pop((name, key))

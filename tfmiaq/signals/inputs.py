@@ -158,6 +158,8 @@ def as_x(x: Any, count: int, owner: str, name: str) -> Union[np.ndarray, Inputs]
         TypeError: A dataset or a sparse matrix.
         ValueError: Records that are no array.
     """
+    if isinstance(x, Inputs):
+        return x
     if is_dataset(x):
         raise TypeError(
             f"{owner}: Received x of {name} as a tf.data.Dataset, and labels apart. Its order may change each time it "

@@ -34,11 +34,11 @@ class _KerasPredictor:
 
     def __call__(self, x: Any) -> Any:
         x = self._inputs(x)
-        if self._predict is not None and not isinstance(x, (dict, tuple)):
+        # Keras 3 takes no tuple of inputs, and Keras 2 would take one for (x, y).
+        x = list(x) if isinstance(x, tuple) else x
+        if self._predict is not None:
             outputs = self._predict(x)
         else:
-            # Keras 3 takes no tuple of inputs, and Keras 2 would take one for (x, y).
-            x = list(x) if isinstance(x, tuple) else x
             outputs = self._model.predict(x, batch_size=self._batch_size, verbose=0)
         if self._dense is None:
             return outputs
@@ -64,27 +64,35 @@ def keras_predictor(model: Any, batch_size: int) -> _KerasPredictor:
     return _KerasPredictor(model, batch_size)
 
 
-def _traced_predictor(model: Any, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def _traced_predictor(model: Any, batch_size: int) -> Callable[[Any], np.ndarray]:
     from tfmiaq._backend import keras, tf
 
     of_model: Any = weakref.ref(model)
     calls = _traced.setdefault(model, {})
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        x = np.asarray(x)
-        x = x.astype(keras.backend.floatx(), copy=False) if x.dtype.kind == "f" else x
-        kind = x.shape[1:], x.dtype
+    def typed(part: Any) -> np.ndarray:
+        part = np.asarray(part)
+        return part.astype(keras.backend.floatx(), copy=False) if part.dtype.kind == "f" else part
+
+    def predict(x: Any) -> np.ndarray:
+        x = tf.nest.map_structure(typed, x)
+        parts = tf.nest.flatten(x)
+        kind = tuple((part.shape[1:], part.dtype) for part in parts)
         if kind not in calls:
             call = tf.function(lambda batch: of_model()(batch, training=False))
-            calls[kind] = call.get_concrete_function(tf.TensorSpec([None, *x.shape[1:]], x.dtype))
-        starts = range(0, len(x), batch_size)
-        return np.concatenate([calls[kind](tf.constant(x[start : start + batch_size])).numpy() for start in starts])
+            spec = tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), x)
+            calls[kind] = call.get_concrete_function(spec)
+        outputs = []
+        for start in range(0, len(parts[0]), batch_size):
+            batch = tf.nest.map_structure(lambda part, i=start: tf.constant(part[i : i + batch_size]), x)
+            outputs.append(calls[kind](batch).numpy())
+        return np.concatenate(outputs)
 
     return predict
 
 
 def _is_plain(model: Any) -> bool:
-    """Returns whether `predict` does nothing but call the model on one array after the other."""
+    """Returns whether `predict` does nothing but call the model on one batch after the other."""
     backend = sys.modules.get("tfmiaq._backend")
     # Of another Keras, whose import may cost more than it saves.
     if backend is None or not isinstance(model, backend.keras.Model):
@@ -92,9 +100,8 @@ def _is_plain(model: Any) -> bool:
     return (
         all(getattr(type(model), name) is getattr(backend.keras.Model, name) for name in _METHODS)
         and "predict" not in vars(model)
-        and len(model.inputs or ()) == len(model.outputs or ()) == 1
-        and model.inputs[0].shape[0] is None
-        and not isinstance(model.input, (dict, list, tuple))
+        and len(model.outputs or ()) == 1
+        and all(part.shape[0] is None for part in model.inputs)
         and not isinstance(model.output, (dict, list, tuple))
         and not model.run_eagerly
         and not backend.tf.distribute.has_strategy()
