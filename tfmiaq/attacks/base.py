@@ -193,8 +193,8 @@ class Attack(abc.ABC):
         note: What an attacker needs for it, in half a sentence.
         learns: Whether it learns from known members and non-members, by `Evidence.halves` or otherwise. Such an attack
             runs on several splits, whose scores are averaged; and its figures count as those of half of the records,
-            because what the two halves have in common by chance moves both halves' figures alike. False for an attack
-            whose scores do not depend on `is_member`.
+            because what the two halves have in common by chance moves both halves' figures alike. An AUC below 0.5 is
+            no sign of a leak then. False for an attack whose scores do not depend on `is_member`.
         splits: Number of those splits.
     """
 

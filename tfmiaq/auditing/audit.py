@@ -214,7 +214,6 @@ def audit(
     duplicates = None
     if sets.have_features:
         duplicates = warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
-    units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
@@ -234,6 +233,7 @@ def audit(
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
+        units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
         findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
         references = _reference_signals(
             reference_models, sets, found, make, can_query, seed, progress, of_records, units

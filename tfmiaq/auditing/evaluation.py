@@ -126,6 +126,7 @@ def _growth(attack: Attack, evidence: Evidence, values: np.ndarray) -> dict[int,
 def _report(evidence: Evidence, scored: dict[Attack, _Scores], attributes: slices.Attributes) -> AuditReport:
     """Returns the report: on each half of the records the attack and the threshold that were chosen on the other."""
     members = int(evidence.is_member.sum())
+    non_members = len(evidence.is_member) - members
     one, other = _halves(evidence)
     ways = ((one, other), (other, one))
     crossed = {attack: [_cross(scores, attack.threshold, *way) for way in ways] for attack, scores in scored.items()}
@@ -140,7 +141,6 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores], attributes: slice
         for sets, (_, applied_to) in zip(held_out, ways)
     ]
     decisions = [crossed[attack][way].confusion for way, attack in enumerate(picked)]
-    known = scored[picked[0]].of(one)
     independent = _independent(evidence, 1.0)
     target = evidence.target
     return AuditReport(
@@ -154,16 +154,22 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores], attributes: slice
         seed=evidence.seed,
         slices=slices.judge([(results[attack], scored[attack].part) for attack in scored], evidence, attributes),
         exposed=Exposure.of(list(results.values())).most_exposed(_EXPOSED),
-        epsilon=metrics.epsilon_lower_bound(
-            known,
-            held_out[0],
-            parts=(independent[0] / members, independent[1] / (len(evidence.is_member) - members)),
-        ),
+        epsilon=_epsilon(list(scored.values()), one, other, (independent[0] / members, independent[1] / non_members)),
         reference_models=0 if evidence.reference_signals is None else len(evidence.reference_signals.features),
         label_only=target.losses is None,
         half_sizes=tuple((len(half.members), len(half.non_members)) for _, half in ways),
         independent=tuple(size * part for size in independent),
     )
+
+
+def _epsilon(scored: list[_Scores], one: _Half, other: _Half, parts: tuple[float, float]) -> float:
+    """Returns the bound on epsilon of the attack whose bound is highest on one half, on the other half."""
+
+    def bound(scores: _Scores, held_out: _Half) -> float:
+        counted = parts[0] * scores.part, parts[1] * scores.part
+        return metrics.epsilon_lower_bound(scores.of(one), scores.of(held_out), parts=counted)
+
+    return bound(max(scored, key=lambda scores: bound(scores, one)), other)
 
 
 def _units(evidence: Evidence, half: Optional[_Half] = None) -> Optional[tuple[np.ndarray, np.ndarray]]:
@@ -206,7 +212,9 @@ def _result(attack: Attack, scores: _Scores, crossed: list[_Crossed], evidence: 
     independent, units = _independent(evidence, scores.part), _units(evidence)
     options = {"units": units, "scale": scores.part}
     tails = {f"tpr@{rate}": rate for rate in RATES if rate * independent[1] >= 1 - 1e-9}
-    p_values = {"auc": metrics.auc_p_value(*scores.sets, **options)}  # type: ignore[arg-type]
+    p_values = {
+        "auc": metrics.auc_p_value(*scores.sets, above_alone=attack.learns, **options)  # type: ignore[arg-type]
+    }
     for name, rate in {**tails, "records": 0.0}.items():
         p_values[name] = metrics.tpr_p_value(*scores.sets, rate, **options)  # type: ignore[arg-type]
     return AttackResult(
@@ -222,6 +230,7 @@ def _result(attack: Attack, scores: _Scores, crossed: list[_Crossed], evidence: 
         seconds=scores.seconds,
         growth=scores.growth,
         independent=independent,
+        learns=attack.learns,
         p_values=p_values,
     )
 

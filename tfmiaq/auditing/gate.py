@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Any, Optional, Union
 from xml.etree import ElementTree
 
 from tfmiaq._checks import InvalidArgumentError, real
+from tfmiaq.auditing.reporting.results import AttackResult
 from tfmiaq.metrics import Estimate
-
-if TYPE_CHECKING:
-    from tfmiaq.auditing.reporting.report import AuditReport
 
 PASSED, FAILED, UNRESOLVED = "passed", "failed", "unresolved"
 _CONDITION = re.compile(r"\s*(?P<figure>auc|accuracy|epsilon|tpr)(?:@(?P<rate>[^\s>]+))?\s*>\s*(?P<limit>\S+)\s*")
@@ -117,17 +115,17 @@ class Gate:
         return "\n".join(f"{check.outcome}: {check.name}: {check.reason}" for check in self.checks)
 
 
-def judge(report: AuditReport, conditions: Iterable[Union[str, Condition]], allow_unresolved: bool = False) -> Gate:
+def judge(report: Any, conditions: Iterable[Union[str, Condition]], allow_unresolved: bool = False) -> Gate:
     """Judges limits on the figures of a report, of all attacks and attackers.
 
     A figure passes where the upper end of its interval, of the attack that has the highest, is no higher than the
     limit. It fails where the figure itself is higher. Between the two it is unresolved: too few records to say. No
     correction for the number of attacks is needed: a figure passes only if those of all attacks do (Berger 1982). An
-    AUC or an accuracy below 0.5 counts as its mirror image above. Epsilon has a lower bound only: it fails above the
-    limit, and passing says no more than that the attacks showed no more.
+    AUC or an accuracy below 0.5 counts as its mirror image above, except of attacks that learn the order. Epsilon has a
+    lower bound only: it fails above the limit, and passing says no more than that the attacks showed no more.
 
     Args:
-        report: The report.
+        report: The `AuditReport`.
         conditions: Limits, as texts such as "tpr@0.01>0.02" or as `Condition`.
         allow_unresolved: Whether unresolved limits let the gate pass.
 
@@ -147,7 +145,7 @@ def judge(report: AuditReport, conditions: Iterable[Union[str, Condition]], allo
     return Gate((sets, *(_judge(report, condition) for condition in parsed)), allow_unresolved)
 
 
-def _judge(report: AuditReport, condition: Condition) -> Check:
+def _judge(report: Any, condition: Condition) -> Check:
     name = str(condition)
     views = [report] if report.query is None else [report, report.query]
     if condition.figure == "epsilon":
@@ -178,10 +176,12 @@ def _judge(report: AuditReport, condition: Condition) -> Check:
     return Check(name, PASSED, f"The highest is {highest}, of {attack}, and no interval reaches above the limit.")
 
 
-def _figure(attack: object, condition: Condition) -> Optional[Estimate]:
+def _figure(attack: AttackResult, condition: Condition) -> Optional[Estimate]:
     if condition.rate is not None:
-        return attack.tpr_at_fpr(condition.rate)  # type: ignore[attr-defined]
-    found: Estimate = attack.auc if condition.figure == "auc" else attack.attack_accuracy  # type: ignore[attr-defined]
+        return attack.tpr_at_fpr(condition.rate)
+    found: Estimate = attack.auc if condition.figure == "auc" else attack.attack_accuracy
+    if attack.learns:
+        return found
     mirrored = Estimate(1 - found.value, 1 - found.high, 1 - found.low)
     # By chance a coin's figure lies on either side: both intervals count.
     best = max(found, mirrored, key=float)

@@ -98,7 +98,10 @@ def judge(
             (attack, part, (np.asarray(attack.member_scores)[inside], np.asarray(attack.non_member_scores)[outside]))
             for attack, part in attacks
         ]
-        p_values = [metrics.auc_p_value(*scores, units=of_units, scale=part) for _, part, scores in scored]
+        p_values = [
+            metrics.auc_p_value(*scores, units=of_units, scale=part, above_alone=attack.learns)
+            for attack, part, scores in scored
+        ]
         most = int(np.argmin(p_values))
         attack, part, scores = scored[most]
         auc = metrics.auc_estimate(scores[0], scores[1], 1 - error, units=of_units, scale=part)

@@ -177,7 +177,7 @@ def _sizes(views: Sequence[View]) -> tuple[float, float]:
 
 
 def _records(sizes: tuple[float, float]) -> str:
-    return f"{sizes[0]:.0f} independent members and {sizes[1]:.0f} non-members"
+    return f"{sizes[0]:,.0f} members and {sizes[1]:,.0f} non-members"
 
 
 def _on_average(views: Sequence[View]) -> Part:
@@ -185,19 +185,22 @@ def _on_average(views: Sequence[View]) -> Part:
     corrected = _corrected([test.p_value for test in tests])
     best = min(range(len(tests)), key=corrected.__getitem__)
     attack, p_value = tests[best].attack, corrected[best]
+    below = [test for test, p in zip(tests, corrected) if p <= ERROR and test.attack.auc < 0.5]
     if p_value <= ERROR:
-        if attack.auc < 0.5:
-            text = (
-                f"By {tests[best].subject} members rank below non-members: an AUC of {attack.auc}, far below a coin's "
-                "0.5. Either the sets, their labels or their scaling are at fault, such as members and non-members "
-                "swapped, or this is a leak: an attacker turns the order round."
-            )
-        else:
-            text = (
+        told = []
+        if attack.auc >= 0.5:
+            told.append(
                 f"By {tests[best].subject} members are told from non-members with an AUC of {attack.auc} and an "
                 f"accuracy of {attack.attack_accuracy}; a coin has 0.5."
             )
-        return Part(ON_AVERAGE, LEAKS, text, p_value)
+        if below:
+            lowest = min(below, key=lambda test: test.attack.auc)
+            told.append(
+                f"By {lowest.subject} members rank below non-members: an AUC of {lowest.attack.auc}, where a coin has "
+                "0.5. Either the sets, their labels or their scaling are at fault, such as members and non-members "
+                "swapped, or this is a leak: an attacker turns the order round."
+            )
+        return Part(ON_AVERAGE, LEAKS, " ".join(told), p_value)
     sizes = _sizes(views)
     smallest = metrics.smallest_auc(*sizes, ERROR / len(NAMES) / len(tests))
     if smallest > _COARSEST_AUC:
@@ -211,7 +214,8 @@ def _at_low_rates(views: Sequence[View]) -> Part:
     tests = _tests(views, [f"tpr@{rate}" for rate in RATES])
     sizes = _sizes(views)
     if not tests:
-        text = f"A false positive rate of {RATES[-1]:.0%} takes {1 / RATES[-1]:.0f} non-members, independent of one another; {sizes[1]:.0f} are here."
+        needed = 1 / RATES[-1]
+        text = f"A false positive rate of {RATES[-1]:.0%} takes {needed:.0f} non-members; here {sizes[1]:.0f} count."
         return Part(AT_LOW_RATES, CANNOT_TELL, text, 1.0)
     corrected = _corrected([test.p_value for test in tests])
     best = min(range(len(tests)), key=corrected.__getitem__)

@@ -97,6 +97,22 @@ def _add_summary(parser: Any) -> None:
     parser.add_argument("--policy", help=f"of a float model, what it would become: {POLICY}")
 
 
+def _add_gate(parser: Any) -> None:
+    group = parser.add_argument_group(
+        "release gate", "Exits with status 1 above a limit, or where it cannot be judged."
+    )
+    group.add_argument(
+        "--fail_if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="a limit on all attacks, judged on the upper end of the interval: 'auc>0.55', 'accuracy>0.55', "
+        "'tpr@0.01>0.02' (the TPR at 1%% FPR) or 'epsilon>1'; may be given again",
+    )
+    group.add_argument("--allow_unresolved", action="store_true", help="pass limits that too few records can judge")
+    group.add_argument("--junit", type=pathlib.Path, metavar="FILE", help="write the limits as JUnit XML")
+
+
 def _add_audit(parser: Any) -> None:
     parser.add_argument(
         "targets", nargs="+", metavar="target", help=f"a .tflite, {MODEL}, or saved outputs as members.npy,others.npy"
@@ -113,7 +129,13 @@ def _add_audit(parser: Any) -> None:
         ".tflite, else query)",
     )
     _add_folder(parser, "audit", "folder of the report")
-    parser.add_argument("--max_auc", type=float, help="exit with status 1 if the AUC is above this")
+    parser.add_argument(
+        "--slices",
+        type=pathlib.Path,
+        metavar="FILE.npz",
+        help="attributes of the records, such as sex_train and sex_test: each value is a slice of the report",
+    )
+    _add_gate(parser)
     group = parser.add_argument_group("reference models", "An attacker who adapts trains models like the target.")
     group.add_argument(
         "--train_fn",

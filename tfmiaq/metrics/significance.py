@@ -20,8 +20,9 @@ def auc_p_value(
     *,
     units: Optional[tuple[np.ndarray, np.ndarray]] = None,
     scale: float = 1.0,
+    above_alone: bool = False,
 ) -> float:
-    """Returns how likely an AUC at least as far from 0.5, on either side, is without any leak.
+    """Returns how likely an AUC at least as far from 0.5 is without any leak, on either side or above alone.
 
     The variance is that of ranks of one distribution, with ties (Mann and Whitney 1947; Lehmann 1975, section 1.2);
     where records depend on one another, it is no less than that of clustered records (Obuchowski 1997).
@@ -31,6 +32,9 @@ def auc_p_value(
         non_members: Scores of non-members.
         units: As `auc_estimate`.
         scale: As `auc_estimate`.
+        above_alone: Whether an AUC below 0.5 counts as none, for scores of an attack that learned which records are
+            members: it would have learned the other order. Its AUC without any leak lies a little below 0.5, because
+            each half has more members where the other has fewer (Airola et al. 2011, section 3).
 
     Returns:
         From 0 to 1; 1 where all scores are equal.
@@ -44,11 +48,13 @@ def auc_p_value(
     if variance <= 0:
         return 1.0
     # Half a step of the statistic, as it is a count.
-    away = max(0.0, abs(auc - 0.5) - 0.5 / (m * n)) / np.sqrt(variance / scale)
+    difference = auc - 0.5 if above_alone else abs(auc - 0.5)
+    away = max(0.0, difference - 0.5 / (m * n)) / np.sqrt(variance / scale)
+    sides = 1 if above_alone else 2
     if units is None:
-        return float(2 * special.ndtr(-away))
+        return float(sides * special.ndtr(-away))
     degrees = max(1, min(len(np.unique(of_set)) for of_set in units) - 1)
-    return float(2 * special.stdtr(degrees, -away))
+    return float(sides * special.stdtr(degrees, -away))
 
 
 def tpr_p_value(

@@ -43,13 +43,13 @@ def next_steps(verdict: Verdict, reference_models: int, access: str) -> list[str
     if verdict.outcome == LEAKS:
         steps.append("Do not release the model as it is, or release it knowing what the table says of its people.")
         steps.append(
-            "Train again with less memorization (fewer epochs, regularization, low bit-widths: tfmiaq.defend) or with "
-            "differential privacy, and audit the new model through the same pipeline."
+            "Train again with less memorization (fewer epochs, regularization, tfmiaq.defend) or with differential "
+            "privacy, and audit again."
         )
     if LEAKS in (outcomes[AT_LOW_RATES], outcomes[AT_WORST]):
         steps.append(
-            "Look at the most exposed members (report.records) and at the worst slices: mislabelled, rare and repeated "
-            "records are memorized first. Correct, merge or leave them out."
+            "Look at the most exposed members and the worst slices below. Mislabelled, rare and repeated records are "
+            "memorized first: correct, merge or leave them out."
         )
     if outcomes[ON_AVERAGE] == LEAKS and access == "query":
         steps.append(
@@ -62,5 +62,5 @@ def next_steps(verdict: Verdict, reference_models: int, access: str) -> list[str
         )
     if not reference_models:
         steps.append("Audit with reference models (reference_models): an attacker who trains models finds more.")
-    steps.append("Set limits for every release: report.gate, or tfmiaq audit --fail_if (docs/release_gate.md).")
+    steps.append("Set limits for every release: tfmiaq audit --fail_if (docs/release_gate.md).")
     return steps

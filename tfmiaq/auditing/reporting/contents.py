@@ -87,6 +87,7 @@ def _shown(report: Any, most_slices: int) -> dict[str, Any]:
         ),
         "attackers": attackers_table(report),
         "meaning": (meaning.HEAD, meaning.rows(attacks, report.confusion)),
+        "how_to_read": meaning.HOW_TO_READ,
         "sentences": meaning.sentences(report.auc, attacks),
         "next_steps": advice.next_steps(verdict, report.reference_models, report.access),
         "figures": figures(report),

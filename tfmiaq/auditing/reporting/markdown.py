@@ -18,6 +18,7 @@ def report(
     attacker: str,
     attackers: tuple[Sequence[str], Rows],
     meaning: tuple[Sequence[str], Rows],
+    how_to_read: str,
     sentences: Sequence[str],
     next_steps: Sequence[str],
     figures: Rows,
@@ -40,6 +41,7 @@ def report(
         attacker: Who the attacker is.
         attackers: Column names and rows of the table of attackers, which is left out without rows.
         meaning: Column names and rows of what the figures mean for people.
+        how_to_read: What its columns mean.
         sentences: The same in words.
         next_steps: What to do next.
         figures: Name and value of each figure.
@@ -57,7 +59,16 @@ def report(
     lines += [*(f"**{finding}**\n" for finding in findings)]
     lines += [f"**{headline}**", ""]
     lines += [*(f"- {name[0].upper()}{name[1:]}: **{outcome}**. {text}" for name, outcome, text in parts), ""]
-    lines += [attacker, "", *markdown_table(*meaning), "", *(f"- {sentence}" for sentence in sentences), ""]
+    lines += [
+        attacker,
+        "",
+        *markdown_table(*meaning),
+        "",
+        how_to_read,
+        "",
+        *(f"- {sentence}" for sentence in sentences),
+        "",
+    ]
     lines += ["Next:", "", *(f"- {step}" for step in next_steps), ""]
     if attackers[1]:
         lines += [*markdown_table(*attackers), ""]

@@ -10,11 +10,10 @@ from tfmiaq.metrics import RATES, Confusion, Estimate
 
 # Parts of the people whom an attacker asks about that are members.
 PRIORS = (0.01, 0.1, 0.5)
-HEAD = (
-    "where the attacker calls a person a member",
-    "members found",
-    "others called so",
-    *(f"right, if {prior:.0%} of those asked about are members" for prior in PRIORS),
+HEAD = ("threshold", "members found", "others named", *(f"right at {prior:.0%}" for prior in PRIORS))
+HOW_TO_READ = (
+    "Right at 1%: how often the attacker is right about someone named a member, where 1% of those asked about are "
+    "members."
 )
 
 
@@ -48,7 +47,7 @@ def rows(attacks: Sequence[AttackResult], decisions: Confusion) -> list[list[str
         if rates:
             best = max(rates, key=float)
             found.append(_row(f"at {rate:.1%} false positives", float(best), rate, decisions))
-    found.append(_row("where it is right most often", decisions.tpr, decisions.fpr, decisions))
+    found.append(_row("right most often", decisions.tpr, decisions.fpr, decisions))
     return found
 
 

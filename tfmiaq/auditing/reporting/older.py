@@ -44,7 +44,7 @@ def _attack(attack: dict[str, Any], sizes: tuple[int, int]) -> dict[str, Any]:
     for name, rate in {**tails, "records": 0.0}.items():
         found = float(tpr[fpr <= rate + 1e-12].max(initial=0.0))
         p_values[name] = metrics.tpr_p_value_of(int(np.rint(found * sizes[0])), rate, *sizes)
-    return {**attack, "independent_records": list(sizes), "p_values": p_values}
+    return {**attack, "independent_records": list(sizes), "learns": False, "p_values": p_values}
 
 
 def _slice(part: dict[str, Any], attack: str) -> dict[str, Any]:

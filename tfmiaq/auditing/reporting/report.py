@@ -45,7 +45,8 @@ class AuditReport(Decided):
             that says most of it.
         exposed: Indices of the most exposed members, most exposed first: by the strongest attack on each, the lowest
             false positive rate at which it finds the record. `records` writes them all.
-        epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
+        epsilon: Lower bound on epsilon, on one half of the records, of the attack that has the highest on the other
+            (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
         label_only: Whether the target gave labels instead of scores.

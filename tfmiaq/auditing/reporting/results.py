@@ -82,6 +82,7 @@ class AttackResult:
         independent: As how many independent members and non-members the records count in intervals and tests: fewer
             than there are where records have duplicates or are of one person, and half as many for an attack that
             learns from known members. () for all of them.
+        learns: Whether it learned from known members and non-members (`attacks.Attack.learns`).
         p_values: How likely as much is without any leak, for each test by itself: "auc"; "tpr@0.01" and "tpr@0.001"
             where the non-members resolve them; "records" for the members above every non-member.
     """
@@ -98,6 +99,7 @@ class AttackResult:
     seconds: float = 0.0
     growth: dict[int, float] = dataclasses.field(default_factory=dict)
     independent: tuple[float, ...] = ()
+    learns: bool = False
     p_values: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -136,6 +138,7 @@ class AttackResult:
             "needs": self.note,
             "auc_by_reference_models": {str(count): auc for count, auc in self.growth.items()},
             "independent_records": list(self.sizes),
+            "learns": self.learns,
             "p_values": self.p_values,
         }
 
@@ -160,6 +163,7 @@ class AttackResult:
             note=content["needs"],
             growth={int(count): auc for count, auc in content["auc_by_reference_models"].items()},
             independent=tuple(content["independent_records"]),
+            learns=content["learns"],
             p_values=content["p_values"],
         )
 

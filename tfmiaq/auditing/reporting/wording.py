@@ -93,7 +93,7 @@ def assumptions(
         "most one of twenty audits. The intervals of single attacks are not corrected, those of slices are.",
         "Members and non-members are taken to come from one distribution.",
         "The bound on epsilon takes records for independent, though one training has seen them all, and delta for 0; "
-        "its threshold was chosen on one half of the records and the bound taken on the other.",
+        "attack and threshold were chosen on one half of the records and the bound taken on the other.",
         "Empirical resistance is not differential privacy.",
     ]
 
