@@ -10,6 +10,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq import _privacy_suite
+from tfmiaq.signals.outputs import CLASSES
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
@@ -24,6 +25,7 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
 AUGMENTED_REFERENCES = "augmented queries of reference models"
 WHOLE_OUTPUTS = "whole outputs of reference models"
 PRIVACY_SUITE = "tensorflow-privacy's suite"
+PROBABILITIES = "probabilities of classes"
 # What an attack may compare between a target and reference models.
 OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
 _HALF_A_QUERY = 0.05
@@ -82,7 +84,8 @@ class Evidence:
             and self.target.logits is not None
             and self.target.logits.shape[1] == self.reference_signals.outputs.shape[2]
             and (self.reference_signals.augmented is None or self.reference_signals.augmented_outputs is not None),
-            PRIVACY_SUITE: _privacy_suite.is_installed(),
+            PRIVACY_SUITE: _privacy_suite.is_installed() and self.target.task == CLASSES,
+            PROBABILITIES: self.target.entropies is not None,
         }
         return {name for name, is_there in there.items() if is_there}
 

@@ -44,7 +44,7 @@ def check_slices(slices: Any, count: int) -> Attributes:
 def masks(evidence: Evidence, attributes: Attributes) -> dict[str, np.ndarray]:
     """Returns for each slice its name and which records are in it, shape (n,), bool."""
     target = evidence.target
-    found = {f"class {label}": target.labels == label for label in np.unique(target.labels)}
+    found = {target.class_name(label): target.labels == label for label in np.unique(target.labels)}
     found.update({"right label": target.correct, "wrong label": ~target.correct})
     if target.losses is not None:
         found.update(_quarters("loss", target.losses))

@@ -13,7 +13,7 @@ from tfmiaq import datasets
 from tfmiaq._version import __version__
 from tfmiaq.auditing.canaries import KINDS
 from tfmiaq.cli import commands
-from tfmiaq.cli.flags import add_fields, format_default
+from tfmiaq.cli.flags import add_fields, format_default, integers
 from tfmiaq.cli.inputs import MODEL, POLICY
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
@@ -40,14 +40,23 @@ def _add_records(parser: Any, with_members: bool = True) -> None:
     group = parser.add_argument_group("records")
     group.add_argument(
         "--records",
-        required=True,
+        required=not with_members,
         help="an .npz with x_train, y_train (members), x_test and y_test (others of their kind), and groups_train and "
         "groups_test where a person or device has several records: no group is split; or one of "
         f"{', '.join(datasets.NAMES)}",
     )
     group.add_argument("--raw", action="store_true", help="take images of bytes as they are, not divided by 255")
     if with_members:
-        group.add_argument("--members", type=int, help="how many of x_train, from the first on, were trained on (all)")
+        group.add_argument(
+            "--members",
+            help="in the place of --records, a .csv with a header, or a folder of images with a folder for each class; "
+            "or a number: how many of x_train, from the first on, were trained on (all)",
+        )
+        group.add_argument("--non_members", metavar="FILE", help="the same of the non-members: a .csv, or a folder")
+        group.add_argument("--label", metavar="COLUMN", help="column of the .csv files that holds the labels")
+        group.add_argument(
+            "--image_size", type=integers, metavar="HEIGHT,WIDTH", help="resize images of folders (they have one size)"
+        )
         parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (%(default)s)")
 
 
