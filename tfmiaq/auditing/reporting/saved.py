@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 # Raised when keys of report.json, or what they mean, change.
-SCHEMA = 4
+SCHEMA = 5
+# What is read too, for what it holds.
+OLDER_SCHEMA = 4
 FILE = "report.json"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -58,10 +60,10 @@ def read(path: Any) -> tuple[pathlib.Path, dict[str, Any]]:
         raise ValueError(f"AuditReport.load: '{path}' cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict) or not {"schema", "verdict", "attacks"} <= set(content):
         raise ValueError(f"AuditReport.load: '{path}' is not the report.json of an audit.")
-    if content["schema"] != SCHEMA:
+    if content["schema"] not in (SCHEMA, OLDER_SCHEMA):
         raise ValueError(
-            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads schema "
-            f"{SCHEMA}. Audit again to make a report that it reads."
+            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads "
+            f"schemas {OLDER_SCHEMA} and {SCHEMA}. Audit again to make a report that it reads."
         )
     return path, content
 
