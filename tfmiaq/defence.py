@@ -18,8 +18,9 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantization import get_policy, load_model
+from tfmiaq.quantization import get_policy
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
@@ -33,7 +34,7 @@ from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 # accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
 # re-examination.
 _MEMORIZED_GAP = 0.2
-_MODELS = keras_model(load_model)
+_MODELS = keras_model(functools.partial(open_keras_model, imported=True))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

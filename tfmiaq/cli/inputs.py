@@ -75,21 +75,18 @@ def load_records(given: argparse.Namespace) -> tuple[Any, Any, Any]:
     return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test), groups
 
 
-def load_model(path: str) -> Any:
-    """Returns a Keras model, quantized or not.
+def load_model(path: str, given: argparse.Namespace) -> Any:
+    """Returns a Keras model, quantized or not, from a file that names nothing but Keras, or is trusted.
 
     Raises:
-        ValueError: It cannot be loaded.
+        ValueError: It cannot be loaded, or names what it may not.
     """
     from tfmiaq.quantization import load_model
 
-    try:
-        return load_model(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path!r} is no Keras model that can be loaded ({MODEL}): {error}") from error
+    return load_model(path, trust=given.trust, max_bytes=given.max_bytes)
 
 
-def load_target(text: str) -> Any:
+def load_target(text: str, given: argparse.Namespace) -> Any:
     """Returns what `audit` takes: a .tflite, a pair of saved outputs, or a model that is loaded.
 
     Raises:
@@ -99,7 +96,7 @@ def load_target(text: str) -> Any:
 
     if "," in text:
         return tuple(text.split(","))
-    return read_model(text) if text.endswith(".tflite") else load_model(text)
+    return read_model(text) if text.endswith(".tflite") else load_model(text, given)
 
 
 def load_labels(given: argparse.Namespace) -> Optional[list[str]]:

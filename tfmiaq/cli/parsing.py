@@ -15,6 +15,7 @@ from tfmiaq.auditing.canaries import KINDS
 from tfmiaq.cli import commands
 from tfmiaq.cli.flags import add_fields, format_default
 from tfmiaq.cli.inputs import MODEL, POLICY
+from tfmiaq.loading import MAX_BYTES
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
 from tfmiaq.search.search import SEARCH_RECIPE
@@ -225,6 +226,12 @@ def parser() -> argparse.ArgumentParser:
         made = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         made.set_defaults(run=run)
         made.add_argument("--traceback", action="store_true", help="show where an error comes from")
+        made.add_argument(
+            "--trust", action="store_true", help="open model files as Keras does, with the code that they may run"
+        )
+        made.add_argument(
+            "--max_bytes", type=int, help=f"bytes that the arrays of one file may take in memory ({MAX_BYTES:,})"
+        )
         add(made)
     return top
 
