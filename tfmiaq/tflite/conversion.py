@@ -25,7 +25,7 @@ from tfmiaq.quantization.transformations.functional import (
     rebuild,
 )
 from tfmiaq.tflite import bias_alignment
-from tfmiaq.tflite.flatbuffer import operation_names, unpack
+from tfmiaq.tflite.flatbuffer import declare_own, operation_names, unpack
 from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
 from tfmiaq.tflite.quiet import quiet
@@ -129,6 +129,7 @@ def convert(
             "audit": None if audit is None else audit.headline(),
         },
     )
+    declare_own(buffer)
     if check:
         _check_levels(model, buffer, shapes)
     return buffer
