@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional, Union
@@ -202,8 +203,9 @@ def defend(
         labels=labels,
         n_jobs=n_jobs,
         seed=seed,
+        folder=folder,
     )
-    run = _Run(**options, **_split_records(train, test, groups, options), folder=pathlib.Path(folder), verbose=verbose)
+    run = _Run(**options, **_split_records(train, test, groups, options), verbose=verbose)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     bits = _bits_stage(run, float_model)
@@ -244,12 +246,14 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
         "seed": SEED,
+        "folder": instance("a path", str, os.PathLike),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
     if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
         raise InvalidArgumentError(
             "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."
         )
+    checked["folder"] = pathlib.Path(checked["folder"])
     return checked
 
 

@@ -1,4 +1,4 @@
-"""Files of TFLite from outside: what they declare is checked before an interpreter is built, and what is left may die."""
+"""Files of TFLite from outside: what they declare is checked before an interpreter is built; what is left may die."""
 
 from __future__ import annotations
 

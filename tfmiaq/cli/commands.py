@@ -204,7 +204,7 @@ def verify(given: Arguments) -> int:
     from tfmiaq._checks import AT_LEAST_ONE, check
 
     count = check("verify", count=(given.count, AT_LEAST_ONE))["count"]
-    x = datasets.load(given.records, rescale=not given.raw).x_test[:count]
+    x = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes).x_test[:count]
     model = load_model(given.model, given)
     from tfmiaq.tflite.verification import verify
 

@@ -23,6 +23,7 @@ from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 
+_LONGEST_ERROR = 4000
 TARGETS = ("mobile", "edgetpu")
 _RECIPE_FIELDS = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment")
 _SEARCH_FIELDS = (
@@ -236,14 +237,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} ... (--traceback shows all of it)"
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Runs a command, and exits: with 0; with 1 if what was checked is not as required; with 2 on bad input."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = parser().parse_args(arguments)
     try:
         sys.exit(given.run(given))
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if given.traceback:
             raise
-        print(f"tfmiaq: {error}", file=sys.stderr)
+        print(f"tfmiaq: {_cut(str(error) or type(error).__name__)}", file=sys.stderr)
         sys.exit(commands.BAD_INPUT)

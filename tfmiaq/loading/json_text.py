@@ -16,8 +16,11 @@ def parse_json(text: Any, name: str) -> Any:
         name: What it is, with which errors begin.
 
     Raises:
+        TypeError: No text.
         ValueError: No JSON, or more than 200 objects and lists inside one another.
     """
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"{name}: Expected a text. Received {type(text).__name__}.")
     try:
         value = json.loads(text)
     except RecursionError as error:

@@ -88,7 +88,7 @@ def check_tflite(data: bytes, max_bytes: Optional[int] = None) -> None:
     """
     limit = bytes_limit("read_model", max_bytes)
     if data[4:8] != IDENTIFIER:
-        raise ValueError(f"no TFLite model: its identifier is {data[4:8]!r}, not {IDENTIFIER!r}")
+        raise ValueError(f"is no TFLite model: its identifier is {data[4:8]!r}, not {IDENTIFIER!r}")
     reader = Reader(data)
     try:
         model = reader.root(_MODEL)

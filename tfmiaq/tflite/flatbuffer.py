@@ -48,7 +48,7 @@ def read_model(model: TFLiteModel) -> bytes:
     try:
         check_tflite(data)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}.") from error
+        raise ValueError(f"{name}{' ' if str(error).startswith('is no') else ': '}{error}.") from error
     return data
 
 

@@ -183,6 +183,11 @@ class Interpreter:
 
     def _arrays(self, x: Any) -> list[np.ndarray]:
         if isinstance(x, dict):
+            missing = [name for name in self._inputs if name not in x]
+            if missing:
+                raise ValueError(
+                    f"predict: Expected records of {', '.join(self._inputs)}. Received none of {', '.join(missing)}."
+                )
             x = [x[name] for name in self._inputs]
         arrays = list(x) if isinstance(x, (list, tuple)) else [x]
         if len(arrays) != len(self._inputs):
@@ -196,6 +201,9 @@ class Interpreter:
                     f"Input {name!r} of the .tflite takes records of shape ({shape}). Received records of shape "
                     f"{tuple(received)}."
                 )
+        if not len(arrays[0]) or len({len(array) for array in arrays}) > 1:
+            counts = ", ".join(str(len(array)) for array in arrays)
+            raise ValueError(f"predict: Expected at least one record, as many for each input. Received {counts}.")
         return arrays
 
     def _run(self, arrays: list[np.ndarray], together: bool) -> Iterator[list[np.ndarray]]:
