@@ -182,10 +182,11 @@ def audit(
     )
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members), **numbers)
-    _check_reference_models(reference_models, len(sets.members[1]))
+    _check_reference_models(reference_models, sets)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
-    of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
+    sizes = len(sets.members[1]), len(sets.non_members[1])
+    of_sets = None if groups is None else check_group_pair(groups, sizes, fewest=(2, 2))
     of_records = None if of_sets is None else np.concatenate(of_sets)
     if sets.have_features:
         warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
@@ -205,6 +206,7 @@ def audit(
         for name, view in targets.items():
             found[name] = sets.signals(view, progress.step)
             if can_query and (augmented_queries or by_name or found[name].losses is None):
+                _check_queries(make, sets, found[name])
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
         references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
@@ -262,7 +264,7 @@ def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
     return members, non_members
 
 
-def _check_reference_models(reference_models: Any, members: int) -> None:
+def _check_reference_models(reference_models: Any, sets: _Sets) -> None:
     if reference_models is None:
         return
     if not isinstance(reference_models, ReferenceModels):
@@ -270,7 +272,24 @@ def _check_reference_models(reference_models: Any, members: int) -> None:
             "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), or None. Received "
             f"{reference_models!r:.200}."
         )
-    reference_models.warn_if_weak(members)
+    if not sets.have_features:
+        raise ValueError(
+            "audit: Reference models train on the records and are queried with them. Received x=None: give the records "
+            "that the saved outputs are of, or leave reference_models out."
+        )
+    reference_models.warn_if_weak(len(sets.members[1]))
+
+
+def _check_queries(make: Queries, sets: _Sets, found: Signals) -> None:
+    """Raises ValueError for records that the augmented queries which come with the package cannot be made of."""
+    dtype = sets.members[0].dtype
+    if isinstance(make, AugmentedQueries) and not (np.issubdtype(dtype, np.number) or dtype == bool):
+        labels = " The target gives labels, and is attacked by such queries alone." if found.losses is None else ""
+        raise ValueError(
+            f"audit: Augmented queries change numbers a little, and records are {dtype}.{labels} Pass "
+            "augmented_queries=function, from records and the number of a query to copies, or a target that gives "
+            "scores, without augmented queries."
+        )
 
 
 def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, can_query: bool) -> None:

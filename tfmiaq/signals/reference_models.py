@@ -13,7 +13,7 @@ from typing import Any, Optional, Union
 import joblib
 import numpy as np
 
-from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
+from tfmiaq._checks import N_JOBS, InvalidArgumentError, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
@@ -93,6 +93,11 @@ class ReferenceModels:
         if self.population_groups is not None:
             count = 0 if self.population is None else len(self.population[1])
             found = check_groups(self.population_groups, count, "ReferenceModels", "population_groups")
+            if len(np.unique(found)) < 2:
+                raise InvalidArgumentError(
+                    "ReferenceModels: Expected population_groups of at least 2 groups, since the population is split "
+                    "and no group is. Received 1."
+                )
             object.__setattr__(self, "population_groups", found)
         if self.cache is not None and pathlib.Path(self.cache).exists() and not pathlib.Path(self.cache).is_dir():
             raise ValueError(f"ReferenceModels: Expected cache as a folder. {str(self.cache)!r} is a file.")
