@@ -38,14 +38,14 @@ def test_a_population_of_a_single_group_is_refused():
 
 
 def test_defend_splits_its_test_records_twice():
-    with pytest.raises(ValueError, match="defend: Expected test to be of at least 4 groups.*Received 3"):
+    with pytest.raises(ValueError, match=r"defend: Expected test to be of at least 4 groups.*Received 3"):
         tfmiaq.defend(_never, *_sets(_NUMBERS), groups=(np.arange(20), np.arange(20) % 3 + 100), verbose=False)
 
 
 def test_reference_models_without_records_are_refused():
     members, non_members = _sets(_NUMBERS)
     saved = np.zeros((20, 3)), np.zeros((20, 3))
-    with pytest.raises(ValueError, match="audit: Reference models train on the records.*Received x=None"):
+    with pytest.raises(ValueError, match=r"audit: Reference models train on the records.*Received x=None"):
         tfmiaq.audit(
             saved,
             (None, members[1]),
@@ -62,7 +62,7 @@ def test_words_are_not_augmented_by_themselves():
     def labels(x):
         return np.array([len(word) % 3 for word in x])
 
-    with pytest.raises(ValueError, match="audit: Augmented queries change numbers.*<U.*The target gives labels"):
+    with pytest.raises(ValueError, match=r"audit: Augmented queries change numbers.*<U.*The target gives labels"):
         tfmiaq.audit(labels, members, non_members, reference_models=references, verbose=False)
     report = tfmiaq.audit(labels, members, non_members, augmented_queries=lambda x, number: x, verbose=False)
     assert {attack.name for attack in report.attacks} == {"gap", "label-only"}
@@ -70,5 +70,5 @@ def test_words_are_not_augmented_by_themselves():
     def scores(x):
         return np.eye(3)[labels(x)] * 3
 
-    with pytest.raises(ValueError, match="audit: Augmented queries change numbers.*records are <U.*Pass augmented"):
+    with pytest.raises(ValueError, match=r"audit: Augmented queries change numbers.*records are <U.*Pass augmented"):
         tfmiaq.audit(scores, members, non_members, augmented_queries=True, verbose=False)

@@ -35,8 +35,10 @@ from tfmiaq.signals.duplicates import warn_of_duplicates
 from tfmiaq.signals.groups import check_group_pair
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, train_references
+from tfmiaq.signals.reference_models import ReferenceModels
+from tfmiaq.signals.reference_sets import warn_of_small_population
 from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, targets_of_sets
 
@@ -277,13 +279,13 @@ def _check_reference_models(reference_models: Any, sets: _Sets) -> None:
             "audit: Reference models train on the records and are queried with them. Received x=None: give the records "
             "that the saved outputs are of, or leave reference_models out."
         )
-    reference_models.warn_if_weak(len(sets.members[1]))
+    warn_of_small_population(reference_models, len(sets.members[1]))
 
 
 def _check_queries(make: Queries, sets: _Sets, found: Signals) -> None:
     """Raises ValueError for records that the augmented queries which come with the package cannot be made of."""
     dtype = sets.members[0].dtype
-    if isinstance(make, AugmentedQueries) and not (np.issubdtype(dtype, np.number) or dtype == bool):
+    if isinstance(make, AugmentedQueries) and dtype.kind not in "biuf":
         labels = " The target gives labels, and is attacked by such queries alone." if found.losses is None else ""
         raise ValueError(
             f"audit: Augmented queries change numbers a little, and records are {dtype}.{labels} Pass "
@@ -333,6 +335,7 @@ def _reference_signals(
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
         groups=groups,
+        members=len(sets.members[1]),
     )
 
 

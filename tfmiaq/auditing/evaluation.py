@@ -118,7 +118,7 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
     held_out = [scored[attack].of(applied_to) for attack, (_, applied_to) in zip(picked, ways)]
     decisions = [crossed[attack][way].confusion for way, attack in enumerate(picked)]
     known = scored[picked[0]].of(one)
-    target, groups = evidence.target, evidence.groups
+    target, groups, references = evidence.target, evidence.groups, evidence.reference_signals
     return AuditReport(
         attacks=tuple(results.values()),
         chosen=(picked[0].name, picked[1].name),
@@ -131,7 +131,8 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores]) -> AuditReport:
         slices=_slices(scored[picked[0]], evidence),
         exposed=Exposure.of(list(results.values())).most_exposed(_EXPOSED),
         epsilon=metrics.epsilon_lower_bound(known, held_out[0]),
-        reference_models=0 if evidence.reference_signals is None else len(evidence.reference_signals.features),
+        reference_models=0 if references is None else len(references.features),
+        reference_set_size=None if references is None else references.set_size,
         label_only=target.losses is None,
         groups=None if groups is None else count_groups([groups[:members], groups[members:]]),
         half_sizes=tuple((len(half.members), len(half.non_members)) for _, half in ways),
