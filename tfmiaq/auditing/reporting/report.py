@@ -49,6 +49,7 @@ class AuditReport(Decided):
             (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
+        reference_set_size: Number of records that each of them trained on, about; None where it is not known.
         label_only: Whether the target gave labels instead of scores.
         groups: Numbers of groups of members and of non-members, or None where each record is one.
         half_sizes: Members and non-members of the halves that the curves are of; () for halves as even as can be.
@@ -75,6 +76,7 @@ class AuditReport(Decided):
     epsilon: float = 0.0
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_models: int = 0
+    reference_set_size: Optional[int] = None
     label_only: bool = False
     access: str = "query"
     query: Optional[AuditReport] = None
@@ -187,9 +189,7 @@ class AuditReport(Decided):
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(
-            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None, self.attacks
-        )
+        return wording.assumptions(self.headline(), self.attacks)
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -213,6 +213,7 @@ class AuditReport(Decided):
             "chosen": list(self.chosen),
             "seed": self.seed,
             "reference_models": self.reference_models,
+            "reference_set_size": self.reference_set_size,
             "label_only": self.label_only,
             "groups": None if self.groups is None else list(self.groups),
             "access": self.access,
