@@ -22,6 +22,8 @@ _ERROR = 0.001
 _SHARED, _TELLING = 0.01, 0.53
 _BINS = 10
 _FEWEST_EXPECTED = 5
+# What a target knows more than chance is sure at this error; an accuracy at chance lies this near to it.
+_IDLE, _NEAR_CHANCE = 0.05, 0.3
 # An order of classes under which so many labels of members are right is the right one.
 _ANOTHER_ORDER = 0.5
 
@@ -47,7 +49,7 @@ def check_sets(
         *_shared(members, non_members, found, is_member),
         *_order(found, is_member, units),
         *_mixes(np.concatenate([members[1], non_members[1]]), found, is_member, units),
-        *_accuracy(members, non_members, found, is_member),
+        *_accuracy(members, found, is_member, units),
     ]
 
 
@@ -227,7 +229,7 @@ def _auc_within(scores: np.ndarray, codes: np.ndarray, is_member: np.ndarray) ->
     return float(np.average(aucs, weights=weights)) if aucs else None
 
 
-def _accuracy(members: Records, non_members: Records, found: Signals, is_member: np.ndarray) -> list[Finding]:
+def _accuracy(members: Records, found: Signals, is_member: np.ndarray, units: Optional[np.ndarray]) -> list[Finding]:
     """Returns whether the target knows no more of its members than chance does."""
     inside = found[is_member]
     if found.task == VALUES:
@@ -244,7 +246,8 @@ def _accuracy(members: Records, non_members: Records, found: Signals, is_member:
             return []
         told = f"mean loss is {loss:.3f}, no less than {chance:.3f}, that of each label's own frequency"
     else:
-        if not _at_chance(inside):
+        one_of_each = slice(None) if units is None else np.unique(units[is_member], return_index=True)[1]
+        if not _at_chance(inside[one_of_each]):
             return []
         told = f"accuracy is {inside.correct.mean():.3f}, what chance gives"
         order = _another_order(found, is_member)
@@ -261,29 +264,30 @@ def _accuracy(members: Records, non_members: Records, found: Signals, is_member:
 def _at_chance(inside: Signals) -> bool:
     """Returns whether a target says no more of its members' labels than their frequencies do.
 
-    Its accuracy is surely less than half way from what independent guesses have to 1; and its loss is no less than that
-    of the classes' frequencies, or its log-probabilities are no higher of a record's label than of other records'.
+    Its accuracy is not surely above that of independent guesses of the same frequencies, and surely below three tenths
+    of the way from there to 1; and its loss is no less than that of the classes' frequencies, or its log-probabilities
+    are not surely higher of a record's label than of other records'.
     """
-    labels, right = inside.labels, int(inside.correct.sum())
-    frequencies = np.unique(labels, return_counts=True)[1] / len(labels)
+    labels, right, count = inside.labels, int(inside.correct.sum()), len(inside.labels)
+    frequencies = np.unique(labels, return_counts=True)[1] / count
     if len(frequencies) < 2:
         return False
+    is_idle = True
     if inside.logits is None or inside.logits.shape[1] == KEPT_CLASSES:
         chance = 1 / len(frequencies)
-        p_value = float(stats.binomtest(right, len(labels), chance, alternative="greater").pvalue)
-        is_idle = p_value > 0.05
     else:
         size = inside.logits.shape[1]
-        of_each = np.bincount(labels, minlength=size) / len(labels)
-        chance = float(np.bincount(inside.logits.argmax(1), minlength=size) / len(labels) @ of_each)
+        of_each = np.bincount(labels, minlength=size) / count
+        chance = float(np.bincount(inside.logits.argmax(1), minlength=size) / count @ of_each)
         log_p = np.maximum(inside.log_p, -30.0)
-        gain = log_p[np.arange(len(labels)), labels] - log_p @ of_each
+        gain = log_p[np.arange(count), labels] - log_p @ of_each
         spread = float(gain.std())
-        p_value = float(stats.norm.sf(gain.mean() / (spread / np.sqrt(len(labels))))) if spread else 1.0
+        p_value = float(stats.norm.sf(gain.mean() / (spread / np.sqrt(count)))) if spread else 1.0
         entropy = -(frequencies * np.log(frequencies)).sum()
-        is_idle = p_value > 0.05 or float(np.mean(np.asarray(inside.losses))) >= entropy
-    high = stats.beta.ppf(0.99, right + 1, len(labels) - right) if right < len(labels) else 1.0
-    return bool(is_idle and high < chance + 0.5 * (1 - chance))
+        is_idle = p_value > _IDLE or float(np.mean(np.asarray(inside.losses))) >= entropy
+    is_above = stats.binomtest(right, count, min(chance, 1.0), alternative="greater").pvalue < _IDLE
+    high = stats.beta.ppf(0.99, right + 1, count - right) if right < count else 1.0
+    return bool(is_idle and not is_above and high < chance + _NEAR_CHANCE * (1 - chance))
 
 
 def _another_order(found: Signals, is_member: np.ndarray) -> str:
