@@ -20,6 +20,7 @@ from tfmiaq.auditing.reporting.canary_report import CanaryReport
 from tfmiaq.auditing.reporting.exposure import Exposure
 from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, with_interval
+from tfmiaq.caching.store import private_folder, write_text, write_whole
 from tfmiaq.metrics import RATES, Estimate
 
 _MOST_CURVES = 6
@@ -303,12 +304,12 @@ class AuditReport(Decided):
         Returns:
             The folder.
         """
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / saved.FILE).write_text(saved.to_text(files.to_saved(self)), encoding="utf-8")
-        (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
-        (folder / "report.html").write_text(self.to_html(), encoding="utf-8")
-        plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
+        folder = private_folder(folder)
+        write_text(folder / saved.FILE, saved.to_text(files.to_saved(self)))
+        write_text(folder / "report.md", f"{self.to_markdown()}\n![ROC](roc.png)")
+        write_text(folder / "report.html", self.to_html())
+        curves = {attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}
+        write_whole(folder / "roc.png", lambda path: plots.save_roc(curves, path))
         return folder
 
     def records(self, path: Any) -> pathlib.Path:
