@@ -300,7 +300,7 @@ class _Calibration:
         read = [_tensors_in(arguments) for arguments in calls]
         inputs, float_inputs = (
             # A layer of the user's own may read several tensors.
-            tf.concat([part for (tensor,) in read for part in getattr(tensor, name)], 0)
+            [part for (tensor,) in read for part in getattr(tensor, name)]
             if all(len(tensors) == 1 for tensors in read)
             else None
             for name in (network, _FLOAT)
@@ -310,7 +310,7 @@ class _Calibration:
     def _correct(self, norm: Any, arguments: _Arguments) -> None:
         (tensor,) = _tensors_in(arguments)
         found = corrected(
-            norm,
+            norm.epsilon,
             Statistics(norm.moving_mean.numpy(), norm.moving_variance.numpy()),
             statistics_of_parts(tensor.of_float),
             statistics_of_parts(tensor.quantized),
