@@ -7,7 +7,7 @@ sample of them says as much as all, at a small part of the cost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -81,35 +81,37 @@ def _positions(layer: Any, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _rows(layer: Any, parts: Sequence[Any], chosen: np.ndarray, positions: tuple[int, ...]) -> np.ndarray:
-    start, found = 0, []
+    channels, of_record = parts[0].shape[-1], chosen.shape[1]
+    window = tuple(layer.kernel_size) if hasattr(layer, "kernel_size") else ()
+    rows = np.empty((len(chosen) * of_record, *window, channels), np.float32)
+    start = 0
     for part in parts:
-        values, of_part = np.asarray(part), chosen[start : start + len(part)]
-        start += len(part)
-        records = np.arange(len(values))[:, None]
-        if type(layer) is _layers.Dense:
-            flat = values.reshape(len(values), -1, values.shape[-1])
-            found.append(flat[records, of_part].reshape(-1, values.shape[-1]))
-            continue
-        taps = []
-        for axis, place in enumerate(np.unravel_index(of_part, positions)):
-            size, stride, dilation = layer.kernel_size[axis], layer.strides[axis], layer.dilation_rate[axis]
-            before = _padding(values.shape[1 + axis], positions[axis], size, stride, dilation, layer.padding)
-            taps.append((place * stride - before)[..., None] + dilation * np.arange(size))
-        down, across = taps[0][..., :, None], taps[1][..., None, :]
-        inside = (down >= 0) & (down < values.shape[1]) & (across >= 0) & (across < values.shape[2])
-        patches = values[
-            records[..., None, None],
-            np.clip(down, 0, values.shape[1] - 1),
-            np.clip(across, 0, values.shape[2] - 1),
-        ]
-        patches[~inside] = 0.0
-        found.append(patches.reshape(-1, *patches.shape[2:]))
-    rows = np.concatenate(found)
+        values, places = np.asarray(part), chosen[start : start + len(part)]
+        if window:
+            values, places = _padded(layer, values, places, positions)
+        size = values[0].size // channels
+        places = places + size * np.arange(len(values)).reshape(-1, *[1] * (places.ndim - 1))
+        end = start + len(values)
+        out = rows[start * of_record : end * of_record].reshape(*places.shape, channels)
+        values.reshape(-1, channels).take(places, axis=0, out=out, mode="clip")
+        start = end
     return rows if type(layer) is _layers.DepthwiseConv2D else rows.reshape(len(rows), -1)
 
 
-def _padding(inputs: int, outputs: int, size: int, stride: int, dilation: int, padding: str) -> int:
-    """Returns how many zeros stand in front of an axis of the input."""
-    if padding == "valid":
-        return 0
-    return max((outputs - 1) * stride + (size - 1) * dilation + 1 - inputs, 0) // 2
+def _padded(
+    layer: Any, values: np.ndarray, chosen: np.ndarray, positions: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns inputs with zeros around them, and which of their flat places each chosen output reads."""
+    pads, taps = [], []
+    for axis, place in enumerate(np.unravel_index(chosen, positions)):
+        inputs, size, stride, dilation = (
+            values.shape[1 + axis],
+            *(sizes[axis] for sizes in (layer.kernel_size, layer.strides, layer.dilation_rate)),
+        )
+        around = max((positions[axis] - 1) * stride + (size - 1) * dilation + 1 - inputs, 0)
+        before = 0 if layer.padding == "valid" else around // 2
+        pads.append((before, around - before))
+        taps.append((place * stride)[..., None] + dilation * np.arange(size))
+    if np.any(pads):
+        values = np.pad(values, [(0, 0), *pads, (0, 0)])
+    return values, taps[0][..., :, None] * values.shape[2] + taps[1][..., None, :]

@@ -19,8 +19,8 @@ _CONSTANT = 1e-3
 # How far least squares over the outputs may move a step.
 _SHORTEST, _LONGEST = 0.5, 2.0
 _CHUNK = 64
-# Positions of each record's outputs that rounding is learned from, and how many of them a step takes for each record.
-_POSITIONS, _POSITIONS_OF_STEP = 64, 32
+# Positions of each record's outputs that rounding is learned from.
+_POSITIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Unit:
         float_sums = product(tf.constant(float_rows), tf.constant(kernel)) + bias
         del float_rows
         rows, error = tf.constant(rows), _ErrorOfRows(product, self.following)
-        batch_size *= min(len(rows) // sum(map(len, x)), _POSITIONS_OF_STEP)
+        batch_size *= len(rows) // sum(map(len, x))
         codes = rounding.learn_codes(
             kernel,
             step,

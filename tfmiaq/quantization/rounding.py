@@ -163,7 +163,7 @@ def learn_codes(
         data: Float tensors.
 
     Returns:
-        Codes, float integers; the nearest ones if their error on all records is lower.
+        Codes, float integers; the nearest ones if their error is lower.
     """
     choices = _Choices(kernel, step, bits, per_channel)
     if choices.held.all() or not iterations:
@@ -171,7 +171,9 @@ def learn_codes(
     batch_size = min(batch_size, count)
     step = tf.constant(step, tf.float32)
     fixed = choices.tensors()
-    nearest_error = _whole_error(error, tf.constant(choices.nearest, tf.float32) * step, count, batch_size, data)
+    # Both roundings are compared on the same records: all, or some of very many.
+    compared = generator.permutation(count)[: max(2 * batch_size, 512)]
+    nearest_error = _mean_error(error, tf.constant(choices.nearest, tf.float32) * step, compared, batch_size, data)
     if not nearest_error > 0.0:
         return choices.nearest
     free = np.log((choices.part - _LOW) / (_HIGH - choices.part))
@@ -187,7 +189,7 @@ def learn_codes(
         learn = _traced(error, [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments])
     up = _rectified_sigmoid(learn(*arguments)).numpy() >= 0.5
     codes = _codes(tf.constant(up, tf.float32), *fixed)
-    learned_error = _whole_error(error, codes * step, count, batch_size, data)
+    learned_error = _mean_error(error, codes * step, compared, batch_size, data)
     return codes.numpy() if learned_error < nearest_error else choices.nearest
 
 
@@ -232,12 +234,11 @@ def _traced_once(error: Callable[..., Any], ranks: tuple[int, ...]) -> Any:
     return _traced(error, specs)
 
 
-def _whole_error(
-    error: Callable[..., Any], weights: Any, count: int, batch_size: int, data: Sequence[Any]
+def _mean_error(
+    error: Callable[..., Any], weights: Any, records: np.ndarray, batch_size: int, data: Sequence[Any]
 ) -> float:
-    """Returns the mean error over all records."""
-    batch_size, total = max(4 * batch_size, 64), 0.0
-    for start in range(0, count, batch_size):
-        chosen = tf.range(start, min(start + batch_size, count), dtype=tf.int64)
-        total += float(error(weights, chosen, *data)) * len(chosen)
-    return total / count
+    batch_size, total = max(batch_size, 64), 0.0
+    for start in range(0, len(records), batch_size):
+        chosen = records[start : start + batch_size]
+        total += float(error(weights, tf.constant(chosen, tf.int64), *data)) * len(chosen)
+    return total / len(records)
