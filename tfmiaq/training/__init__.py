@@ -1,6 +1,7 @@
 """How models are trained: a recipe, and distillation."""
 
 from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill, out_of_fold_predictions
+from tfmiaq.training.dp_sgd import DPSGD, Guarantee
 from tfmiaq.training.recipe import (
     FINE_TUNING,
     FROM_SCRATCH,
@@ -12,11 +13,13 @@ from tfmiaq.training.recipe import (
 from tfmiaq.training.stages import CrossDistilledTraining, FloatTraining, QuantizedTraining
 
 __all__ = [
+    "DPSGD",
     "FINE_TUNING",
     "FROM_SCRATCH",
     "CrossDistillation",
     "CrossDistilledTraining",
     "FloatTraining",
+    "Guarantee",
     "QuantizedTraining",
     "TrainingRecipe",
     "cosine_sgd",

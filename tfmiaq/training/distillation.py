@@ -6,6 +6,7 @@ TensorFlow is imported when a model is trained, so that the command line prints 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
@@ -16,7 +17,7 @@ from sklearn import model_selection
 from tqdm.auto import tqdm
 
 from tfmiaq import signals
-from tfmiaq._checks import N_JOBS, SEED, check, check_fields, integer, real
+from tfmiaq._checks import AT_LEAST_ONE, N_JOBS, SEED, check, check_fields, integer, real
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store
@@ -41,6 +42,8 @@ class CrossDistillation:
             `folds` times `repeats` teachers. From 1 to 1000.
         teacher_weight: Weight of the teachers' output in the soft label, from 0 (the true label alone) to 1 (the
             output alone).
+        left_out: From the training of how many of the `folds` teachers a record is left out; they label it. 1 for
+            folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
 
     Raises:
         InvalidArgumentError: Fields out of their ranges; all of them are listed.
@@ -49,9 +52,11 @@ class CrossDistillation:
     folds: int = 5
     repeats: int = 1
     teacher_weight: float = 1.0
+    left_out: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, folds=integer(2), repeats=_REPEATS, teacher_weight=real(0, 1))
+        check_fields(self, folds=integer(2), repeats=_REPEATS, teacher_weight=real(0, 1), left_out=AT_LEAST_ONE)
+        check("CrossDistillation", left_out=(self.left_out, integer(1, self.folds - 1)))
 
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
@@ -155,8 +160,23 @@ def _fold_predictions(
     return number, found["probabilities"]
 
 
-def _folds(count: int, folds: int, seed: int, groups: Optional[np.ndarray]) -> list[np.ndarray]:
-    """Returns the indices of each fold's records; no group is split."""
+def _folds(
+    count: int, folds: int, seed: int, groups: Optional[np.ndarray], left_out: int = 1
+) -> list[np.ndarray]:
+    """Returns the indices of the records that each teacher is not trained on; no group is split."""
+    if left_out > 1:
+        generator = np.random.default_rng(seed)
+        names, of_record = np.unique(np.arange(count) if groups is None else groups, return_inverse=True)
+        sizes = np.bincount(of_record)
+        out: np.ndarray = np.zeros((folds, len(names)), bool)
+        load: np.ndarray = np.zeros(folds)
+        order = generator.permutation(len(names))
+        for unit in order[np.argsort(-sizes[order], kind="stable")]:
+            # Those with the fewest so far, in random order where they are even.
+            chosen = np.lexsort((generator.random(folds), load))[:left_out]
+            out[chosen, unit] = True
+            load[chosen] += sizes[unit]
+        return [np.flatnonzero(out[teacher][of_record]) for teacher in range(folds)]
     if groups is None:
         splits = model_selection.KFold(folds, shuffle=True, random_state=seed).split(np.zeros(count))
         return [fold for _, fold in splits]
@@ -171,6 +191,7 @@ def out_of_fold_predictions(
     *,
     folds: int = 5,
     repeats: int = 1,
+    left_out: int = 1,
     groups: Optional[Any] = None,
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
@@ -193,6 +214,7 @@ def out_of_fold_predictions(
         y: Integer classes, shape (n,), or one-hot.
         folds: Number of folds, as of `CrossDistillation`.
         repeats: How often the records are split anew, as of `CrossDistillation`.
+        left_out: Teachers that a record is left out of, as of `CrossDistillation`.
         groups: Shape (n,), a value for each record, such as its person, patient or device: no group is split over
             folds, so that no teacher has seen another record of the person. None where each record is one.
         cache: Folder that keeps every finished teacher's outputs, so that a call that was stopped goes on. None keeps
@@ -221,12 +243,15 @@ def out_of_fold_predictions(
         "out_of_fold_predictions",
         folds=(folds, integer(2, len(y))),
         repeats=(repeats, _REPEATS),
+        left_out=(left_out, AT_LEAST_ONE),
         n_jobs=(n_jobs, N_JOBS),
         seed=(seed, SEED),
     )
     folds, repeats, seed = checked["folds"], checked["repeats"], checked["seed"]
     groups = None if groups is None else signals.check_groups(groups, len(y), "out_of_fold_predictions")
-    held_out = [fold for repeat in range(repeats) for fold in _folds(len(y), folds, seed + repeat, groups)]
+    check("out_of_fold_predictions", left_out=(left_out, integer(1, folds - 1)))
+    splits = functools.partial(_folds, len(y), folds, groups=groups, left_out=left_out)
+    held_out = [fold for repeat in range(repeats) for fold in splits(seed + repeat)]
     calls = [
         joblib.delayed(_fold_predictions)(number, train_fn, x, y, fold, seed + number, cache)
         for number, fold in enumerate(held_out)
@@ -246,7 +271,7 @@ def out_of_fold_predictions(
     total = np.zeros((len(y), widths.pop()), np.float32)
     for number, fold in enumerate(held_out):
         total[fold] += found[number]
-    return total / repeats
+    return total / (repeats * left_out)
 
 
 def cross_distill(
@@ -350,6 +375,7 @@ def soft_labels(
         y,
         folds=options.folds,
         repeats=options.repeats,
+        left_out=options.left_out,
         groups=groups,
         cache=cache,
         n_jobs=n_jobs,

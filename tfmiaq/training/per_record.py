@@ -1,0 +1,203 @@
+"""Norms of the gradient of each record of a batch, from what the layers of a model are given and give.
+
+The norm comes from the inputs of each layer and from the gradient of its outputs, without the gradient of each record
+itself ("ghost norms": Goodfellow 2015; Li et al. 2022, section 4; Bu et al. 2022, section 4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from tfmiaq._backend import QuantizeWrapperV2, keras, tf
+from tfmiaq._checks import InvalidArgumentError
+
+def check_model(owner: str, model: Any) -> None:
+    """Raises InvalidArgumentError if a model has weights whose gradients have no norm for each record."""
+    if not isinstance(model, keras.Model):
+        raise InvalidArgumentError(
+            f"{owner}: dp clips gradients of a model of tfmiaq.keras. Received {type(model).__name__}."
+        )
+    known = {id(weight) for owner_of in _layers(model) for weight in owner_of[1].trainable_weights}
+    rest = [weight for weight in model.trainable_weights if id(weight) not in known]
+    mixing = [
+        layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if mixing:
+        raise InvalidArgumentError(
+            f"{owner}: dp clips gradients by record, and BatchNormalization mixes the records of a batch: "
+            f"{', '.join(mixing[:5])}. Use GroupNormalization, or no normalization "
+            "(tfmiaq.training.without_batch_normalization)."
+        )
+    if rest:
+        raise InvalidArgumentError(
+            f"{owner}: dp knows the gradients by record of Dense, Conv2D, DepthwiseConv2D, GroupNormalization and "
+            f"LayerNormalization. Received other trained weights: {', '.join(weight.name for weight in rest[:5])}. "
+            "Freeze these layers (trainable=False), or leave dp out."
+        )
+    active = [layer.name for layer in model._flatten_layers() if getattr(layer, "activity_regularizer", None)]
+    if active:
+        raise InvalidArgumentError(
+            f"{owner}: dp clips the gradient of the loss, which an activity_regularizer goes past: "
+            f"{', '.join(active[:5])}. Leave it out."
+        )
+
+
+def _kind(layer: Any) -> str:
+    """Returns how the gradient by record of a layer is computed, or ""."""
+    kinds = {"Dense": "product", "Conv2D": "patches", "DepthwiseConv2D": "depthwise"}
+    kinds |= {"GroupNormalization": "scale", "LayerNormalization": "scale"}
+    for name, kind in kinds.items():
+        if isinstance(layer, keras.layers.Layer) and type(layer).call is getattr(keras.layers, name).call:
+            is_plain = getattr(layer, "groups", 1) == 1 or kind == "scale"
+            is_last = kind in ("product",) or getattr(layer, "data_format", "channels_last") == "channels_last"
+            axis = getattr(layer, "axis", -1)
+            axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+            of_last = kind != "scale" or axis in (-1, len(layer.input_shape) - 1)
+            return kind if is_plain and is_last and of_last else ""
+    return ""
+
+
+def _layers(model: Any) -> list[tuple[Any, Any, str]]:
+    """Returns the layers whose gradients by record are known, what owns the weights of each, and its kind."""
+    found = list(model._flatten_layers(recursive=True, include_self=False))
+    owners = {id(layer.layer): layer for layer in found if isinstance(layer, QuantizeWrapperV2)}
+    known = [(layer, owners.get(id(layer), layer), _kind(layer)) for layer in found]
+    return [(layer, owner, kind) for layer, owner, kind in known if kind and owner.trainable_weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A call of a layer: its inputs, and its outputs before the activation; of a scale, before scale and offset."""
+
+    layer: Any
+    kind: str
+    inputs: Any
+    outputs: Any
+
+
+@contextlib.contextmanager
+def recorded(model: Any) -> Iterator[list[_Call]]:
+    """Within it the calls of layers whose gradients by record are known are put into a list."""
+    calls: list[_Call] = []
+    layers = _layers(model)
+    for layer, _, kind in layers:
+        record = _record_scale if kind == "scale" else _record_product
+
+        def call(inputs: Any, layer: Any = layer, kind: str = kind, record: Any = record) -> Any:
+            return record(calls, layer, kind, inputs)
+
+        layer.__dict__["call"] = tf.autograph.experimental.do_not_convert(call)
+    try:
+        yield calls
+    finally:
+        for layer, _, _ in layers:
+            del layer.__dict__["call"]
+    names = [call.layer.name for call in calls]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidArgumentError(f"DPSGD: Expected layers that are called once. Received {', '.join(twice)}.")
+
+
+@contextlib.contextmanager
+def _instead(layer: Any, **attributes: Any) -> Iterator[None]:
+    # Not by setattr, which tracks layers among attributes.
+    before = {name: layer.__dict__[name] for name in attributes}
+    layer.__dict__.update(attributes)
+    try:
+        yield
+    finally:
+        layer.__dict__.update(before)
+
+
+def _record_product(calls: list[_Call], layer: Any, kind: str, inputs: Any) -> Any:
+    activation = layer.activation
+    with _instead(layer, activation=None):
+        outputs = type(layer).call(layer, inputs)
+    calls.append(_Call(layer, kind, inputs, outputs))
+    return outputs if activation is None else activation(outputs)
+
+
+def _record_scale(calls: list[_Call], layer: Any, kind: str, inputs: Any) -> Any:
+    neutral = {"gamma": tf.ones_like(layer.gamma)} if layer.scale else {}
+    neutral |= {"beta": tf.zeros_like(layer.beta)} if layer.center else {}
+    with _instead(layer, **neutral):
+        normalized = type(layer).call(layer, inputs)
+    outputs = normalized * layer.gamma if layer.scale else normalized
+    outputs = outputs + layer.beta if layer.center else outputs
+    calls.append(_Call(layer, kind, normalized, outputs))
+    return outputs
+
+
+def squares(call: _Call, delta: Any, records: Any) -> list[Any]:
+    """Returns the squared norms of a layer's gradients, shape (records,), one tensor for each of its weights."""
+    layer, width = call.layer, delta.shape[-1]
+    flat = tf.reshape(delta, [records, -1, width])
+    if call.kind == "scale":
+        found = []
+        if layer.scale:
+            scaled = tf.reshape(call.inputs * delta, [records, -1, width])
+            found.append(tf.reduce_sum(tf.reduce_sum(scaled, 1) ** 2, -1))
+        return [*found, tf.reduce_sum(tf.reduce_sum(flat, 1) ** 2, -1)] if layer.center else found
+    inputs = tf.cast(call.inputs, delta.dtype)
+    if call.kind != "product":
+        window = [1, *layer.kernel_size, 1]
+        strides, rates = ([1, *pair, 1] for pair in (layer.strides, layer.dilation_rate))
+        inputs = tf.image.extract_patches(inputs, window, strides, rates, layer.padding.upper())
+    of_inputs = inputs.shape[-1]
+    rows = tf.reshape(inputs, [records, -1, of_inputs])
+    if call.kind == "depthwise":
+        channels = of_inputs // (layer.kernel_size[0] * layer.kernel_size[1])
+        taps = tf.reshape(rows, [records, -1, of_inputs // channels, channels])
+        parts = tf.reshape(flat, [records, -1, channels, width // channels])
+        found = [tf.reduce_sum(tf.einsum("npkc,npcm->nkcm", taps, parts) ** 2, [1, 2, 3])]
+    else:
+        found = [_product_squares(rows, flat, _positions(call.outputs))]
+    return [*found, tf.reduce_sum(tf.reduce_sum(flat, 1) ** 2, -1)] if layer.use_bias else found
+
+
+def _positions(outputs: Any) -> Optional[int]:
+    """Returns the number of positions of one row at which a kernel is used, or None if it is not known."""
+    inner = outputs.shape[1:-1]
+    return int(math.prod(inner)) if inner.is_fully_defined() else None
+
+
+def _product_squares(rows: Any, deltas: Any, positions: Optional[int]) -> Any:
+    """Returns the squared norms of the products of (n, p, d) and (n, p, o) over p, by the cheaper way."""
+    if positions == 1 and rows.shape[1] in (None, 1) and deltas.shape[1] == 1:
+        return tf.reduce_sum(rows**2, [1, 2]) * tf.reduce_sum(deltas**2, [1, 2])
+    if positions is not None and 2 * positions**2 < rows.shape[-1] * deltas.shape[-1]:
+        grams = tf.matmul(rows, rows, transpose_b=True) * tf.matmul(deltas, deltas, transpose_b=True)
+        return tf.maximum(tf.reduce_sum(grams, [1, 2]), 0.0)
+    return tf.reduce_sum(tf.matmul(rows, deltas, transpose_a=True) ** 2, [1, 2])
+
+
+def without_batch_normalization(model: Any) -> Any:
+    """Returns a copy of a float model without its BatchNormalization layers, with fresh weights.
+
+    Layers without a bias in front of one get a bias. Use it for a network that is to be trained with `DPSGD`.
+
+    Args:
+        model: A functional or sequential Keras model.
+    """
+    normalization = keras.layers.BatchNormalization
+    before = {
+        node.layer.name
+        for layer in model.layers
+        if isinstance(layer, normalization)
+        for inbound in layer.inbound_nodes
+        for node in inbound.parent_nodes
+    }
+
+    def plain(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, normalization):
+            return keras.layers.Activation("linear", name=layer.name)
+        if layer.name in before and config.get("use_bias") is False:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=plain)
