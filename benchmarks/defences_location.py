@@ -19,10 +19,9 @@ import fnmatch
 import functools
 import json
 import pathlib
-import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
 
 import networks
 import numpy as np
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import auditing, signals, training
-from tfmiaq.attacks import ATTACKS, RECORDS, REFERENCE_MODELS, Evidence
+from tfmiaq.attacks import ATTACKS, RECORDS, Evidence
 
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.", required=True)
 ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train.")
@@ -42,7 +41,7 @@ CACHE = flags.DEFINE_string("cache", "out/defences", "Folder of finished models'
 RESULTS = flags.DEFINE_string("results", "benchmarks/defences_location.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/defences_measured.md", "Markdown table.")
 TUNE = flags.DEFINE_bool("tune", False, "Search rates and lengths on records outside of the pool instead.")
-_POOL = 3_200
+_POOL, _QUERIES = 3_200, 18
 _SLOW = ("multi-layer perceptron", "random forest", "k nearest neighbours", "logistic regression")
 _NULL = "null: "
 _HEAD = """# Defences on Location-30, measured
@@ -129,7 +128,9 @@ def rows() -> dict[str, Any]:
     folds = tfmiaq.CrossDistillation(folds=5, repeats=3)
     store = str(pathlib.Path(CACHE.value) / "teachers")
 
-    def student(recipe: Any, build: Any = plain, policy: Any = None, options: Any = folds, taught: Any = teacher) -> Any:
+    def student(
+        recipe: Any, build: Any = plain, policy: Any = None, options: Any = folds, taught: Any = teacher
+    ) -> Any:
         return Student(build, tfmiaq.CrossDistilledTraining(policy, recipe, taught, options, store))
 
     def large(*arguments: Any, **more: Any) -> Any:
@@ -176,9 +177,14 @@ def _pool() -> tuple[signals.Records, signals.Records]:
     return (x[inside], y[inside]), (x[outside], y[outside])
 
 
+def _queries(pool: signals.Records) -> Any:
+    """Augmented queries: six of each exchange rate."""
+    return dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
+
+
 def _queried(model: Any, pool: signals.Records) -> dict[str, Any]:
     """Signals of both attackers."""
-    held, queries = signals.HeldModel(model, 2_048), signals.AugmentedQueries.from_records(pool[0])
+    held, queries = signals.HeldModel(model, 2_048), _queries(pool)
     views = {}
     for access in signals.ACCESS:
         view = getattr(held, access)
@@ -231,7 +237,7 @@ def _attacked(found: signals.Signals, inside: np.ndarray, references: Any, seed:
 def _run(name: str, stage: Any, pool: signals.Records, test: signals.Records) -> Iterator[dict[str, Any]]:
     started = time.process_time()
     options = tfmiaq.ReferenceModels(stage, REFERENCES.value, cache=CACHE.value)
-    queries = signals.AugmentedQueries.from_records(pool[0])
+    queries = _queries(pool)
     with tqdm(total=REFERENCES.value, desc=name) as bar:
         references = signals.train_references(
             options, pool, batch_size=2_048, queries=queries, progress=bar.update, access="file"

@@ -160,9 +160,7 @@ def _fold_predictions(
     return number, found["probabilities"]
 
 
-def _folds(
-    count: int, folds: int, seed: int, groups: Optional[np.ndarray], left_out: int = 1
-) -> list[np.ndarray]:
+def _folds(count: int, folds: int, seed: int, groups: Optional[np.ndarray], left_out: int = 1) -> list[np.ndarray]:
     """Returns the indices of the records that each teacher is not trained on; no group is split."""
     if left_out > 1:
         generator = np.random.default_rng(seed)

@@ -158,7 +158,9 @@ def _clipped_sum(model: Any, x: Any, y: Any, dp: DPSGD) -> tuple[list[Any], Any]
     return gradients, tf.reduce_sum(losses)
 
 
-def gradients(model: Any, x: Any, y: Any, dp: DPSGD, seed: Any, expected: Optional[int] = None) -> tuple[list[Any], Any]:
+def gradients(
+    model: Any, x: Any, y: Any, dp: DPSGD, seed: Any, expected: Optional[int] = None
+) -> tuple[list[Any], Any]:
     """Returns the gradients of a step, in the order of a compiled model's trainable variables, and the mean loss.
 
     Args:

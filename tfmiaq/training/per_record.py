@@ -6,14 +6,16 @@ itself ("ghost norms": Goodfellow 2015; Li et al. 2022, section 4; Bu et al. 202
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
 from tfmiaq._backend import QuantizeWrapperV2, keras, tf
 from tfmiaq._checks import InvalidArgumentError
+
 
 def check_model(owner: str, model: Any) -> None:
     """Raises InvalidArgumentError if a model has weights whose gradients have no norm for each record."""
@@ -23,9 +25,7 @@ def check_model(owner: str, model: Any) -> None:
         )
     known = {id(weight) for owner_of in _layers(model) for weight in owner_of[1].trainable_weights}
     rest = [weight for weight in model.trainable_weights if id(weight) not in known]
-    mixing = [
-        layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    mixing = [layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     if mixing:
         raise InvalidArgumentError(
             f"{owner}: dp clips gradients by record, and BatchNormalization mixes the records of a batch: "
@@ -38,6 +38,8 @@ def check_model(owner: str, model: Any) -> None:
             f"LayerNormalization. Received other trained weights: {', '.join(weight.name for weight in rest[:5])}. "
             "Freeze these layers (trainable=False), or leave dp out."
         )
+    nodes = [node for of_depth in getattr(model, "_nodes_by_depth", {}).values() for node in of_depth]
+    _check_called_once(node.layer.name for node in nodes if _kind(node.layer))
     active = [layer.name for layer in model._flatten_layers() if getattr(layer, "activity_regularizer", None)]
     if active:
         raise InvalidArgumentError(
@@ -96,10 +98,16 @@ def recorded(model: Any) -> Iterator[list[_Call]]:
     finally:
         for layer, _, _ in layers:
             del layer.__dict__["call"]
-    names = [call.layer.name for call in calls]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    _check_called_once(call.layer.name for call in calls)
+
+
+def _check_called_once(names: Iterable[str]) -> None:
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
-        raise InvalidArgumentError(f"DPSGD: Expected layers that are called once. Received {', '.join(twice)}.")
+        raise InvalidArgumentError(
+            f"DPSGD: Expected trained layers that are called once for each record. Received {', '.join(twice)}, called "
+            "more often."
+        )
 
 
 @contextlib.contextmanager
