@@ -25,7 +25,8 @@ from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat
+from tfmiaq.training.distillation import CrossDistillation
+from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 

@@ -1,7 +1,8 @@
 """How models are trained: a recipe, and distillation."""
 
-from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill, out_of_fold_predictions
+from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill
 from tfmiaq.training.dp_sgd import DPSGD, Guarantee
+from tfmiaq.training.out_of_fold import out_of_fold_predictions
 from tfmiaq.training.recipe import (
     FINE_TUNING,
     FROM_SCRATCH,

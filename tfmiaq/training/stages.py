@@ -18,7 +18,8 @@ import numpy as np
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat, out_of_fold_predictions, soft_labels
+from tfmiaq.training.distillation import CrossDistillation, soft_labels
+from tfmiaq.training.out_of_fold import TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import TrainingRecipe
 
 
