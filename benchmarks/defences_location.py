@@ -146,24 +146,33 @@ def rows() -> dict[str, Any]:
         "ours: cross-distilled, clip 1, 20 epochs": student(_large(20)),
         "DP-SGD, noise 0.75, 50 epochs": large(50, 1.0, 0.75),
         "DP-SGD, noise 0.5, 40 epochs": large(40, 1.0, 0.5),
-        "plain, clip 1, 35 epochs": large(35),
         "plain, clip 1, 25 epochs": large(25),
+        "DP-SGD, noise 1.0, 30 epochs": large(30, 1.0, 1.0),
+        "plain, clip 1, 15 epochs": large(15),
+        "DP-SGD, noise 0.5, 20 epochs": large(20, 1.0, 0.5),
         "cross-distilled, BatchNormalization, batches of 64, 24 epochs": student(_small(24), normalized),
-        "apart: no clip, rate 0.2, 40 epochs": student(_large(40, None, rate=0.2)),
-        "apart: batches of 64, no clip, 12 epochs": student(_small(12)),
-        "apart: BatchNormalization, no clip, rate 0.2, 40 epochs": student(_large(40, None, rate=0.2), normalized),
-        "apart: clip 1, 80 epochs": student(_large(80)),
-        "DP-SGD, noise 1.0, 60 epochs": large(60, 1.0, 1.0),
-        "ours: w2, cross-distilled, clip 1, 40 epochs": student(_large(40), policy=_low_bits(2)),
+        "ours: w2, cross-distilled, clip 1, 30 epochs": student(_large(30), policy=_low_bits(2)),
+        "apart: no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2)),
+        "apart: no clip, rate 0.2, 60 epochs": student(_large(60, None, rate=0.2)),
+        "apart: BatchNormalization, no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2), normalized),
+        "apart: batches of 64, no clip, 6 epochs": student(_small(6)),
+        "ours: 10 folds drawn twice, clip 1, 30 epochs": student(
+            _large(30), options=tfmiaq.CrossDistillation(folds=10, repeats=2)
+        ),
         "SELENA: 25 teachers, 10 without the record": student(
             _small(24), normalized, options=tfmiaq.CrossDistillation(folds=25, left_out=10)
         ),
-        "float, BatchNormalization, batches of 64, 24 epochs": small(24),
         "early stopping: BatchNormalization, batches of 64, 3 epochs": small(3),
-        "early stopping: BatchNormalization, batches of 64, 2 epochs": small(2),
         "HAMP 0.9 (training only)": small(24, loss=losses.HighEntropyLabels(0.9, 0.01, from_logits=True)),
         "RelaxLoss 1.0": small(24, loss=losses.RelaxLoss(1.0, from_logits=True)),
+        "float, BatchNormalization, batches of 64, 24 epochs": small(24),
         "label smoothing 0.3": small(24, functools.partial(_smoothed, 0.3)),
+        "ours: w2 a4 with 8-bit ends, cross-distilled, clip 1, 30 epochs": student(
+            _large(30), policy=tfmiaq.BitwidthPolicy.mia_default()
+        ),
+        "DP-SGD, noise 1.0, 60 epochs": large(60, 1.0, 1.0),
+        "apart: clip 1, 80 epochs": student(_large(80)),
+        "early stopping: BatchNormalization, batches of 64, 2 epochs": small(2),
     }
     return found
 

@@ -1,7 +1,7 @@
 """How models are trained: a recipe, and distillation."""
 
 from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill
-from tfmiaq.training.dp_sgd import DPSGD, Guarantee
+from tfmiaq.training.dp_sgd import DPSGD, Guarantee, without_batch_normalization
 from tfmiaq.training.out_of_fold import out_of_fold_predictions
 from tfmiaq.training.recipe import (
     FINE_TUNING,
@@ -29,4 +29,5 @@ __all__ = [
     "distill",
     "flips_and_shifts",
     "out_of_fold_predictions",
+    "without_batch_normalization",
 ]

@@ -222,3 +222,33 @@ def stepping(model: Any, dp: DPSGD, expected: Optional[int]) -> Iterator[None]:
     finally:
         del model.__dict__["train_step"]
         model.train_function = None
+
+
+def without_batch_normalization(model: Any) -> Any:
+    """Returns a copy of a float model without its BatchNormalization layers, with fresh weights.
+
+    Layers without a bias in front of one get a bias. Use it for a network that is to be trained with `DPSGD`.
+
+    Args:
+        model: A functional or sequential Keras model.
+    """
+    from tfmiaq._backend import keras
+
+    normalization = keras.layers.BatchNormalization
+    before = {
+        node.layer.name
+        for layer in model.layers
+        if isinstance(layer, normalization)
+        for inbound in layer.inbound_nodes
+        for node in inbound.parent_nodes
+    }
+
+    def plain(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, normalization):
+            return keras.layers.Activation("linear", name=layer.name)
+        if layer.name in before and config.get("use_bias") is False:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=plain)

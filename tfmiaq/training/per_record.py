@@ -181,31 +181,3 @@ def _product_squares(rows: Any, deltas: Any, positions: Optional[int]) -> Any:
         grams = tf.matmul(rows, rows, transpose_b=True) * tf.matmul(deltas, deltas, transpose_b=True)
         return tf.maximum(tf.reduce_sum(grams, [1, 2]), 0.0)
     return tf.reduce_sum(tf.matmul(rows, deltas, transpose_a=True) ** 2, [1, 2])
-
-
-def without_batch_normalization(model: Any) -> Any:
-    """Returns a copy of a float model without its BatchNormalization layers, with fresh weights.
-
-    Layers without a bias in front of one get a bias. Use it for a network that is to be trained with `DPSGD`.
-
-    Args:
-        model: A functional or sequential Keras model.
-    """
-    normalization = keras.layers.BatchNormalization
-    before = {
-        node.layer.name
-        for layer in model.layers
-        if isinstance(layer, normalization)
-        for inbound in layer.inbound_nodes
-        for node in inbound.parent_nodes
-    }
-
-    def plain(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, normalization):
-            return keras.layers.Activation("linear", name=layer.name)
-        if layer.name in before and config.get("use_bias") is False:
-            config["use_bias"] = True
-        return type(layer).from_config(config)
-
-    return keras.models.clone_model(model, clone_function=plain)
