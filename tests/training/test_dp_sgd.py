@@ -33,6 +33,17 @@ def convolutions():
     return keras.Model(inputs, layers.Dense(3, name="logits")(layers.Flatten()(x)))
 
 
+def windows():
+    """Convolutions of every kind of window: large maps, one pixel, strides, dilation, and depth multipliers."""
+    inputs = x = keras.Input((24, 23, 2))
+    x = layers.Conv2D(3, 3, padding="same", activation="relu", name="large")(x)
+    x = layers.DepthwiseConv2D(3, 2, "same", use_bias=False, name="strided_depthwise")(x)
+    x = layers.Conv2D(4, 1, activation="relu", name="pixel")(x)
+    x = layers.Conv2D(3, 2, padding="same", dilation_rate=2, name="dilated")(x)
+    x = layers.DepthwiseConv2D((2, 3), depth_multiplier=2, name="valid_depthwise")(x)
+    return keras.Model(inputs, layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x)))
+
+
 def softmax():
     return keras.Sequential([keras.Input((6,)), layers.Dense(3, "softmax", kernel_regularizer="l2", name="logits")])
 
@@ -80,7 +91,7 @@ def _step(model, x, y, dp, seed=(0, 1), **more):
     return [gradient.numpy() for gradient in gradients], float(loss)
 
 
-@pytest.mark.parametrize("make", [perceptron, convolutions, softmax])
+@pytest.mark.parametrize("make", [perceptron, convolutions, windows, softmax])
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_clipped_mean_is_that_of_a_loop_over_records(make, soft):
     model = make()

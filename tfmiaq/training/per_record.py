@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Optional
+from typing import Any
 
 from tfmiaq._backend import QuantizeWrapperV2, keras, tf
 from tfmiaq._checks import InvalidArgumentError
@@ -50,11 +50,13 @@ def check_model(owner: str, model: Any) -> None:
 
 def _kind(layer: Any) -> str:
     """Returns how the gradient by record of a layer is computed, or ""."""
-    kinds = {"Dense": "product", "Conv2D": "patches", "DepthwiseConv2D": "depthwise"}
+    kinds = {"Dense": "product", "Conv2D": "conv", "DepthwiseConv2D": "depthwise"}
     kinds |= {"GroupNormalization": "scale", "LayerNormalization": "scale"}
     for name, kind in kinds.items():
         if isinstance(layer, keras.layers.Layer) and type(layer).call is getattr(keras.layers, name).call:
             is_plain = getattr(layer, "groups", 1) == 1 or kind == "scale"
+            # TensorFlow has no gradient of dilated depthwise kernels on processors.
+            is_plain = is_plain and (kind != "depthwise" or tuple(layer.dilation_rate) == (1, 1))
             is_last = kind in ("product",) or getattr(layer, "data_format", "channels_last") == "channels_last"
             axis = getattr(layer, "axis", -1)
             axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
@@ -151,33 +153,86 @@ def squares(call: _Call, delta: Any, records: Any) -> list[Any]:
             found.append(tf.reduce_sum(tf.reduce_sum(scaled, 1) ** 2, -1))
         return [*found, tf.reduce_sum(tf.reduce_sum(flat, 1) ** 2, -1)] if layer.center else found
     inputs = tf.cast(call.inputs, delta.dtype)
-    if call.kind != "product":
-        window = [1, *layer.kernel_size, 1]
-        strides, rates = ([1, *pair, 1] for pair in (layer.strides, layer.dilation_rate))
-        inputs = tf.image.extract_patches(inputs, window, strides, rates, layer.padding.upper())
-    of_inputs = inputs.shape[-1]
-    rows = tf.reshape(inputs, [records, -1, of_inputs])
-    if call.kind == "depthwise":
-        channels = of_inputs // (layer.kernel_size[0] * layer.kernel_size[1])
-        taps = tf.reshape(rows, [records, -1, of_inputs // channels, channels])
-        parts = tf.reshape(flat, [records, -1, channels, width // channels])
-        found = [tf.reduce_sum(tf.einsum("npkc,npcm->nkcm", taps, parts) ** 2, [1, 2, 3])]
-    else:
-        found = [_product_squares(rows, flat, _positions(call.outputs))]
+    kernel = {"product": _of_product, "conv": _of_convolution, "depthwise": _of_depthwise}[call.kind]
+    found = [kernel(layer, inputs, delta, records)]
     return [*found, tf.reduce_sum(tf.reduce_sum(flat, 1) ** 2, -1)] if layer.use_bias else found
 
 
-def _positions(outputs: Any) -> Optional[int]:
-    """Returns the number of positions of one row at which a kernel is used, or None if it is not known."""
-    inner = outputs.shape[1:-1]
-    return int(math.prod(inner)) if inner.is_fully_defined() else None
-
-
-def _product_squares(rows: Any, deltas: Any, positions: Optional[int]) -> Any:
-    """Returns the squared norms of the products of (n, p, d) and (n, p, o) over p, by the cheaper way."""
-    if positions == 1 and rows.shape[1] in (None, 1) and deltas.shape[1] == 1:
-        return tf.reduce_sum(rows**2, [1, 2]) * tf.reduce_sum(deltas**2, [1, 2])
-    if positions is not None and 2 * positions**2 < rows.shape[-1] * deltas.shape[-1]:
+def _of_product(_: Any, inputs: Any, delta: Any, records: Any) -> Any:
+    """Returns the squared norms of the gradients of a dense kernel, by the cheaper way."""
+    rows, deltas = (tf.reshape(part, [records, -1, part.shape[-1]]) for part in (inputs, delta))
+    inner = delta.shape[1:-1]
+    # Without the gradients themselves, where there are few positions (Bu et al. 2022, section 4.1).
+    if inner.is_fully_defined() and 2 * math.prod(inner) ** 2 < rows.shape[-1] * deltas.shape[-1]:
         grams = tf.matmul(rows, rows, transpose_b=True) * tf.matmul(deltas, deltas, transpose_b=True)
         return tf.maximum(tf.reduce_sum(grams, [1, 2]), 0.0)
-    return tf.reduce_sum(tf.matmul(rows, deltas, transpose_a=True) ** 2, [1, 2])
+    return _sum_of_squares(tf.matmul(rows, deltas, transpose_a=True))
+
+
+def _sum_of_squares(values: Any) -> Any:
+    return tf.reduce_sum(values**2, list(range(1, values.shape.rank)))
+
+
+def _of_convolution(layer: Any, inputs: Any, delta: Any, records: Any) -> Any:
+    """Returns the squared norms of the gradients of a kernel of a convolution."""
+    inner, is_dilated = delta.shape[1:-1], tuple(layer.dilation_rate) != (1, 1)
+    if is_dilated or tuple(layer.kernel_size) == (1, 1) or not _is_large(inner):
+        deltas = tf.reshape(delta, [records, -1, delta.shape[-1]])
+        taps = [tf.reshape(tap, [records, -1, tap.shape[-1]]) for tap in _taps(layer, inputs, delta)]
+        return tf.add_n([_sum_of_squares(tf.matmul(tap, deltas, transpose_a=True)) for tap in taps])
+
+    def of_record(pair: Any) -> Any:
+        found = tf.compat.v1.nn.conv2d_backprop_filter(
+            pair[0], [*layer.kernel_size, inputs.shape[-1], delta.shape[-1]], pair[1], *_geometry(layer)
+        )
+        return tf.reduce_sum(found**2)
+
+    by_record = [tf.reshape(part, [records, -1, *_inner(part)]) for part in (inputs, delta)]
+    return tf.map_fn(of_record, by_record, fn_output_signature=delta.dtype)
+
+
+def _of_depthwise(layer: Any, inputs: Any, delta: Any, records: Any) -> Any:
+    """Returns the squared norms of the gradients of a kernel of a depthwise convolution."""
+    channels, multiplier = inputs.shape[-1], layer.depth_multiplier
+
+    def as_channels(part: Any) -> Any:
+        height, width, depth = _inner(part)
+        by_record = tf.reshape(part, [records, -1, height, width, depth])
+        return tf.reshape(tf.transpose(by_record, [1, 2, 3, 0, 4]), [-1, height, width, records * depth])
+
+    # All records side by side as channels of one: each channel has a kernel of its own.
+    kernel = [*layer.kernel_size, records * channels, multiplier]
+    found = tf.nn.depthwise_conv2d_backprop_filter(as_channels(inputs), kernel, as_channels(delta), *_geometry(layer))
+    return tf.reduce_sum(tf.reshape(found, [-1, records, channels * multiplier]) ** 2, [0, 2])
+
+
+def _is_large(inner: Any) -> bool:
+    """Returns whether a kernel is used at so many positions that one record at a time is cheaper."""
+    return bool(inner.is_fully_defined()) and math.prod(inner) >= 512
+
+
+def _inner(part: Any) -> tuple[Any, ...]:
+    """Returns height, width and channels, as numbers where they are known."""
+    return tuple(tf.shape(part)[axis] if part.shape[axis] is None else part.shape[axis] for axis in (1, 2, 3))
+
+
+def _geometry(layer: Any) -> tuple[list[int], str]:
+    return [1, *layer.strides, 1], layer.padding.upper()
+
+
+def _taps(layer: Any, inputs: Any, delta: Any) -> Iterator[Any]:
+    """Yields the inputs that each weight of a window is used on, shape (rows, height, width, channels)."""
+    (height, width), (steps, across) = _inner(delta)[:2], layer.strides
+    pads = [[0, 0], [0, 0], [0, 0], [0, 0]]
+    if layer.padding == "same":
+        for axis in (1, 2):
+            size, out = _inner(inputs)[axis - 1], _inner(delta)[axis - 1]
+            reach = (layer.kernel_size[axis - 1] - 1) * layer.dilation_rate[axis - 1] + 1
+            total = tf.maximum((out - 1) * layer.strides[axis - 1] + reach - size, 0)
+            pads[axis] = [total // 2, total - total // 2]
+    padded = tf.pad(inputs, pads) if layer.padding == "same" else inputs
+    for row in range(layer.kernel_size[0]):
+        for column in range(layer.kernel_size[1]):
+            top, left = row * layer.dilation_rate[0], column * layer.dilation_rate[1]
+            bottom, right = top + (height - 1) * steps + 1, left + (width - 1) * across + 1
+            yield padded[:, top:bottom:steps, left:right:across]
