@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -16,6 +16,7 @@ from tfmiaq.attacks.base import (
     AUGMENTED_REFERENCES,
     OTHER_VERSION,
     PRIVACY_SUITE,
+    PROBABILITIES,
     RECORDS,
     REFERENCE_MODELS,
     SCORES,
@@ -26,19 +27,25 @@ from tfmiaq.attacks.base import (
 from tfmiaq.attacks.registry import ATTACKS, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation
+from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
+from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.auditing.set_checks import check_sets
+from tfmiaq.auditing.units import units_of
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.duplicates import warn_of_duplicates
-from tfmiaq.signals.groups import check_group_pair
+from tfmiaq.signals.groups import check_group_pair, count_groups
+from tfmiaq.signals.inputs import concatenate, matrix
+from tfmiaq.signals.outputs import Labels
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, train_references
-from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
+from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import Signals, extract_sets
-from tfmiaq.signals.targets import Target, targets_of_sets
+from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
 
 _WAYS = {
     SCORES: "the target gives labels",
@@ -49,6 +56,7 @@ _WAYS = {
     AUGMENTED_REFERENCES: (
         "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
     ),
+    PROBABILITIES: "needs probabilities of classes, and the labels are values",
     WHOLE_OUTPUTS: "needs whole outputs of reference models that have as many classes as the target",
     PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
 }
@@ -72,10 +80,17 @@ class _Sets:
     def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
         """Returns the fields of `Signals` that augmented queries give."""
         parts = [
-            queries.query_augmented(target, records, make, batch_size=self.batch_size, threads=self.threads)
+            queries.query_augmented(
+                target, records, make, batch_size=self.batch_size, threads=self.threads, known=Labels.of(self.labels)
+            )
             for records in (self.members, self.non_members)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of members and of non-members."""
+        return self.members[1], self.non_members[1]
 
     @property
     def have_features(self) -> bool:
@@ -83,9 +98,9 @@ class _Sets:
         x, _ = self.members
         return x.shape[1:] != (0,)
 
-    def x(self) -> np.ndarray:
+    def x(self) -> Any:
         """Returns all records without their labels; a copy."""
-        return np.concatenate([self.members[0], self.non_members[0]])
+        return concatenate(self.members[0], self.non_members[0])
 
 
 class _Progress:
@@ -105,11 +120,12 @@ def audit(
     non_members: Any,
     attacks: Optional[Iterable[str]] = None,
     *,
-    reference_models: Optional[ReferenceModels] = None,
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
     access: Optional[str] = None,
     groups: Optional[Any] = None,
+    slices: Optional[Mapping[str, Any]] = None,
     canaries: Optional[Canaries] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
@@ -133,13 +149,16 @@ def audit(
 
     Args:
         target: A Keras model, a .tflite (path or bytes), a function from records (n, ...) to probabilities or logits
-            (n, classes) or to integer labels (n,), or a pair of saved outputs, of members and of non-members (arrays,
-            or paths of .npy files).
-        members: Pair (x, y) of records that the target was trained on. y: integer classes (n,) or one-hot. x may be
-            None with saved outputs.
+            (n, classes), to one unit (n,) or (n, 1), a sigmoid or its logit, to values, or to integer labels (n,), or a
+            pair of saved outputs, of members and of non-members (arrays, or paths of .npy files).
+        members: Pair (x, y) of records that the target was trained on, or a tf.data.Dataset of such pairs. x: an array,
+            a DataFrame, or a dict or list of arrays, one for each input; None with saved outputs. y: integer classes
+            (n,), one-hot rows, names that a scikit-learn target has in its classes_, rows of several labels (0 or 1
+            each), or values. Stages of reference models get x in the same form, and classes as integers.
         non_members: The same of records that had no part in training or in choosing the model.
         attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
-        reference_models: The target's pipeline and how many models to train through it; None for no reference models.
+        reference_models: The target's pipeline and how many models to train through it, or the signals of models that
+            were trained elsewhere (`signals.saved_references`); None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
         augmented_queries: True to query augmented copies of each record too (`signals.AugmentedQueries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
@@ -151,11 +170,15 @@ def audit(
         groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
             its person, patient or device. No group is split by halves, folds and reference models. None where each
             record is a group of its own.
+        slices: Attributes of the records, each by its name: a value for each record, members first, then non-members,
+            as in {"sex": np.concatenate([sex_of_members, sex_of_others])}. Each value is a slice of the report, and
+            numbers of more than 20 values are cut into quarters.
         canaries: Canaries that further models are trained with, `reference_models.count` of them, through its pipeline
             (`audit_canaries`): `report.canaries` has what is found of the records that are memorized most.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
-        seed: Seed of folds, halves, attack models, splits and reference models.
+        seed: Seed of reference models, their training sets and attacks that sample them. Halves and folds do not follow
+            it: without reference models the verdict is the same for every seed.
         verbose: Show a progress bar where standard error is a terminal.
 
     Returns:
@@ -181,19 +204,22 @@ def audit(
         seed=(seed, SEED),
     )
     seed = numbers.pop("seed")
-    sets = _Sets(*_check_sets(members, non_members), **numbers)
-    _check_reference_models(reference_models, len(sets.members[1]))
+    sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
+    _check_reference_models(reference_models, *map(len, sets.labels), sets.have_features)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
     of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
     of_records = None if of_sets is None else np.concatenate(of_sets)
+    attributes = slices_of.check_slices(slices, len(sets.members[1]) + len(sets.non_members[1]))
+    duplicates = None
     if sets.have_features:
-        warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
+        duplicates = warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
-        _check_needs(chosen, reference_models is not None, other is not None, can_query)
-    models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
+        _check_needs(chosen, reference_models, other is not None, can_query)
+    trains = isinstance(reference_models, ReferenceModels)
+    models = reference_models.count * (1 if canaries is None else 2) if trains else 0
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
@@ -207,7 +233,11 @@ def audit(
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
-        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
+        units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
+        findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
+        references = _reference_signals(
+            reference_models, sets, found, make, can_query, seed, progress, of_records, units
+        )
         reports: dict[str, Optional[AuditReport]] = {}
         for name in targets:
             evidence = Evidence(
@@ -215,14 +245,15 @@ def audit(
                 is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
                 seed=seed,
                 other=None if other is None else sets.signals(others[name]),
-                records=sets.x if sets.have_features else None,
+                records=(lambda: matrix(sets.x())) if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
-                groups=of_records,
+                groups=units,
             )
-            reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+            is_headline = name == next(iter(targets))
+            reports[name] = _report(chosen, evidence, name, progress, is_headline, attributes, count_groups(of_sets))
         of_canaries = None
         if canaries is not None:
-            assert reference_models is not None
+            assert isinstance(reference_models, ReferenceModels)
             of_canaries = audit_canaries(
                 reference_models,
                 sets.members,
@@ -237,23 +268,36 @@ def audit(
     (name, report), *_ = reports.items()
     assert report is not None
     return dataclasses.replace(
-        report, query=reports[QUERY] if name == FILE else None, unread=unread, canaries=of_canaries
+        report,
+        query=reports[QUERY] if name == FILE else None,
+        unread=unread,
+        canaries=of_canaries,
+        about=Provenance.of(target),
+        findings=tuple(findings),
     )
 
 
 def _report(
-    chosen: list[Attack], evidence: Evidence, access: str, progress: _Progress, is_headline: bool
+    chosen: list[Attack],
+    evidence: Evidence,
+    access: str,
+    progress: _Progress,
+    is_headline: bool,
+    attributes: slices_of.Attributes,
+    groups: Optional[tuple[int, ...]],
 ) -> Optional[AuditReport]:
     """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
     ready, skipped = _split(chosen, evidence)
     if not ready and is_headline:
         raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
-    report = evaluation.score(evidence, ready, progress.step) if ready else None
-    return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
+    if not ready:
+        return None
+    report = evaluation.score(evidence, ready, progress.step, attributes)
+    return dataclasses.replace(report, skipped=skipped, access=access, groups=groups)
 
 
-def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
-    members, non_members = check_records(members, non_members)
+def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -> tuple[Records, Records]:
+    members, non_members = check_records(members, non_members, any_kind=True, classes=classes)
     if min(len(members[1]), len(non_members[1])) < SMALLEST_SET:
         raise ValueError(
             f"audit: Expected at least {SMALLEST_SET} members and as many non-members. Received {len(members[1])} and "
@@ -262,24 +306,38 @@ def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
     return members, non_members
 
 
-def _check_reference_models(reference_models: Any, members: int) -> None:
+def _check_reference_models(reference_models: Any, members: int, non_members: int, have_features: bool) -> None:
     if reference_models is None:
+        return
+    if isinstance(reference_models, ReferenceSignals):
+        count = reference_models.trained_on.shape[1]
+        if count != members + non_members:
+            raise ValueError(
+                f"audit: The reference models' signals are of {count} records. Expected those of {members} members and "
+                f"then of {non_members} non-members."
+            )
         return
     if not isinstance(reference_models, ReferenceModels):
         raise TypeError(
-            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), or None. Received "
+            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), as "
+            "tfmiaq.signals.saved_references(outputs, labels, trained_on), or None. Received "
             f"{reference_models!r:.200}."
+        )
+    if not have_features:
+        raise ValueError(
+            "audit: x of members is None, and reference models train on records. Pass the records, or the outputs of "
+            "models that are trained already: tfmiaq.signals.saved_references(outputs, labels, trained_on)."
         )
     reference_models.warn_if_weak(members)
 
 
-def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, can_query: bool) -> None:
+def _check_needs(chosen: list[Attack], reference_models: Any, has_other: bool, can_query: bool) -> None:
     """Raises ValueError for attacks that lack what they need, before any work is done."""
     available = {
-        REFERENCE_MODELS: has_references,
+        REFERENCE_MODELS: reference_models is not None,
         OTHER_VERSION: has_other,
         AUGMENTED_QUERIES: can_query,
-        AUGMENTED_REFERENCES: has_references and can_query,
+        AUGMENTED_REFERENCES: isinstance(reference_models, ReferenceModels) and can_query,
         PRIVACY_SUITE: _privacy_suite.is_installed(),
     }
     faults = [
@@ -293,7 +351,7 @@ def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, ca
 
 
 def _reference_signals(
-    reference_models: Optional[ReferenceModels],
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]],
     sets: _Sets,
     found: dict[str, Signals],
     make: Queries,
@@ -301,19 +359,28 @@ def _reference_signals(
     seed: int,
     progress: _Progress,
     groups: Optional[np.ndarray],
+    units: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     views = list(found.values())
+    if isinstance(reference_models, ReferenceSignals):
+        return None if views[0].losses is None else reference_models
     if reference_models is None or (views[0].losses is None and not can_query):
         return None
+    pool = sets.x(), np.concatenate(sets.labels)
+    drawn = None
+    if reference_models.population is None:
+        # A duplicate that is left in gives a record away that is left out.
+        chosen = half_splits(len(pool[1]), reference_models.count, seed, units)
+        drawn = TrainingSets(pool, chosen, chosen, groups)
     return train_references(
         reference_models,
-        (sets.x(), views[0].labels),
+        pool,
         batch_size=sets.batch_size,
         queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
-        groups=groups,
+        sets=drawn,
     )
 
 
@@ -321,9 +388,10 @@ def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict
     """Returns the attacks whose needs are met, and of all others why they do not run."""
 
     def reason(attack: Attack) -> str:
-        return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
+        return "; ".join(_WAYS[need] for need in sorted(attack.needs - available))
 
-    ready = [attack for attack in chosen if attack.needs <= evidence.available]
+    available = evidence.available
+    ready = [attack for attack in chosen if attack.needs <= available]
     skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
     skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
     return ready, skipped

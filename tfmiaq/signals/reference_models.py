@@ -17,13 +17,15 @@ from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.groups import check_groups
+from tfmiaq.signals.inputs import given
 from tfmiaq.signals.queries import Queries, count_of, query_augmented
 from tfmiaq.signals.records import Records, pair
 from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
-from tfmiaq.signals.targets import Target
+from tfmiaq.signals.targets import Target, with_all_classes
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 Arrays = dict[str, np.ndarray]
@@ -89,7 +91,9 @@ class ReferenceModels:
                 "ReferenceModels: splits='disjoint' and population=(x, y) go together; give both or neither."
             )
         if self.population is not None:
-            object.__setattr__(self, "population", pair(self.population, "population", "ReferenceModels"))
+            object.__setattr__(
+                self, "population", pair(self.population, "population", "ReferenceModels", any_kind=True)
+            )
         if self.population_groups is not None:
             count = 0 if self.population is None else len(self.population[1])
             found = check_groups(self.population_groups, count, "ReferenceModels", "population_groups")
@@ -179,9 +183,10 @@ def _takes_groups(step: Callable[..., Any]) -> bool:
 
 
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
-    from tfmiaq.quantization import keras
+    # Its classes are registered when it is imported.
+    import tfmiaq.quantization  # noqa: F401
 
-    models = keras_model(lambda path: keras.models.load_model(path, compile=False))
+    models = keras_model(lambda path: open_keras_model(path, compile=False, imported=True))
     store = Store(job.folder)
     model, start = None, 0
     for depth in range(len(job.steps), 0, -1):
@@ -221,7 +226,9 @@ def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arra
     `others` are the records that it trains on, or None for the pool, which then is sent to a worker once.
     """
     x, y = pool if others is None else others
-    model = _train(job, x[job.chosen], y[job.chosen])
+    model = _train(job, given(x[job.chosen]), y[job.chosen])
+    if pool[1].ndim == 1 and pool[1].dtype.kind == "i":
+        model = with_all_classes(model, int(pool[1].max()) + 1)
     arrays = _arrays_of(model, pool, job)
     del model
     if not hasattr(job.steps[-1], "lend"):
