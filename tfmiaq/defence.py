@@ -315,7 +315,7 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
                 for x, y in (run.members, run.choosing)
             )
             cross = CrossDistillation() if on_members - on_others >= _MEMORIZED_GAP else False
-    recipe = default_recipe(bool(cross)) if run.recipe is None else run.recipe
+    recipe = default_recipe(bool(cross), float_model) if run.recipe is None else run.recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 

@@ -4,6 +4,7 @@ from tfmiaq.training.distillation import CrossDistillation, cross_distill, disti
 from tfmiaq.training.dp_sgd import DPSGD, Guarantee, without_batch_normalization
 from tfmiaq.training.out_of_fold import out_of_fold_predictions
 from tfmiaq.training.recipe import (
+    CLIPPED,
     FINE_TUNING,
     FROM_SCRATCH,
     TrainingRecipe,
@@ -14,6 +15,7 @@ from tfmiaq.training.recipe import (
 from tfmiaq.training.stages import CrossDistilledTraining, FloatTraining, QuantizedTraining
 
 __all__ = [
+    "CLIPPED",
     "DPSGD",
     "FINE_TUNING",
     "FROM_SCRATCH",

@@ -14,8 +14,9 @@ from scipy import special
 
 from tfmiaq import signals
 from tfmiaq._checks import AT_LEAST_ONE, check, check_fields, integer, real
+from tfmiaq.training.dp_sgd import has_batch_normalization
 from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
-from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe
+from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,8 @@ def cross_distill(
         x: Training records, shape (n, ...).
         y: Integer classes, shape (n,), or one-hot.
         options: Folds, repeats and the teachers' weight. None for `CrossDistillation()`.
-        recipe: How the student is trained. None for `tfmiaq.training.FROM_SCRATCH`.
+        recipe: How the student is trained. None for `tfmiaq.training.CLIPPED` where all its layers of weights are
+            Dense, else for `tfmiaq.training.FROM_SCRATCH`.
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
         cache: As of `out_of_fold_predictions`.
         n_jobs: As of `out_of_fold_predictions`.
@@ -200,7 +202,9 @@ def cross_distill(
         seed=seed,
         verbose=verbose,
     )
-    return (FROM_SCRATCH if recipe is None else recipe).fit(student, np.asarray(x), soft)
+    if recipe is None:
+        recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
+    return recipe.fit(student, np.asarray(x), soft)
 
 
 def soft_labels(

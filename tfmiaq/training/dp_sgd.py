@@ -224,6 +224,24 @@ def stepping(model: Any, dp: DPSGD, expected: Optional[int]) -> Iterator[None]:
         model.train_function = None
 
 
+def is_dense(model: Any) -> bool:
+    """Returns whether all layers of a model that have weights are Dense or BatchNormalization, quantized or not."""
+    from tfmiaq._backend import QuantizeWrapperV2, keras
+
+    if not isinstance(model, keras.Model):
+        return False
+    found = model._flatten_layers(recursive=True, include_self=False)
+    plain = [layer for layer in found if layer.trainable_weights and not isinstance(layer, QuantizeWrapperV2)]
+    return all(isinstance(layer, (keras.layers.Dense, keras.layers.BatchNormalization)) for layer in plain)
+
+
+def has_batch_normalization(model: Any) -> bool:
+    """Returns whether a model has a BatchNormalization layer."""
+    from tfmiaq._backend import keras
+
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
+
+
 def without_batch_normalization(model: Any) -> Any:
     """Returns a copy of a float model without its BatchNormalization layers, with fresh weights.
 

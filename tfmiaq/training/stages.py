@@ -19,6 +19,7 @@ from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.training.distillation import CrossDistillation, soft_labels
+from tfmiaq.training.dp_sgd import has_batch_normalization, without_batch_normalization
 from tfmiaq.training.out_of_fold import TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import TrainingRecipe
 
@@ -185,6 +186,8 @@ def _train_student(
 class CrossDistilledTraining:
     """Trains the quantized model by cross-distillation, from random weights.
 
+    A recipe that clips by record (`dp`) trains a student without the BatchNormalization layers that the model has.
+
     Example:
         >>> distil = tfmiaq.CrossDistilledTraining(policy, recipe, train_float, tfmiaq.CrossDistillation(5, 3))
         >>> reference_models = tfmiaq.ReferenceModels([train_float, distil], count=16)
@@ -232,7 +235,8 @@ class CrossDistilledTraining:
         seed, after = _seeds()
         with own_random_state(seed), repeated.random_state_in_variables():
             # Before the teachers, who may be trained in the place of a model that is lent.
-            student = keras.models.clone_model(model)
+            clips = self.recipe.dp is not None and has_batch_normalization(model)
+            student = without_batch_normalization(model) if clips else keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
         more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
         soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
