@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import json
 import pathlib
 import time
@@ -26,7 +27,7 @@ from typing import Any, Optional
 import networks
 import numpy as np
 from absl import app, flags
-from seeds import mean
+from defences_report import NULL, table, write_report
 from tqdm import tqdm
 
 import tfmiaq
@@ -39,14 +40,11 @@ REFERENCES = flags.DEFINE_integer("reference_models", 64, "Reference models of e
 TARGETS = flags.DEFINE_integer("targets", 3, "Targets of each row, seeds from 0.", 1)
 CACHE = flags.DEFINE_string("cache", "out/defences", "Folder of finished models' signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/defences_location.json", "Result file.")
-TABLE = flags.DEFINE_string("table", "docs/defences_measured.md", "Markdown table.")
+TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown table.")
+FIGURE = flags.DEFINE_string("figure", "docs/figures/frontier-location30.png", "Figure.")
 TUNE = flags.DEFINE_bool("tune", False, "Search rates and lengths on records outside of the pool instead.")
 _POOL, _QUERIES = 3_200, 18
 _SLOW = ("multi-layer perceptron", "random forest", "k nearest neighbours", "logistic regression")
-_NULL = "null: "
-_HEAD = """# Defences on Location-30, measured
-
-Written by `python benchmarks/defences_location.py`; results in `benchmarks/defences_location.json`."""
 
 
 def _rounded(model: Any) -> Any:
@@ -261,7 +259,7 @@ def _run(name: str, stage: Any, pool: signals.Records, test: signals.Records) ->
             for access in signals.ACCESS:
                 seen = references if access == "file" else references.query
                 yield {
-                    "row": _NULL + name if null else name,
+                    "row": NULL + name if null else name,
                     "access": access,
                     "seed": seed,
                     "reference_models": REFERENCES.value,
@@ -272,37 +270,24 @@ def _run(name: str, stage: Any, pool: signals.Records, test: signals.Records) ->
                 }
 
 
-def strongest(found: list[dict[str, Any]], column: int) -> tuple[str, float, float]:
-    """The attack with the largest mean over targets of a figure, that mean, and its standard deviation."""
-    names = found[0]["attacks"]
-    values = {name: [row["attacks"][name][column] for row in found] for name in names}
-    best = max(names, key=lambda name: np.nan_to_num(np.mean(values[name]), nan=-1.0))
-    return best, float(np.mean(values[best])), float(np.std(values[best], ddof=1)) if len(found) > 1 else 0.0
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, ordered by test accuracy."""
-    lines = [
-        "| row | train | test | AUC, who holds the file | TPR at 1 % / 0.1 % FPR | AUC, 1-bit outputs | "
-        "TPR at 1 % / 0.1 % FPR | reference models | targets |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    names = {row["row"] for row in results}
-    of_row = {name: [row for row in results if row["row"] == name] for name in names}
-    for name in sorted(names, key=lambda name: (name.startswith(_NULL), -mean(of_row[name], "test_accuracy"))):
-        cells = []
-        for access in ("file", "query"):
-            found = [row for row in of_row[name] if row["access"] == access]
-            attack, auc, spread = strongest(found, 0)
-            rates = [strongest(found, column)[1] for column in (2, 1)]
-            cells += [f"{auc:.3f} ± {spread:.3f} ({attack})", " / ".join(f"{rate:.3f}" for rate in rates)]
-        tests = [row["test_accuracy"] for row in found]
-        spread = np.std(tests, ddof=1) if len(tests) > 1 else 0.0
-        lines.append(
-            f"| {name} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
-            f"{' | '.join(cells)} | {found[0]['reference_models']} | {len(found)} |"
-        )
-    return "\n".join(lines)
+def tune(outside: signals.Records) -> list[dict[str, Any]]:
+    """Test accuracies of DP-SGD and of our student over rates and lengths, on records that no target trains on."""
+    x, y = outside
+    known: np.ndarray = np.random.default_rng(1).permutation(len(y)) < 1_200
+    teacher = tfmiaq.FloatTraining(functools.partial(networks.mlp, (446,), 30), _small(3))
+    soft = training.out_of_fold_predictions(teacher, x[known], y[known], repeats=3)
+    found = []
+    for name, labels, noise in (("DP-SGD", y[known], 0.5), ("DP-SGD", y[known], 1.0), ("ours", soft, 0.0)):
+        for rate, epochs in itertools.product((1.0, 2.0, 4.0), (20, 30, 40, 50)):
+            tfmiaq.keras.utils.set_random_seed(0)
+            build = functools.partial(networks.plain_mlp, (446,), 30)
+            model = tfmiaq.FloatTraining(build, _large(epochs, 1.0, noise, rate)).lend(x[known], labels)
+            right = signals.predict_logits(model, x[~known]).argmax(1) == y[~known]
+            found.append(
+                {"kind": name, "noise": noise, "rate": rate, "epochs": epochs, "accuracy": float(right.mean())}
+            )
+            print(found[-1], flush=True)
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -310,6 +295,10 @@ def main(argv: list[str]) -> None:
     results = pathlib.Path(RESULTS.value)
     kept: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     pool, test = _pool()
+    if TUNE.value:
+        kept["tuning"] = tune(test)
+        results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return
     for name, stage in rows().items():
         done = {row["row"] for row in kept.get("rows", [])}
         if name in done or not any(fnmatch.fnmatch(name, pattern) for pattern in ROWS.value):
@@ -322,9 +311,8 @@ def main(argv: list[str]) -> None:
         results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         print(table(found), flush=True)
     if kept.get("rows"):
+        write_report(kept["rows"], pathlib.Path(TABLE.value), pathlib.Path(FIGURE.value))
         print(table(kept["rows"]))
-        text = _HEAD + "\n\n" + table(kept["rows"]) + "\n"
-        pathlib.Path(TABLE.value).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
