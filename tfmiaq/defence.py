@@ -27,7 +27,8 @@ from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat
+from tfmiaq.training.distillation import CrossDistillation
+from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
@@ -314,7 +315,7 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
                 for x, y in (run.members, run.choosing)
             )
             cross = CrossDistillation() if on_members - on_others >= _MEMORIZED_GAP else False
-    recipe = default_recipe(bool(cross)) if run.recipe is None else run.recipe
+    recipe = default_recipe(bool(cross), float_model) if run.recipe is None else run.recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 
