@@ -251,7 +251,7 @@ class Experiment:
         evidence = Evidence(target=found, is_member=is_member, seed=self.seed, reference_signals=refs)
         report = auditing.score(evidence, [ATTACKS[name] for name in _ATTACKS])
         x, y = self.test
-        attacks = {
+        attacks: dict[str, dict[str, Any]] = {
             attack.name: {
                 "auc": round(attack.auc.value, 4),
                 "auc_low": round(attack.auc.low, 4),
@@ -283,8 +283,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines += [
             f"### {network}",
             "",
-            "| weights | activations | way | test accuracy | member accuracy | strongest attack | its AUC | LiRA | RMIA "
-            "| strongest attack's TPR at 1 % FPR |",
+            "| weights | activations | way | test accuracy | member accuracy | strongest attack | its AUC | LiRA "
+            "| RMIA | strongest attack's TPR at 1 % FPR |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         found = [row for row in rows if row["network"] == network]
