@@ -98,7 +98,7 @@ def test_a_saved_report_has_no_scores_of_single_records(report, folder):
     assert not [score for score in scores if len(score) > 6 and score in text]
     # The page of a loaded report leaves out the histogram, which needs them.
     assert (report.to_html().count("<svg"), loaded.to_html().count("<svg")) == (2, 1)
-    assert loaded.verdict in loaded.to_html()
+    assert loaded.verdict.headline in loaded.to_html()
 
 
 def _changed(**changes):
@@ -112,10 +112,10 @@ def _without(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_changed(schema=3), "has schema 3, and this version of tfmiaq reads schema 4"),
+        (_changed(schema=3), "has schema 3, and this version of tfmiaq reads schemas 4 and 5"),
         (_without("schema"), "is not the report.json of an audit"),
         (lambda content: [content], "is not the report.json of an audit"),
-        (lambda content: {"schema": 4, "verdict": "", "reports": {}}, "is not the report.json of an audit"),
+        (lambda content: {"schema": 5, "verdict": {}, "reports": {}}, "is not the report.json of an audit"),
         (_without("curves"), "is damaged"),
         (_without("confusion"), "is damaged"),
         (_changed(attacks={}), "is damaged"),
@@ -180,7 +180,8 @@ def test_a_notebook_shows_tables_and_figures(report):
     comparison = tfmiaq.compare({"<i>float</i>": report})
     for thing in (report, comparison):
         html = thing._repr_html_()
-        assert thing.verdict.replace("<", "&lt;").replace(">", "&gt;") in html
+        verdict = str(thing.verdict).replace("<", "&lt;").replace(">", "&gt;")
+        assert verdict.splitlines()[0] in html
         assert html.count("<table>") == 2
         assert "<i>" not in html
         figure = thing.plot()
