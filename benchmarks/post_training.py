@@ -271,7 +271,7 @@ class Experiment:
         evidence = Evidence(target=found, is_member=is_member, seed=self.seed, reference_signals=refs)
         report = auditing.score(evidence, [ATTACKS[name] for name in _ATTACKS])
         x, y = self.test
-        attacks = {
+        attacks: dict[str, dict[str, Any]] = {
             attack.name: {
                 "auc": round(attack.auc.value, 4),
                 "auc_low": round(attack.auc.low, 4),
