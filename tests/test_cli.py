@@ -279,8 +279,8 @@ def test_policies_are_named_in_three_ways(text, policy):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("summary none.keras", "'none.keras' is no Keras model that can be loaded"),
-        ("summary labels.txt", "'labels.txt' is no Keras model that can be loaded"),
+        ("summary none.keras", "load_model: No model at 'none.keras'"),
+        ("summary labels.txt", "load_model: 'labels.txt' is damaged, or no Keras model"),
         ("audit none.tflite --records none.npz", "No .npz file at 'none.npz'"),
         ("audit none.tflite --records digit", "Unknown data set 'digit'"),
         ("audit none.tflite --records own.npz --members 61", "60 training records. Received --members=61"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import warnings
@@ -59,6 +60,7 @@ __all__ = [
     "QuantizeWrapperV2",
     "Quantizer",
     "activation_quantizers",
+    "internal_keras_class",
     "is_keras_3_model",
     "is_stateful",
     "keras",
@@ -67,6 +69,16 @@ __all__ = [
     "tfmot",
     "weight_quantizers",
 ]
+
+
+def internal_keras_class(name: str) -> Any:
+    """Returns a class that files of Keras 2 name and Keras does not export, such as "Functional"; None if unknown."""
+    root = keras.Model.__module__.partition(".")[0]
+    for part in ("engine.functional", "layers.core.tf_op_layer", "metrics.base_metric", "losses"):
+        found = getattr(importlib.import_module(f"{root}.src.{part}"), name, None)
+        if isinstance(found, type) and found.__module__.startswith(f"{root}."):
+            return found
+    return None
 
 
 def is_keras_3_model(model: Any) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import pathlib
 from typing import Any, Optional
 
 import numpy as np
 
 from tfmiaq._checks import SEED, check
+from tfmiaq.loading.arrays import NpzFile
+from tfmiaq.loading.limits import check_declared
 
 NAMES = ("digits", "cifar10", "mnist", "fashion_mnist")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_RECORDS = ("x_train", "x_test")
 _GROUPS = ("groups_train", "groups_test")
 Groups = tuple[Optional[np.ndarray], Optional[np.ndarray]]
 
@@ -57,7 +61,7 @@ def check_name(name: str) -> bool:
     return name in NAMES or (name.endswith(".npz") and pathlib.Path(name).is_file())
 
 
-def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
+def load(name: str, seed: int = 0, rescale: bool = True, max_bytes: Optional[int] = None) -> Dataset:
     """Returns a data set.
 
     Args:
@@ -65,16 +69,23 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
             the path of an .npz with x_train, y_train, x_test and y_test. It may have groups_train and groups_test too.
         seed: Shuffles "digits", which comes without a split; the first half becomes x_train.
         rescale: Whether images of bytes are divided by 255.
+        max_bytes: Bytes that the arrays of an .npz may take in memory; None for 4 GiB.
 
     Returns:
         The data set.
 
     Raises:
         InvalidArgumentError: A seed out of its range.
-        ValueError: An unknown name, a missing file, or an .npz without the four arrays, or with one of the two groups.
+        TypeError: No text as name.
+        ValueError: An unknown name, a missing or damaged file, one above the limit, or an .npz without
+            the four arrays, or with one of the two groups.
     """
     seed = check("load", seed=(seed, SEED))["seed"]
     groups: Groups = (None, None)
+    if not isinstance(name, str):
+        raise TypeError(
+            f"load: Expected the name of a data set or the path of an .npz. Received {type(name).__name__}."
+        )
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -89,7 +100,7 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
         arrays = (x_train, y_train, x_test, y_test)
     elif name.endswith(".npz"):
-        arrays, groups = _load_npz(pathlib.Path(name))
+        arrays, groups = _load_npz(pathlib.Path(name), max_bytes)
     else:
         raise ValueError(f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.")
     x_train, y_train, x_test, y_test = arrays
@@ -97,26 +108,47 @@ def load(name: str, seed: int = 0, rescale: bool = True) -> Dataset:
     return Dataset(name, *records, *groups)
 
 
-def _load_npz(path: pathlib.Path) -> tuple[tuple[Any, ...], Groups]:
-    if not path.is_file():
-        raise ValueError(f"No .npz file at {str(path)!r}.")
-    with np.load(path) as data:
-        missing = [key for key in _KEYS if key not in data]
+def _load_npz(path: pathlib.Path, max_bytes: Optional[int]) -> tuple[tuple[Any, ...], Groups]:
+    with NpzFile(path, max_bytes) as data:
+        known = data.headers
+        missing = [key for key in _KEYS if key not in known]
         if missing:
             raise ValueError(
                 f"{str(path)!r} lacks {', '.join(missing)}. Expected the arrays {', '.join(_KEYS)}; it has "
-                f"{', '.join(data)}."
+                f"{', '.join(list(known)[:20])}."
             )
-        if sum(key in data for key in _GROUPS) == 1:
+        if sum(key in known for key in _GROUPS) == 1:
             raise ValueError(f"{str(path)!r} has one of {' and '.join(_GROUPS)}. Give both arrays, or neither.")
-        train, test = (data.get(key) for key in _GROUPS)
-        return tuple(data[key] for key in _KEYS), (train, test)
+        for key in _KEYS:
+            are_labels = key not in _RECORDS
+            if known[key].dtype.kind not in ("biufUS" if are_labels else "biuf") or not known[key].shape:
+                raise ValueError(
+                    f"{key} of {str(path)!r} has type {known[key].dtype} and shape {known[key].shape}. Expected "
+                    f"numbers{' or names' if are_labels else ''}, one or more for each record."
+                )
+        elements = sum(math.prod(known[key].shape) for key in _RECORDS)
+        check_declared(repr(str(path)), 4 * elements, data.limit, "records, as float32,")
+        # Records become float32 while they are read: memory holds them once. What they were says how they are scaled.
+        records = {key: _Read(data.read(key, np.float32), known[key].dtype) for key in _RECORDS}
+        train, test = (data.read(key) if key in known else None for key in _GROUPS)
+        return tuple(records[key] if key in _RECORDS else data.read(key) for key in _KEYS), (train, test)
 
 
-def _records(x: np.ndarray, rescale: bool) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Records as float32, and the type that they are stored as."""
+
+    values: np.ndarray
+    stored: Any
+
+
+def _records(x: Any, rescale: bool) -> np.ndarray:
+    if not isinstance(x, _Read):
+        x = _Read(x.astype(np.float32), x.dtype)
+    scaled: np.ndarray = x.values
     # A table of bytes holds counts or codes, whose range its model has been trained on.
-    are_bytes = rescale and x.ndim >= 3 and x.dtype == np.uint8 and x.size and x.max() > 1
-    scaled = x.astype(np.float32) / (255.0 if are_bytes else 1.0)
+    if rescale and scaled.ndim >= 3 and x.stored == np.uint8 and scaled.max(initial=0) > 1:
+        scaled /= 255.0
     return scaled[..., np.newaxis] if scaled.ndim == 3 else scaled
 
 

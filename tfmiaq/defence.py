@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional, Union
@@ -18,8 +19,9 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantization import get_policy, load_model
+from tfmiaq.quantization import get_policy
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
@@ -33,7 +35,7 @@ from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 # accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
 # re-examination.
 _MEMORIZED_GAP = 0.2
-_MODELS = keras_model(load_model)
+_MODELS = keras_model(functools.partial(open_keras_model, imported=True))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -201,8 +203,9 @@ def defend(
         labels=labels,
         n_jobs=n_jobs,
         seed=seed,
+        folder=folder,
     )
-    run = _Run(**options, **_split_records(train, test, groups, options), folder=pathlib.Path(folder), verbose=verbose)
+    run = _Run(**options, **_split_records(train, test, groups, options), verbose=verbose)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     bits = _bits_stage(run, float_model)
@@ -243,12 +246,14 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
         "seed": SEED,
+        "folder": instance("a path", str, os.PathLike),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
     if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
         raise InvalidArgumentError(
             "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."
         )
+    checked["folder"] = pathlib.Path(checked["folder"])
     return checked
 
 

@@ -77,7 +77,7 @@ class _Sets:
         sets = [("members", inside, self.members), ("non_members", outside, self.non_members)]
         return Signals.concatenate(extract_sets(sets, self.batch_size, progress, self.threads))
 
-    def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
+    def augmented(self, target: Target, make: Queries) -> dict[str, Any]:
         """Returns the fields of `Signals` that augmented queries give."""
         parts = [
             queries.query_augmented(
@@ -205,7 +205,7 @@ def audit(
     )
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
-    _check_reference_models(reference_models, *map(len, sets.labels), sets.have_features)
+    _check_reference_models(reference_models, len(sets.labels[0]), len(sets.labels[1]), sets.have_features)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
     of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
@@ -218,8 +218,8 @@ def audit(
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
         _check_needs(chosen, reference_models, other is not None, can_query)
-    trains = isinstance(reference_models, ReferenceModels)
-    models = reference_models.count * (1 if canaries is None else 2) if trains else 0
+    trained = reference_models.count if isinstance(reference_models, ReferenceModels) else 0
+    models = trained * (1 if canaries is None else 2)
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models

@@ -15,6 +15,10 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.loading.arrays import read_npz
+from tfmiaq.loading.json_text import parse_json
+from tfmiaq.loading.limits import read_text
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -37,8 +41,7 @@ def _save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return read_npz(path)
 
 
 ARRAYS = Kind(".npz", _save_arrays, _load_arrays)
@@ -47,7 +50,7 @@ ARRAYS = Kind(".npz", _save_arrays, _load_arrays)
 VALUES = Kind(
     ".json",
     lambda path, values: path.write_text(json.dumps(values), encoding="utf-8"),
-    lambda path: json.loads(path.read_text(encoding="utf-8")),
+    lambda path: parse_json(read_text(path, "stored values"), "stored values"),
 )
 """Numbers, strings, lists and dictionaries, as JSON."""
 

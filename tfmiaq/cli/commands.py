@@ -33,7 +33,7 @@ def summary(given: Arguments) -> int:
     policy = policy_of(given.policy) if given.policy else None
     from tfmiaq.quantization import summary
 
-    print(summary(load_model(given.model), policy))
+    print(summary(load_model(given.model, given), policy))
     return SUCCEEDED
 
 
@@ -50,8 +50,8 @@ def audit(given: Arguments) -> int:
     members, non_members, groups = load_records(given)
     slices = None if given.slices is None else _slices(given.slices, len(members[1]), len(non_members[1]))
     # All of them are read before the first is audited.
-    targets = {name: load_target(text) for name, text in zip(names, given.targets)}
-    other = None if given.other is None else load_target(given.other)
+    targets = {name: load_target(text, given) for name, text in zip(names, given.targets)}
+    other = None if given.other is None else load_target(given.other, given)
     from tfmiaq import auditing
 
     reports = {}
@@ -160,7 +160,7 @@ def search(given: Arguments) -> int:
     from tfmiaq.search import search_policy
 
     found = search_policy(
-        load_model(given.model),
+        load_model(given.model, given),
         train,
         validation,
         options,
@@ -186,7 +186,7 @@ def defend(given: Arguments) -> int:
     policy, cross = _policy(given), _cross_distillation(given)
     recipe = _recipe(given, default_recipe(bool(cross)))
     train, test, groups = load_records(given)
-    model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model)
+    model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model, given)
     from tfmiaq.defence import defend
 
     defence = defend(
@@ -237,7 +237,7 @@ def _cross_distillation(given: Arguments) -> Any:
 
 def convert(given: Arguments) -> int:
     """Converts a quantized model."""
-    model, labels = load_model(given.model), load_labels(given)
+    model, labels = load_model(given.model, given), load_labels(given)
     from tfmiaq.caching.store import write_whole
     from tfmiaq.tflite.conversion import convert
 
@@ -253,8 +253,8 @@ def verify(given: Arguments) -> int:
     from tfmiaq._checks import AT_LEAST_ONE, check
 
     count = check("verify", count=(given.count, AT_LEAST_ONE))["count"]
-    x = datasets.load(given.records, rescale=not given.raw).x_test[:count]
-    model = load_model(given.model)
+    x = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes).x_test[:count]
+    model = load_model(given.model, given)
     from tfmiaq.tflite.verification import verify
 
     verification = verify(model, str(given.file), x)

@@ -15,6 +15,7 @@ from tfmiaq.auditing.canaries import KINDS
 from tfmiaq.cli import commands
 from tfmiaq.cli.flags import add_fields, format_default, integers
 from tfmiaq.cli.inputs import MODEL, POLICY
+from tfmiaq.loading import MAX_BYTES
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
 from tfmiaq.search.search import SEARCH_RECIPE
@@ -22,6 +23,7 @@ from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 
+_LONGEST_ERROR = 4000
 TARGETS = ("mobile", "edgetpu")
 _RECIPE_FIELDS = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment")
 _SEARCH_FIELDS = (
@@ -256,8 +258,18 @@ def parser() -> argparse.ArgumentParser:
         made = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         made.set_defaults(run=run)
         made.add_argument("--traceback", action="store_true", help="show where an error comes from")
+        made.add_argument(
+            "--trust", action="store_true", help="open model files as Keras does, with the code that they may run"
+        )
+        made.add_argument(
+            "--max_bytes", type=int, help=f"bytes that the arrays of one file may take in memory ({MAX_BYTES:,})"
+        )
         add(made)
     return top
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} ... (--traceback shows all of it)"
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -266,8 +278,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     given = parser().parse_args(arguments)
     try:
         sys.exit(given.run(given))
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if given.traceback:
             raise
-        print(f"tfmiaq: {error}", file=sys.stderr)
+        print(f"tfmiaq: {_cut(str(error) or type(error).__name__)}", file=sys.stderr)
         sys.exit(commands.BAD_INPUT)

@@ -17,6 +17,7 @@ from tfmiaq._checks import N_JOBS, check_choice, check_fields, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.signals.access import FILE, QUERY, views
 from tfmiaq.signals.groups import check_groups
 from tfmiaq.signals.inputs import given
@@ -182,9 +183,10 @@ def _takes_groups(step: Callable[..., Any]) -> bool:
 
 
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
-    from tfmiaq.quantization import keras
+    # Its classes are registered when it is imported.
+    import tfmiaq.quantization  # noqa: F401
 
-    models = keras_model(lambda path: keras.models.load_model(path, compile=False))
+    models = keras_model(lambda path: open_keras_model(path, compile=False, imported=True))
     store = Store(job.folder)
     model, start = None, 0
     for depth in range(len(job.steps), 0, -1):

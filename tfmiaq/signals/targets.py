@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from tfmiaq.loading.arrays import open_npy
 from tfmiaq.signals.inputs import arrays, given, have_nan
 from tfmiaq.signals.keras_models import keras_predictor
 from tfmiaq.signals.outputs import SMALLEST_STEP, are_probabilities, as_scores
@@ -32,7 +33,7 @@ class SavedOutputs:
     def open(self) -> Any:
         """Returns the outputs as an array; those of a file stay on the disk."""
         if isinstance(self.outputs, (str, os.PathLike)):
-            return np.load(self.outputs, mmap_mode="r")
+            return open_npy(self.outputs)
         return np.asarray(self.outputs)
 
 

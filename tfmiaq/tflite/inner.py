@@ -150,7 +150,9 @@ class OpenFile:
         if self.is_hidden:
             # The signature, by which the interpreter knows a file's own outputs, stays as it is.
             try:
-                self._interpreter = Interpreter(_with_outputs(unpacked, [logits]), threads=threads, also=[logits])
+                where = self._interpreter.isolated
+                opened = _with_outputs(unpacked, [logits])
+                self._interpreter = Interpreter(opened, threads=threads, also=[logits], isolated=where)
             except ValueError as error:
                 raise NoLogitsError(f"the interpreter does not show the tensor: {error}") from error
 

@@ -108,6 +108,8 @@ def distill(
     check("distill", temperature=(temperature, real(1e-6)), keep=(keep, real(0, 1, closed="right")))
     _check_training("distill", student, recipe)
     x = np.asarray(x)
+    if not x.ndim or x.dtype.kind not in "biuf":
+        raise ValueError(f"distill: Expected records as an array of numbers, shape (n, ...). Received {x!r:.80}.")
     recipe = dataclasses.replace(FINE_TUNING, learning_rate=0.05) if recipe is None else recipe
     logits = signals.predict_logits(teacher, x, recipe.batch_size, "distill")
     classes = student.outputs[0].shape[-1]

@@ -168,6 +168,8 @@ def compare(reports: Mapping[str, Union[Report, Sequence[Report]]]) -> Compariso
         TypeError: Anything else than reports.
         ValueError: No reports, or a path that `AuditReport.load` cannot read.
     """
+    if not isinstance(reports, Mapping):
+        raise TypeError(f"compare: Expected reports by name, a mapping. Received {type(reports).__name__}.")
     grouped = {}
     for name, given in dict(reports).items():
         group = tuple(given) if isinstance(given, (list, tuple)) else (given,)
