@@ -115,6 +115,11 @@ def _resnet8() -> Task:
     )
 
 
+def file_name(name: str, model: str, task: Task, seed: int) -> str:
+    """The name of the file of a target's signals."""
+    return f"target-{name}-{model.replace(' ', '-').replace(',', '')}-{len(task.pool[1])}-{seed}.npz"
+
+
 def _target(
     pipeline: list[Any], task: Task, seed: int, store: pathlib.Path
 ) -> tuple[dict[str, Any], np.ndarray, float]:
@@ -137,6 +142,7 @@ def _target(
         view = getattr(held, access)
         found = signals.extract(view, task.pool)
         views[access] = dataclasses.replace(found, **signals.query_augmented(view, task.pool, queries))
+    views["file"] = dataclasses.replace(views["file"], hidden=held.hidden(x))
     accuracy = float((signals.predict_logits(model, task.test[0]).argmax(1) == task.test[1]).mean())
     arrays = {f"{access}:{name}": a for access, view in views.items() for name, a in view.to_arrays().items()}
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +204,7 @@ def _run(name: str, task: Task) -> Iterator[dict[str, Any]]:
                 options, task.pool, batch_size=2_048, queries=queries, progress=bar.update, access="file"
             )
         for seed in range(TARGETS.value):
-            stored = folder / f"target-{name}-{model.replace(' ', '-').replace(',', '')}-{len(task.pool[1])}-{seed}.npz"
+            stored = folder / file_name(name, model, task, seed)
             views, inside, accuracy = _target(pipeline, task, seed, stored)
             for access in signals.ACCESS if model in task.rounded else ("query",):
                 seen = references if access == "file" else references.query or references
