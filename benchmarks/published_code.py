@@ -4,10 +4,10 @@
     git clone https://github.com/aidotse/LeakPro
     python benchmarks/published_code.py --location=location30.npz --privacy_meter=ml_privacy_meter --leakpro=LeakPro
 
-Targets and reference models are those of `benchmarks/attacks.py`, whose `--cache` has their signals. The functions of
-both projects run as they are, from their own files. What surrounds them (PyTorch models, handlers, options) is left out:
-names that their files import are empty, and LeakPro's softmax is NumPy's. Privacy meter's RMIA is the offline one; it is
-compared with this package's on models that did not train on a record. Of BaVarIA no code is public:
+Targets and reference models are the float ones of `benchmarks/attacks.py`, whose `--cache` has their signals. The
+functions of both projects run as they are, from their own files. What surrounds them (PyTorch models, handlers) is left
+out: names that their files import are empty, and LeakPro's softmax is NumPy's. Privacy meter's RMIA is the
+offline one; it is compared with this package's on models that did not train on a record. Of BaVarIA no code is public:
 `tests/attacks/test_published.py` has its formula. A minute of processor time, once the signals are there.
 """
 
@@ -35,10 +35,16 @@ from tfmiaq.attacks.rmia import Rmia
 PRIVACY_METER = flags.DEFINE_string("privacy_meter", None, "Folder of ml_privacy_meter.", required=True)
 LEAKPRO = flags.DEFINE_string("leakpro", None, "Folder of LeakPro.", required=True)
 COMPARED = flags.DEFINE_string("compared", "benchmarks/published_code.json", "Result file.")
-_COUNTS = (4, 16, 64)
+_COUNTS = (4, 16)
+_MODEL = "float"
 
 
-class _Nothing:
+class _Empty(type):
+    def __getattr__(cls, name: str) -> Any:
+        return _Nothing()
+
+
+class _Nothing(metaclass=_Empty):
     """Stands for whatever a file imports and the functions that are called do not use."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,6 +57,10 @@ class _Nothing:
         return _Nothing()
 
 
+def _stand_in(name: str) -> Any:
+    return type(name, (_Nothing,), {}) if name[0].isupper() else _Nothing()
+
+
 def _module(path: pathlib.Path, **given: Any) -> Any:
     """The module of a file. The modules that it imports and that are not there are empty, but for what is given."""
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -58,7 +68,7 @@ def _module(path: pathlib.Path, **given: Any) -> Any:
         if len(words) > 3 and words[0] == "from" and words[2] == "import" and words[1].split(".")[0] in _ABSENT:
             empty = sys.modules.setdefault(words[1], types.ModuleType(words[1]))
             for name in line.split(" import ")[1].split(","):
-                setattr(empty, name.strip(), given.get(name.strip(), type(name.strip(), (_Nothing,), {})))
+                setattr(empty, name.strip(), given.get(name.strip(), _stand_in(name.strip())))
     spec = importlib.util.spec_from_file_location(f"of_others_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -147,43 +157,48 @@ def _rows() -> Iterator[dict[str, Any]]:
     leakpro = {name: _module(folder / f"{name}.py", softmax_logits=_softmax) for name in ("rmia", "lira")}
     task = measured._location()
     queries = signals.AugmentedQueries.from_records(task.pool[0])
-    for model, pipeline in task.pipelines.items():
-        options = tfmiaq.ReferenceModels(pipeline, max(_COUNTS), cache=measured.CACHE.value)
-        references = signals.train_references(options, task.pool, batch_size=2_048, queries=queries, access="file")
-        for seed in range(measured.TARGETS.value):
-            stored = pathlib.Path(measured.CACHE.value) / measured.file_name("location30", model, task, seed)
-            views, inside, _ = measured._target(pipeline, task, seed, stored)
-            for count in _COUNTS:
-                attacked = _Attacked(views["file"], inside, references.first(count))
-                found = {
-                    "RMIA, offline, a = 0.3": (
-                        attacked.ours(Rmia(), attacked.offline()),
-                        "privacy meter",
-                        attacked.privacy_meter(privacy_meter, 0.3),
-                    ),
-                    "RMIA": (
-                        attacked.ours(ATTACKS["RMIA"]),
-                        "LeakPro, temperature 1, gamma 1",
-                        attacked.leakpro(leakpro["rmia"], "AttackRMIA", temperature=1.0, gamma=1.0),
-                    ),
-                    "RMIA ": (
-                        attacked.ours(ATTACKS["RMIA"]),
-                        "LeakPro, its defaults (temperature 2, gamma 2)",
-                        attacked.leakpro(leakpro["rmia"], "AttackRMIA", temperature=2.0, gamma=2.0),
-                    ),
-                    "LiRA": (
-                        attacked.ours(ATTACKS["LiRA"]),
-                        "LeakPro, its default variance",
-                        attacked.leakpro(leakpro["lira"], "AttackLiRA", var_calculation="carlini"),
-                    ),
+    pipeline = task.pipelines[_MODEL]
+    options = tfmiaq.ReferenceModels(pipeline, max(_COUNTS), cache=measured.CACHE.value)
+    references = signals.train_references(options, task.pool, batch_size=2_048, queries=queries)
+    for seed in range(measured.TARGETS.value):
+        stored = pathlib.Path(measured.CACHE.value) / measured.file_name("location30", _MODEL, task, seed)
+        views, inside, _ = measured._target(pipeline, task, seed, stored)
+        for count in _COUNTS:
+            attacked = _Attacked(views["query"], inside, references.first(count))
+            found = {
+                "RMIA at temperature 1, offline": (
+                    attacked.ours(Rmia(temperature=1.0), attacked.offline()),
+                    "privacy meter",
+                    attacked.privacy_meter(privacy_meter, 0.3),
+                ),
+                "RMIA at temperature 1": (
+                    attacked.ours(Rmia(temperature=1.0)),
+                    "LeakPro, temperature 1, gamma 1",
+                    attacked.leakpro(leakpro["rmia"], "AttackRMIA", temperature=1.0, gamma=1.0),
+                ),
+                "RMIA": (
+                    attacked.ours(ATTACKS["RMIA"]),
+                    "LeakPro, its defaults (temperature 2, gamma 2)",
+                    attacked.leakpro(leakpro["rmia"], "AttackRMIA", temperature=2.0, gamma=2.0),
+                ),
+                "RMIA at temperature 2": (
+                    attacked.ours(Rmia(temperature=2.0)),
+                    "LeakPro, temperature 2, gamma 1",
+                    attacked.leakpro(leakpro["rmia"], "AttackRMIA", temperature=2.0, gamma=1.0),
+                ),
+                "LiRA": (
+                    attacked.ours(ATTACKS["LiRA"]),
+                    "LeakPro, its default variance",
+                    attacked.leakpro(leakpro["lira"], "AttackLiRA", var_calculation="carlini"),
+                ),
+            }
+            for name, (own, whose, other) in found.items():
+                yield {
+                    **{"model": _MODEL, "seed": seed, "reference_models": count},
+                    **{"attack": name, "other": whose},
+                    "auc": round(_auc(own, inside), 4),
+                    "auc_of_other": round(_auc(other, inside), 4),
                 }
-                for name, (own, whose, other) in found.items():
-                    yield {
-                        **{"model": model, "seed": seed, "reference_models": count},
-                        **{"attack": name.strip(), "other": whose},
-                        "auc": round(_auc(own, inside), 4),
-                        "auc_of_other": round(_auc(other, inside), 4),
-                    }
 
 
 def _auc(scores: np.ndarray, inside: np.ndarray) -> float:

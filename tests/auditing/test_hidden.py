@@ -90,6 +90,7 @@ def test_reference_models_have_it_where_the_file_is_held(monkeypatch, tmp_path):
         assert found.query.hidden is None
     assert len(trained) == 2
     assert found.of_records([0, 1]).hidden.shape == (2, 2, 3)
+    monkeypatch.undo()
     functions = tfmiaq.ReferenceModels(lambda x, y: lambda x: np.zeros((len(x), 3)), 2)
     assert signals.train_references(functions, pool, access="file").hidden.shape == (2, 40, 0)
 

@@ -73,15 +73,22 @@ class LogitsModel:
         """
         tensor = self._both.outputs[1]
         if isinstance(self._head, LogitsModel):
-            front = keras.Model(self._both.inputs, tensor)
-            return self._head.hidden(front.predict(x, batch_size=batch_size, verbose=0), batch_size)
+            return self._head.hidden(self._values(tensor, x, batch_size), batch_size)
         if self._head is None:
             tensor = _before_dense(tensor)
         elif not isinstance(self._head, _layers.Dense):
             return None
         if tensor is None or any(tensor is given for given in self._both.inputs):
             return None
-        return np.asarray(keras.Model(self._both.inputs, tensor).predict(x, batch_size=batch_size, verbose=0))
+        return self._values(tensor, x, batch_size)
+
+    def _values(self, tensor: Any, x: Any, batch_size: int) -> np.ndarray:
+        model = keras.Model(self._both.inputs, tensor)
+        if not self._is_traced:
+            return np.asarray(model.predict(x, batch_size=batch_size, verbose=0))
+        # Once for each model: tracing `predict` costs more than it saves.
+        parts = [model(tf.constant(x[i : i + batch_size]), training=False) for i in range(0, len(x), batch_size)]
+        return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _before_dense(tensor: Any) -> Optional[Any]:
