@@ -122,7 +122,7 @@ class _Attacked:
         """Scores of an attack of LeakPro."""
         attack = getattr(module, name).__new__(getattr(module, name))
         assert self.references.outputs is not None
-        logits = self.references.outputs.astype(np.float64)
+        logits: np.ndarray = self.references.outputs.astype(np.float64)
         labels, records = self.target.labels, len(self.inside)
         fields = {
             **{"online": True, "num_shadow_models": len(logits), "fix_var_threshold": 32, "epsilon": 1e-6},
