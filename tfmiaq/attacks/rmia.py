@@ -29,6 +29,8 @@ class Rmia(Attack):
             or LABEL_AGREEMENT, of labels alone.
     """
 
+    learns = False
+
     def __init__(
         self,
         gamma: float = 1.0,

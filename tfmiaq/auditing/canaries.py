@@ -17,7 +17,7 @@ from tfmiaq.attacks.registry import ATTACKS
 from tfmiaq.auditing.reporting.canary_report import CanaryReport, CanaryResult
 from tfmiaq.metrics import RATES, Estimate
 from tfmiaq.signals.access import ACCESS, QUERY
-from tfmiaq.signals.records import Records, check_records
+from tfmiaq.signals.records import Records, check_records, pair
 from tfmiaq.signals.reference_models import ReferenceModels
 from tfmiaq.signals.reference_sets import TrainingSets
 from tfmiaq.signals.reference_signals import ReferenceSignals
@@ -138,7 +138,8 @@ def check_canaries(canaries: Any, reference_models: Any, non_members: Records, o
             f"tfmiaq.ReferenceModels(train_fn, count=16). Received {reference_models!r:.200}."
         )
     check(owner, count=(reference_models.count, integer(_FEWEST_MODELS)))
-    x, y = non_members
+    # Canaries get wrong classes, and near-twins of arrays.
+    x, y = pair(non_members, "non_members", owner)
     if canaries.count > len(y) or x.shape[1:] == (0,):
         raise InvalidArgumentError(
             f"{owner}: {canaries.count} canaries are made from as many non-members. Received {len(y)} non-members of "

@@ -86,6 +86,8 @@ class LogitsModel:
         model = keras.Model(self._both.inputs, tensor)
         if not self._is_traced:
             return np.asarray(model.predict(x, batch_size=batch_size, verbose=0))
+        x = np.asarray(x)
+        x = x.astype(keras.backend.floatx(), copy=False) if x.dtype.kind == "f" else x
         # Once for each model: tracing `predict` costs more than it saves.
         parts = [model(tf.constant(x[i : i + batch_size]), training=False) for i in range(0, len(x), batch_size)]
         return np.concatenate([np.asarray(part) for part in parts])

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._checks import check_choice
+from tfmiaq.signals.inputs import Inputs, arrays, matrix
 from tfmiaq.signals.targets import Target
 
 QUERY, FILE = "query", "file"
@@ -51,10 +52,10 @@ class HeldModel:
         self._predict, self._last_hidden = _opened(target, threads)
         self._batch_size = batch_size
         self._waiting: dict[tuple[str, bytes], np.ndarray] = {}
-        self.query: Callable[[np.ndarray], np.ndarray] = functools.partial(self._view, QUERY)
-        self.file: Callable[[np.ndarray], np.ndarray] = functools.partial(self._view, FILE)
+        self.query: Callable[[Any], np.ndarray] = functools.partial(self._view, QUERY)
+        self.file: Callable[[Any], np.ndarray] = functools.partial(self._view, FILE)
 
-    def hidden(self, x: np.ndarray) -> np.ndarray:
+    def hidden(self, x: Any) -> np.ndarray:
         """Returns how large the last hidden layer is: what a Dense layer reads that makes the logits.
 
         Hidden units of two models have nothing to do with each other. Their norms and their number have: a network that
@@ -67,29 +68,33 @@ class HeldModel:
             Shape (n, 3), float32: logarithms of the Euclidean and of the absolute norm, and the part of the units that
             are above zero. Shape (n, 0) where the model has no such layer.
         """
-        values = self._last_hidden(x, self._batch_size)
+        x = x if hasattr(x, "dtype") else Inputs(x)
+        values = self._last_hidden(arrays(x), self._batch_size)
         if values is None:
             return _no_hidden(x)
         values = values.astype(np.float64)
         norms = [np.log(np.linalg.norm(values, order, axis=1) + 1e-6) for order in (2, 1)]
         return np.column_stack([*norms, (values > 0).mean(1)]).astype(np.float32)
 
-    def _view(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _view(self, name: str, x: Any) -> np.ndarray:
+        x = x if hasattr(x, "dtype") else Inputs(x)
         key = _digest(x)
         if (name, key) in self._waiting:
             return self._waiting.pop((name, key))
-        found = dict(zip(ACCESS, self._predict(x, self._batch_size)))
+        found = dict(zip(ACCESS, self._predict(arrays(x), self._batch_size)))
         other = FILE if name == QUERY else QUERY
         if sum(array.nbytes for array in self._waiting.values()) + found[other].nbytes <= _MOST_BYTES:
             self._waiting[other, key] = found[other]
         return found[name]
 
 
-def _no_hidden(x: np.ndarray) -> np.ndarray:
+def _no_hidden(x: Any) -> np.ndarray:
     return np.zeros((len(x), 0), np.float32)
 
 
-def _digest(x: np.ndarray) -> bytes:
+def _digest(x: Any) -> bytes:
+    if isinstance(x, Inputs):
+        return b"".join(_digest(part if part.dtype != object else matrix(x)) for part in x.parts.values())
     found = hashlib.blake2b(f"{x.shape} {x.dtype}".encode())
     found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
     return found.digest()

@@ -79,7 +79,9 @@ class ReferenceModels:
                 "ReferenceModels: splits='disjoint' and population=(x, y) go together; give both or neither."
             )
         if self.population is not None:
-            object.__setattr__(self, "population", pair(self.population, "population", "ReferenceModels"))
+            object.__setattr__(
+                self, "population", pair(self.population, "population", "ReferenceModels", any_kind=True)
+            )
         if self.population_groups is not None:
             count = 0 if self.population is None else len(self.population[1])
             found = check_groups(self.population_groups, count, "ReferenceModels", "population_groups")

@@ -16,14 +16,16 @@ import numpy as np
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.signals.access import FILE, HIDDEN, QUERY, views
+from tfmiaq.signals.inputs import given
 from tfmiaq.signals.queries import Queries, count_of, query_augmented
 from tfmiaq.signals.records import Records
 from tfmiaq.signals.reference_models import ReferenceModels
 from tfmiaq.signals.reference_sets import TrainingSets, draw_sets
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, Signals, extract
-from tfmiaq.signals.targets import Target
+from tfmiaq.signals.targets import Target, with_all_classes
 
 Arrays = dict[str, np.ndarray]
 # Counts in the keys of stored results: raise it when what is stored means something else.
@@ -62,9 +64,10 @@ def _takes_groups(step: Callable[..., Any]) -> bool:
 
 
 def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
-    from tfmiaq.quantization import keras
+    # Its classes are registered when it is imported.
+    import tfmiaq.quantization  # noqa: F401
 
-    models = keras_model(lambda path: keras.models.load_model(path, compile=False))
+    models = keras_model(lambda path: open_keras_model(path, compile=False, imported=True))
     store = Store(job.folder)
     model, start = None, 0
     for depth in range(len(job.steps), 0, -1):
@@ -104,7 +107,9 @@ def _run(job: _Job, pool: Records, others: Optional[Records]) -> tuple[int, Arra
     `others` are the records that it trains on, or None for the pool, which then is sent to a worker once.
     """
     x, y = pool if others is None else others
-    model = _train(job, x[job.chosen], y[job.chosen])
+    model = _train(job, given(x[job.chosen]), y[job.chosen])
+    if pool[1].ndim == 1 and pool[1].dtype.kind == "i":
+        model = with_all_classes(model, int(pool[1].max()) + 1)
     arrays = _arrays_of(model, pool, job)
     del model
     if not hasattr(job.steps[-1], "lend"):
@@ -191,6 +196,7 @@ def train_references(
     groups: Optional[np.ndarray] = None,
     sets: Optional[TrainingSets] = None,
     members: Optional[int] = None,
+    units: Optional[np.ndarray] = None,
 ) -> ReferenceSignals:
     """Trains reference models and returns their signals on the audited records.
 
@@ -210,6 +216,8 @@ def train_references(
         sets: The models' training sets: as many as they are, whatever `options` says. None for random ones
             (`reference_sets.draw_sets`).
         members: Number of records that the target trained on, for random sets as large; None for halves.
+        units: Shape (n,), what random sets do not split, such as duplicates: one that is left in gives away the other
+            that is left out. None for the groups.
 
     Raises:
         RuntimeError: A worker process died. What was finished is in the cache.
@@ -220,7 +228,9 @@ def train_references(
         wanted = options.count
         clock = None if options.minutes is None else _Clock(options.minutes)
         while wanted > len(done):
-            sets = draw_sets(options, pool, members, seed, groups, wanted)
+            sets = draw_sets(options, pool, members, seed, groups if units is None else units, wanted)
+            if options.population is None:
+                sets = dataclasses.replace(sets, groups=groups)
             jobs = _jobs(options, pool, sets, batch_size, queries, seed, access)
             _train_all(jobs[len(done) :], done, options, pool, sets, progress, clock)
             wanted = len(done) + (0 if clock is None else clock.further(len(done)))

@@ -25,7 +25,7 @@ from tfmiaq.quantization.transformations.functional import (
     rebuild,
 )
 from tfmiaq.tflite import bias_alignment
-from tfmiaq.tflite.flatbuffer import operation_names, unpack
+from tfmiaq.tflite.flatbuffer import declare_own, operation_names, unpack
 from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
 from tfmiaq.tflite.quiet import quiet
@@ -107,7 +107,7 @@ def convert(
             has seen no data; for "edgetpu", a model with layers that stay float, or with open sizes and no
             `input_shape`; a file whose levels or outputs are not the trained ones.
     """
-    _check_arguments(model, target, io_type, labels)
+    _check_arguments(model, target, io_type, labels, audit)
     shapes = _shapes(model, target, input_shape)
     _check_lengths(model, shapes)
     _check_ranges_seen(model)
@@ -129,6 +129,7 @@ def convert(
             "audit": None if audit is None else audit.headline(),
         },
     )
+    declare_own(buffer)
     if check:
         _check_levels(model, buffer, shapes)
     return buffer
@@ -203,15 +204,15 @@ def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int
 
     keys = input_keys(model)
     specs = [tf.TensorSpec(shapes[key], tensor.dtype, key) for key, tensor in zip(keys, model.inputs)]
+    # Without the function itself, which TensorFlow would trace once more for the file.
     module = tf.Module()
     module.variables_of_model = model.variables
-    module.serve = tf.function(serve, autograph=False)
     with quantizers.exporting():
-        traced = module.serve.get_concrete_function(*specs)
+        traced = tf.function(serve, autograph=False).get_concrete_function(*specs)
     tf.saved_model.save(module, folder, signatures=traced)
 
 
-def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Optional[Sequence[str]]) -> None:
+def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Any, audit: Any) -> None:
     if target == "int16x8":
         raise ValueError(
             "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
@@ -222,13 +223,13 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
     if io_type is not None:
         check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
         if target != "edgetpu":
-            raise ValueError(
-                f"convert: io_type 'int8' or 'uint8' goes with target 'edgetpu'. Received {io_type!r} with {target!r}."
-            )
+            raise ValueError(f"convert: io_type goes with target 'edgetpu'. Received {io_type!r} with {target!r}.")
     list(quantized_layers(model))
     classes = model.outputs[0].shape[-1]
-    if labels is not None and len(labels) != classes:
-        raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {len(labels)}.")
+    if labels is not None and (isinstance(labels, str) or len(labels) != classes):
+        raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {labels!r:.80}.")
+    if audit is not None and not callable(getattr(audit, "headline", None)):
+        raise TypeError(f"convert: Expected audit to be a report of tfmiaq.audit, or None. Received {audit!r:.80}.")
 
 
 def _check_levels(model: Any, buffer: bytes, shapes: dict[str, tuple[Optional[int], ...]]) -> None:
