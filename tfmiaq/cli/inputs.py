@@ -70,10 +70,26 @@ def load_records(given: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Returns members, non-members, and the pair of their groups or None.
 
     Raises:
-        ValueError: As `datasets.load`; more members than training records.
+        ValueError: As `datasets.load` and `datasets.load_files`; more members than training records; flags that do not
+            go together.
     """
-    data = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes)
-    count = len(data.x_train) if given.members is None else given.members
+    are_files = given.members is not None and not given.members.isdigit()
+    if are_files:
+        if given.records is not None or given.non_members is None:
+            raise ValueError(
+                "--members=FILE.csv or --members=FOLDER goes with --non_members of the same kind, and without "
+                "--records."
+            )
+        data = datasets.load_files(
+            given.members, given.non_members, given.label, rescale=not given.raw, image_size=given.image_size
+        )
+    elif given.records is None or given.non_members is not None:
+        raise ValueError(
+            "Give the records: --records=FILE.npz, or --members and --non_members as .csv files or folders of images."
+        )
+    else:
+        data = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes)
+    count = len(data.x_train) if given.members is None or are_files else int(given.members)
     if not 1 <= count <= len(data.x_train):
         raise ValueError(f"{data.name} has {len(data.x_train)} training records. Received --members={count}.")
     groups = None if data.groups_train is None else (data.groups_train[:count], data.groups_test)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 from typing import Any, Optional
 
@@ -56,7 +58,9 @@ def load_model(
         ValueError: No such file, a damaged one, one of more bytes, or one that names what it may not; the error lists
             it.
     """
-    return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
+    # A folder holds the traced functions themselves.
+    with contextlib.nullcontext() if os.path.isdir(path) else quantizers.passed_on():
+        return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
@@ -114,7 +118,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    with copying.float32():
+    with copying.float32(), quantizers.passed_on():
         quantized = _apply(flat, plan, model)
     if not model.trainable:
         quantized.trainable = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
@@ -70,7 +71,8 @@ def _of_this_call(quantizer: Any, limit: Any) -> Any:
     return limit * (1.0 + calls * 2.0**-23) if calls else limit
 
 
-_replacement: Optional[Callable[[Any, Any, dict[str, Any]], Any]] = None
+# Of this thread alone: others may trace models meanwhile.
+_replacement: contextvars.ContextVar[Optional[Callable[..., Any]]] = contextvars.ContextVar("by", default=None)
 
 
 @contextlib.contextmanager
@@ -79,18 +81,23 @@ def replaced(by: Callable[[Any, Any, dict[str, Any]], Any]) -> Iterator[None]:
 
     Calibration sees tensors before they are rounded that way. None stands for the quantizer's own output.
     """
-    global _replacement
-    before, _replacement = _replacement, by
+    token = _replacement.set(by)
     try:
         yield
     finally:
-        _replacement = before
+        _replacement.reset(token)
+
+
+def passed_on() -> contextlib.AbstractContextManager[None]:
+    """Returns a scope in which quantizers pass their inputs on, for graphs that only tell the shapes of a new model."""
+    return replaced(lambda quantizer, inputs, variables: tf.identity(inputs))
 
 
 def _replaceable(quantize: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(quantize)
     def call(self: Any, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
-        found = None if _replacement is None else _replacement(self, inputs, weights)
+        by = _replacement.get()
+        found = None if by is None else by(self, inputs, weights)
         return quantize(self, inputs, training, weights, **kwargs) if found is None else found
 
     return call

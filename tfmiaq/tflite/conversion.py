@@ -204,11 +204,11 @@ def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int
 
     keys = input_keys(model)
     specs = [tf.TensorSpec(shapes[key], tensor.dtype, key) for key, tensor in zip(keys, model.inputs)]
+    # Without the function itself, which TensorFlow would trace once more for the file.
     module = tf.Module()
     module.variables_of_model = model.variables
-    module.serve = tf.function(serve, autograph=False)
     with quantizers.exporting():
-        traced = module.serve.get_concrete_function(*specs)
+        traced = tf.function(serve, autograph=False).get_concrete_function(*specs)
     tf.saved_model.save(module, folder, signatures=traced)
 
 

@@ -111,6 +111,7 @@ class Comparison:
         return page.render(
             "comparison.html",
             verdict=self.verdict,
+            leaks=any(report.leaks for group in self.reports.values() for report in group),
             head=self.head(),
             rows=self.rows(),
             attack_head=self.attack_head(),

@@ -15,7 +15,9 @@ from tfmiaq.loading.json_text import parse_json
 from tfmiaq.loading.limits import read_text
 
 # Raised when keys of report.json, or what they mean, change.
-SCHEMA = 4
+SCHEMA = 5
+# What is read too, for what it holds.
+OLDER_SCHEMA = 4
 FILE = "report.json"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -61,10 +63,10 @@ def read(path: Any) -> tuple[pathlib.Path, dict[str, Any]]:
     content = parse_json(read_text(path, "AuditReport.load"), f"AuditReport.load: '{path}' cannot be read as JSON")
     if not isinstance(content, dict) or not {"schema", "verdict", "attacks"} <= set(content):
         raise ValueError(f"AuditReport.load: '{path}' is not the report.json of an audit.")
-    if content["schema"] != SCHEMA:
+    if content["schema"] not in (SCHEMA, OLDER_SCHEMA):
         raise ValueError(
-            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads schema "
-            f"{SCHEMA}. Audit again to make a report that it reads."
+            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads "
+            f"schemas {OLDER_SCHEMA} and {SCHEMA}. Audit again to make a report that it reads."
         )
     return path, content
 
