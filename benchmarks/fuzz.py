@@ -83,6 +83,12 @@ def _records(path: pathlib.Path) -> None:
     datasets.load(str(path))
 
 
+def _table(path: pathlib.Path) -> None:
+    from tfmiaq import datasets
+
+    datasets.load_files(str(path), str(path), "label")
+
+
 def _outputs(path: pathlib.Path) -> None:
     from tfmiaq.loading.arrays import open_npy
 
@@ -119,6 +125,7 @@ KIND: dict[str, tuple[str, Callable[..., bytes], Reader]] = {
     "keras": (".keras", mutations.change_zip, _keras),
     "h5": (".h5", mutations.change_bytes, _keras),
     "npz": (".npz", mutations.change_zip, _records),
+    "csv": (".csv", mutations.change_bytes, _table),
     "npy": (".npy", mutations.change_bytes, _outputs),
     "policy": (".json", mutations.change_json_text, _policy),
     "report": (".json", mutations.change_json_text, _report),
@@ -133,7 +140,8 @@ def make_sound_files(folder: pathlib.Path) -> None:
     from tfmiaq._backend import keras
 
     generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(64, 4, 4, 1)).astype(np.float32), np.arange(64) % 3
+    x = generator.normal(size=(64, 4, 4, 1)).astype(np.float32)
+    y: np.ndarray = np.arange(64) % 3
     layers = keras.layers
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(3, 3, padding="same"), layers.ReLU()])
@@ -151,10 +159,12 @@ def make_sound_files(folder: pathlib.Path) -> None:
     np.savez(folder / "npz.npz", **arrays)
     np.savez_compressed(folder / "cached arrays.npz", **arrays)
     np.save(folder / "npy.npy", x)
+    rows = [",".join([f"{value:.4f}" for value in row.ravel()[:6]] + [str(kind)]) for row, kind in zip(x, y)]
+    (folder / "csv.csv").write_text("\n".join(["a,b,c,d,e,f,label", *rows]))
     (folder / "policy.json").write_text(tfmiaq.get_policy(quantized).to_json())
     (folder / "cached values.json").write_text(json.dumps({"auc": 0.5, "rates": [0.1, 0.2], "name": "attack"}))
     scores = generator.normal(size=(120, 3)).astype(np.float32)
-    labels = np.arange(60) % 3
+    labels: np.ndarray = np.arange(60) % 3
     saved = tfmiaq.audit((scores[:60], scores[60:]), (None, labels), (None, labels), verbose=False).save(folder / "r")
     (folder / "report.json").write_bytes((saved / "report.json").read_bytes())
 

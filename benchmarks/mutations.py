@@ -10,7 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 _NUMBERS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-_VALUES: tuple[Any, ...] = (None, True, -1, 0, 3, 10**9, 1e308, float("nan"), "", "relu", "os.system", [], {}, [[]], "x" * 5000)
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    3,
+    10**9,
+    1e308,
+    float("nan"),
+    "",
+    "relu",
+    "os.system",
+    [],
+    {},
+    [[]],
+    "x" * 5000,
+)
 
 
 def change_bytes(data: bytes, chance: random.Random) -> bytes:
