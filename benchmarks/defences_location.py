@@ -156,10 +156,13 @@ def rows() -> dict[str, Any]:
             options=tfmiaq.CrossDistillation(),
             taught=tfmiaq.FloatTraining(normalized, _small(24)),
         ),
+        "DP-SGD, noise 0.5, rate 4, 20 epochs": large(20, 1.0, 0.5, 4.0),
         "apart: no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2)),
-        "apart: no clip, rate 0.2, 60 epochs": student(_large(60, None, rate=0.2)),
+        "DP-SGD, noise 0.5, rate 4, 30 epochs": large(30, 1.0, 0.5, 4.0),
         "apart: BatchNormalization, no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2), normalized),
         "apart: batches of 64, no clip, 6 epochs": student(_small(6)),
+        "ours: w2, cross-distilled, clip 1, 45 epochs": student(_large(45), policy=_low_bits(2)),
+        "apart: no clip, rate 0.2, 60 epochs": student(_large(60, None, rate=0.2)),
         "ours: 10 folds drawn twice, clip 1, 30 epochs": student(
             _large(30), options=tfmiaq.CrossDistillation(folds=10, repeats=2)
         ),
