@@ -19,6 +19,8 @@ ACCESS = (QUERY, FILE)
 HIDDEN = "hidden"
 # Bytes of outputs that wait for the other view's turn. What is above is computed again.
 _MOST_BYTES = 2**28
+# Records whose hidden layer is in memory at once: it may be much wider than outputs.
+_MOST_HIDDEN = 8_192
 
 
 class ClosedModelError(ValueError):
@@ -69,12 +71,14 @@ class HeldModel:
             are above zero. Shape (n, 0) where the model has no such layer.
         """
         x = x if hasattr(x, "dtype") else Inputs(x)
-        values = self._last_hidden(arrays(x), self._batch_size)
-        if values is None:
-            return _no_hidden(x)
-        values = values.astype(np.float64)
-        norms = [np.log(np.linalg.norm(values, order, axis=1) + 1e-6) for order in (2, 1)]
-        return np.column_stack([*norms, (values > 0).mean(1)]).astype(np.float32)
+        found = []
+        for start in range(0, len(x), _MOST_HIDDEN):
+            values = self._last_hidden(arrays(x[start : start + _MOST_HIDDEN]), self._batch_size)
+            if values is None:
+                return _no_hidden(x)
+            norms = [np.log(np.linalg.norm(values, order, axis=1) + 1e-6) for order in (2, 1)]
+            found.append(np.column_stack([*norms, (values > 0).mean(1)]).astype(np.float32))
+        return np.concatenate(found)
 
     def _view(self, name: str, x: Any) -> np.ndarray:
         x = x if hasattr(x, "dtype") else Inputs(x)
