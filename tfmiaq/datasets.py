@@ -224,6 +224,8 @@ def _load_csv(paths: list[pathlib.Path], label: Optional[str]) -> list[tuple[np.
                 raise ValueError(f"{str(path)!r} is damaged, or no .csv in UTF-8 ({error}).") from error
         x = [[_number(row[name], name, path, at) for name in columns if name != label] for at, row in enumerate(table)]
         y = [row[label] for row in table]
+        if None in y:
+            raise ValueError(f"{str(path)!r} has no label in record {y.index(None)}: its line is too short.")
         found.append((np.array(x, np.float32).reshape(len(table), len(columns) - 1), _labels_of_text(y)))
     if found[0][1].dtype.kind != found[1][1].dtype.kind:
         # One set has whole numbers alone, or one of them names.
