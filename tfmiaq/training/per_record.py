@@ -15,6 +15,7 @@ from typing import Any
 
 from tfmiaq._backend import QuantizeWrapperV2, keras, tf
 from tfmiaq._checks import InvalidArgumentError
+from tfmiaq.quantization.transformations.functional import called_layers
 
 
 def check_model(owner: str, model: Any) -> None:
@@ -38,8 +39,7 @@ def check_model(owner: str, model: Any) -> None:
             f"LayerNormalization. Received other trained weights: {', '.join(weight.name for weight in rest[:5])}. "
             "Freeze these layers (trainable=False), or leave dp out."
         )
-    nodes = [node for of_depth in getattr(model, "_nodes_by_depth", {}).values() for node in of_depth]
-    _check_called_once(node.layer.name for node in nodes if _kind(node.layer))
+    _check_called_once(layer.name for layer in called_layers(model) if _kind(layer))
     active = [layer.name for layer in model._flatten_layers() if getattr(layer, "activity_regularizer", None)]
     if active:
         raise InvalidArgumentError(

@@ -83,6 +83,11 @@ def readers(layer: Any) -> list[Any]:
     return [node.layer for node in layer.outbound_nodes]
 
 
+def called_layers(model: Any) -> list[Any]:
+    """Returns the layer of each call in a model's graph, inputs too; none of a model that has no graph."""
+    return [node.layer for nodes in getattr(model, "_nodes_by_depth", {}).values() for node in nodes]
+
+
 def readers_by_call(model: Any, layer: Any) -> dict[int, list[tuple[Any, Any]]]:
     """Returns for each output tensor of a layer the (layer, its output tensor) of each call that reads it.
 
