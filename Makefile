@@ -44,7 +44,7 @@ bench: $(VENV)/.ready  ## Runs the short benchmarks
 	$(VENV)/bin/python benchmarks/bits.py
 	$(VENV)/bin/python benchmarks/digits.py
 
-# The lists are complete and pinned, and go in without dependency resolution: see README.md, "What gets installed".
+# The lists are complete and pinned, and go in without dependency resolution: see docs/installing.md.
 $(VENV)/.ready: requirements/default.txt requirements/suite.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
 	@$(PYTHON) tools/check_python.py 3.10 3.13 $(MAKECMDGOALS)
 	$(PYTHON) -m venv --clear $(VENV)
