@@ -203,7 +203,7 @@ def _largest(found: Signals, is_member: np.ndarray) -> str:
 def _auc_of_labels(codes: np.ndarray, is_member: np.ndarray) -> float:
     """Returns the AUC of naive Bayes on labels alone, learnt on one half of the records and applied to the other."""
     generator = np.random.default_rng(0)
-    half = np.zeros(len(codes), bool)
+    half: np.ndarray = np.zeros(len(codes), bool)
     for mask in (is_member, ~is_member):
         places = generator.permutation(np.flatnonzero(mask))
         half[places[: len(places) // 2]] = True

@@ -48,6 +48,7 @@ def from_saved(cls: Any, content: dict[str, Any]) -> Any:
         epsilon=content["epsilon_lower_bound"],
         skipped=content["not_tested"],
         reference_models=content["reference_models"],
+        reference_set_size=content["reference_set_size"],
         label_only=content["label_only"],
         groups=None if content["groups"] is None else tuple(content["groups"]),
         half_sizes=tuple((counts["true_positives"][-1], counts["false_positives"][-1]) for counts in content["curves"]),
@@ -72,7 +73,7 @@ def load(cls: Any, path: Any) -> Any:
         found = to_saved(report)
         is_whole = older.agrees(found, content) if is_older else saved.same_figures(found, content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {str(error):.300}).") from error
     if not is_whole:
         raise ValueError(f"AuditReport.load: '{path}' is damaged: its figures contradict each other.")
     return report
