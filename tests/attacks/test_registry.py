@@ -49,6 +49,7 @@ def test_needs_are_of_the_constants():
         attacks.AUGMENTED_REFERENCES,
         attacks.OTHER_VERSION,
         attacks.PRIVACY_SUITE,
+        attacks.PROBABILITIES,
         attacks.WHOLE_OUTPUTS,
     }
     assert {need for attack in attacks.ATTACKS.values() for need in attack.needs} == constants
