@@ -109,6 +109,17 @@ def test_the_smallest_leaks_are_seen_as_often_as_said():
     assert metrics.smallest_tpr(5, 5, 0.01, 1e-6) is None
 
 
+def test_a_few_large_units_make_no_leak():
+    generator = np.random.default_rng(5)
+    copies = np.where(np.arange(150) < 40, np.arange(150) // 10, np.arange(150))
+    units = copies, 150 + np.arange(150)
+    found = [
+        metrics.auc_p_value(generator.normal(size=150)[copies], generator.normal(size=150), units=units)
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(found) < 0.01) <= 0.015
+
+
 def test_records_of_units_count_as_so_many():
     assert metrics.independent_records(np.arange(7)) == 7
     assert metrics.independent_records(np.repeat(np.arange(5), 4)) == pytest.approx(5)

@@ -152,7 +152,7 @@ def test_a_path_without_a_report_is_told(tmp_path):
             tfmiaq.AuditReport.load(path)
         assert str(path) in str(caught.value)
     (tmp_path / "report.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="cannot be read as JSON"):
+    with pytest.raises(ValueError, match="is no UTF-8 text"):
         tfmiaq.AuditReport.load(tmp_path)
 
 

@@ -108,7 +108,8 @@ def auc_estimate(
     """
     value, variance, growth = placement_variance(members, non_members, units)
     variance, growth = variance / scale, growth / scale
-    z = float(special.ndtri(0.5 + confidence / 2))
+    quantile = 0.5 + confidence / 2
+    z = float(special.ndtri(quantile) if units is None else special.stdtrit(degrees_of_freedom(units), quantile))
     low, high = _score_interval(value, len(members) / growth, len(non_members) / growth, z)
     if 0 < value < 1:
         half = z * np.sqrt(variance) / (value * (1 - value))
@@ -150,6 +151,22 @@ def placement_variance(
     else:
         growth = max(len(of_set) / independent_records(of_set) for of_set in units)
     return auc, alone * growth, growth
+
+
+def degrees_of_freedom(units: tuple[np.ndarray, np.ndarray]) -> float:
+    """Returns those of a variance of clustered records: a few large units know it less well than many small ones.
+
+    sum(s^2)^2 / sum(s^4) of the sizes s of a set's units (Satterthwaite 1946, with variances as the squared sizes), of
+    the set that has fewer.
+
+    Args:
+        units: As `auc_estimate`.
+
+    Returns:
+        At least 1.
+    """
+    squares = [np.unique(of_set, return_counts=True)[1].astype(np.float64) ** 2 for of_set in units]
+    return max(1.0, min(float(part.sum() ** 2 / (part**2).sum()) for part in squares))
 
 
 def _score_interval(auc: float, members: float, non_members: float, z: float) -> tuple[float, float]:

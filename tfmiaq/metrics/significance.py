@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 from scipy import special, stats
 
-from tfmiaq.metrics.curves import placement_variance
+from tfmiaq.metrics.curves import degrees_of_freedom, placement_variance
 
 # A smallest leak is one that a test sees with this probability.
 POWER = 0.8
@@ -53,8 +53,7 @@ def auc_p_value(
     sides = 1 if above_alone else 2
     if units is None:
         return float(sides * special.ndtr(-away))
-    degrees = max(1, min(len(np.unique(of_set)) for of_set in units) - 1)
-    return float(sides * special.stdtr(degrees, -away))
+    return float(sides * special.stdtr(degrees_of_freedom(units), -away))
 
 
 def tpr_p_value(
