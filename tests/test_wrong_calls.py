@@ -109,7 +109,7 @@ CALLS = {
     "tfmiaq.tflite.Interpreter(given.file).predict(given.x[:, :2])": "takes records of shape (4, 4, 1)",
     "tfmiaq.tflite.Interpreter(given.file).predict(None)": "takes records of shape (4, 4, 1)",
     "tfmiaq.tflite.Interpreter(given.file).predict(given.x[:0])": "Expected at least one record",
-    "tfmiaq.tflite.Interpreter(given.file).predict({'other': given.x})": "other",
+    "tfmiaq.tflite.Interpreter(given.file).predict({'other': given.x})": "predict: Expected records of",
     "tfmiaq.tflite.Interpreter(given.file).predict([given.x, given.x])": "The model has 1 inputs. Received 2 arrays",
     "tfmiaq.tflite.Interpreter(given.file).predict('records')": "takes records of shape (4, 4, 1)",
     "tfmiaq.tflite.read_metadata(None)": "Expected the bytes or the path of a .tflite",

@@ -50,7 +50,9 @@ if _KERAS_2_IS_BUILT_IN:
     if keras.Model.__module__.startswith("tf_keras"):
         raise ImportError(
             f"{_LEGACY} was set when Keras of TensorFlow {tf.__version__} was first used, whose own Keras is Keras 2 "
-            "already. Unset it, or import tfmiaq before TensorFlow."
+            "already; importing tensorflow_model_optimization sets it. Start Python again with that variable unset, "
+            "and write `import tfmiaq.quantization` in front of all imports of tensorflow_model_optimization: `import "
+            "tfmiaq` alone loads nothing yet."
         )
 
 __all__ = [

@@ -261,7 +261,9 @@ def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) 
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
     known: tuple[Any, Any] = (None, None)
     if groups is not None:
-        known = signals.check_group_pair(groups, (len(members[1]), len(rest[1])), "defend", ("train", "test"))
+        # Each half of the test records is audited, and split for that.
+        sizes = len(members[1]), len(rest[1])
+        known = signals.check_group_pair(groups, sizes, "defend", ("train", "test"), fewest=(2, 4))
     halves = half_splits(len(rest[1]), 2, options["seed"], known[1])
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in halves)
     of_parts = None

@@ -10,7 +10,7 @@ import pytest
 import tfmiaq
 from tfmiaq import BitwidthPolicy, OutputBits, signals
 from tfmiaq._backend import keras, tf
-from tfmiaq.signals import reference_models
+from tfmiaq.signals import reference_training
 from tfmiaq.tflite.flatbuffer import unpack
 from tfmiaq.tflite.inner import OpenFile, find_logits
 
@@ -93,7 +93,7 @@ def test_reference_models_are_read_in_the_same_way(rounded, tmp_path, monkeypatc
     """The signals of references' logits, and those of their outputs, come from one training."""
     model, buffer = rounded
     trained = []
-    monkeypatch.setattr(reference_models, "_train", lambda job, x, y: trained.append(len(x)) or model)
+    monkeypatch.setattr(reference_training, "_train", lambda job, x, y: trained.append(len(x)) or model)
     sets = _records(0.0)
     pool = tuple(np.concatenate(parts) for parts in zip(*sets))
     options = tfmiaq.ReferenceModels(lambda x, y: None, 2, cache=tmp_path)

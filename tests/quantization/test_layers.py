@@ -181,7 +181,7 @@ def _trained(model, policy=None):
     x = _records(model)
     targets = [np.random.default_rng(1).normal(size=(64, *t.shape[1:])) for t in model.outputs]
     quantized.compile(keras.optimizers.Adam(1e-3), "mse", run_eagerly=True)
-    quantized.fit(x, targets[0] if len(targets) == 1 else targets, epochs=2, batch_size=32, verbose=0)
+    quantized.fit(x, targets[0] if len(targets) == 1 else targets, batch_size=32, verbose=0)
     return quantized, x
 
 

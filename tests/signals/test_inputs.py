@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -315,6 +318,45 @@ def test_outputs_of_reference_models_that_were_saved(tmp_path):
         tfmiaq.audit(*sets, ["LiRA on augmented queries"], reference_models=references)
     with pytest.raises(ValueError, match="Canaries are trained on through the target's pipeline"):
         tfmiaq.audit(*sets, reference_models=references, canaries=tfmiaq.Canaries())
+
+
+def test_the_example_of_saved_outputs_in_the_docs_runs():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "auditing.md").read_text(encoding="utf-8")
+    (example,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "saved_references(" in block
+    ]
+    x, y = _numbers()
+    generator = np.random.default_rng(0)
+    masks = generator.random((4, 2 * COUNT)) < 0.5
+    outputs = _target(x) + masks[:, :, None] * np.eye(2)[y] * 3
+    members = np.arange(2 * COUNT)[:, None] < COUNT
+    names = {
+        "np": np,
+        "tfmiaq": tfmiaq,
+        "outputs": outputs,
+        "masks": masks,
+        "y_members": y[:COUNT],
+        "y_others": y[COUNT:],
+    }
+    exec(example, names | {"target_outputs": _target(x) + members * np.eye(2)[y] * 3}, found := {})
+    assert found["report"]["LiRA"].auc > 0.9
+
+
+@pytest.mark.parametrize("head", ["fused", "layer", "sigmoid"])
+def test_a_model_of_keras_3_gives_the_logits_in_front_of_its_softmax(head):
+    keras_3 = pytest.importorskip("keras", minversion="3.0")
+    layers = keras_3.layers
+    last = {
+        "fused": [layers.Dense(3, activation="softmax")],
+        "layer": [layers.Dense(3), layers.Softmax()],
+        "sigmoid": [layers.Dense(1, activation="sigmoid")],
+    }[head]
+    model = keras_3.Sequential([keras_3.Input((4,)), *last])
+    x, y = _numbers()
+    found = signals.extract(model, (x, y))
+    expected = signals.extract(signals.SavedOutputs(np.asarray(model(x))), (None, y))
+    np.testing.assert_allclose(found.confidences, expected.confidences, rtol=1e-3, atol=1e-4)
+    assert abs(signals.extract(model, (x * 1000, y)).confidences).max() > 200
 
 
 def test_canaries_of_what_has_no_wrong_class_are_refused_before_any_work():

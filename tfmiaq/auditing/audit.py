@@ -9,24 +9,16 @@ from typing import Any, Optional, Union
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfmiaq import _privacy_suite
 from tfmiaq._checks import AT_LEAST_ONE, SEED, check, integer
 from tfmiaq.attacks.base import (
     AUGMENTED_QUERIES,
     AUGMENTED_REFERENCES,
-    OTHER_VERSION,
-    PRIVACY_SUITE,
-    PROBABILITIES,
-    RECORDS,
-    REFERENCE_MODELS,
-    SCORES,
-    WHOLE_OUTPUTS,
     Attack,
     Evidence,
 )
-from tfmiaq.attacks.registry import ATTACKS, choose
+from tfmiaq.attacks.registry import choose
 from tfmiaq.attacks.suite import SMALLEST_SET
-from tfmiaq.auditing import evaluation
+from tfmiaq.auditing import evaluation, requirements
 from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
 from tfmiaq.auditing.reporting.provenance import Provenance
@@ -42,24 +34,11 @@ from tfmiaq.signals.inputs import concatenate, matrix
 from tfmiaq.signals.outputs import Labels
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
-from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
+from tfmiaq.signals.reference_models import ReferenceModels
+from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
-
-_WAYS = {
-    SCORES: "the target gives labels",
-    RECORDS: "needs the records themselves",
-    REFERENCE_MODELS: "needs reference models: pass reference_models",
-    AUGMENTED_QUERIES: "needs augmented queries: pass augmented_queries=True, and a target that can be queried",
-    OTHER_VERSION: "needs another version of the target: pass other",
-    AUGMENTED_REFERENCES: (
-        "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
-    ),
-    PROBABILITIES: "needs probabilities of classes, and the labels are values",
-    WHOLE_OUTPUTS: "needs whole outputs of reference models that have as many classes as the target",
-    PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +56,7 @@ class _Sets:
         sets = [("members", inside, self.members), ("non_members", outside, self.non_members)]
         return Signals.concatenate(extract_sets(sets, self.batch_size, progress, self.threads))
 
-    def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
+    def augmented(self, target: Target, make: Queries) -> dict[str, Any]:
         """Returns the fields of `Signals` that augmented queries give."""
         parts = [
             queries.query_augmented(
@@ -205,10 +184,11 @@ def audit(
     )
     seed = numbers.pop("seed")
     sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
-    _check_reference_models(reference_models, *map(len, sets.labels), sets.have_features)
+    requirements.check_reference_models(reference_models, len(sets.labels[0]), len(sets.labels[1]), sets.have_features)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
-    of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
+    sizes = len(sets.members[1]), len(sets.non_members[1])
+    of_sets = None if groups is None else check_group_pair(groups, sizes, fewest=(2, 2))
     of_records = None if of_sets is None else np.concatenate(of_sets)
     attributes = slices_of.check_slices(slices, len(sets.members[1]) + len(sets.non_members[1]))
     duplicates = None
@@ -217,9 +197,9 @@ def audit(
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
-        _check_needs(chosen, reference_models, other is not None, can_query)
-    trains = isinstance(reference_models, ReferenceModels)
-    models = reference_models.count * (1 if canaries is None else 2) if trains else 0
+        requirements.check_needs(chosen, reference_models, other is not None, can_query)
+    count = reference_models.count if isinstance(reference_models, ReferenceModels) else 0
+    models = count * (1 if canaries is None else 2)
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
@@ -231,6 +211,7 @@ def audit(
         for name, view in targets.items():
             found[name] = sets.signals(view, progress.step)
             if can_query and (augmented_queries or by_name or found[name].losses is None):
+                requirements.check_queries(make, sets.members[0].dtype, found[name])
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
         units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
@@ -287,7 +268,7 @@ def _report(
     groups: Optional[tuple[int, ...]],
 ) -> Optional[AuditReport]:
     """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
-    ready, skipped = _split(chosen, evidence)
+    ready, skipped = requirements.split(chosen, evidence)
     if not ready and is_headline:
         raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
     if not ready:
@@ -304,50 +285,6 @@ def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -
             f"{len(non_members[1])}."
         )
     return members, non_members
-
-
-def _check_reference_models(reference_models: Any, members: int, non_members: int, have_features: bool) -> None:
-    if reference_models is None:
-        return
-    if isinstance(reference_models, ReferenceSignals):
-        count = reference_models.trained_on.shape[1]
-        if count != members + non_members:
-            raise ValueError(
-                f"audit: The reference models' signals are of {count} records. Expected those of {members} members and "
-                f"then of {non_members} non-members."
-            )
-        return
-    if not isinstance(reference_models, ReferenceModels):
-        raise TypeError(
-            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), as "
-            "tfmiaq.signals.saved_references(outputs, labels, trained_on), or None. Received "
-            f"{reference_models!r:.200}."
-        )
-    if not have_features:
-        raise ValueError(
-            "audit: x of members is None, and reference models train on records. Pass the records, or the outputs of "
-            "models that are trained already: tfmiaq.signals.saved_references(outputs, labels, trained_on)."
-        )
-    reference_models.warn_if_weak(members)
-
-
-def _check_needs(chosen: list[Attack], reference_models: Any, has_other: bool, can_query: bool) -> None:
-    """Raises ValueError for attacks that lack what they need, before any work is done."""
-    available = {
-        REFERENCE_MODELS: reference_models is not None,
-        OTHER_VERSION: has_other,
-        AUGMENTED_QUERIES: can_query,
-        AUGMENTED_REFERENCES: isinstance(reference_models, ReferenceModels) and can_query,
-        PRIVACY_SUITE: _privacy_suite.is_installed(),
-    }
-    faults = [
-        f"{attack.name!r} {_WAYS[need]}"
-        for attack in chosen
-        for need in sorted(attack.needs)
-        if not available.get(need, True)
-    ]
-    if faults:
-        raise ValueError(f"audit: {'; '.join(faults)}.")
 
 
 def _reference_signals(
@@ -367,11 +304,6 @@ def _reference_signals(
     if reference_models is None or (views[0].losses is None and not can_query):
         return None
     pool = sets.x(), np.concatenate(sets.labels)
-    drawn = None
-    if reference_models.population is None:
-        # A duplicate that is left in gives a record away that is left out.
-        chosen = half_splits(len(pool[1]), reference_models.count, seed, units)
-        drawn = TrainingSets(pool, chosen, chosen, groups)
     return train_references(
         reference_models,
         pool,
@@ -380,18 +312,7 @@ def _reference_signals(
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
-        sets=drawn,
+        groups=groups,
+        units=units,
+        members=len(sets.members[1]),
     )
-
-
-def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict[str, str]]:
-    """Returns the attacks whose needs are met, and of all others why they do not run."""
-
-    def reason(attack: Attack) -> str:
-        return "; ".join(_WAYS[need] for need in sorted(attack.needs - available))
-
-    available = evidence.available
-    ready = [attack for attack in chosen if attack.needs <= available]
-    skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
-    skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
-    return ready, skipped

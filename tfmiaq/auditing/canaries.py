@@ -18,8 +18,10 @@ from tfmiaq.auditing.reporting.canary_report import CanaryReport, CanaryResult
 from tfmiaq.metrics import RATES, Estimate
 from tfmiaq.signals.access import ACCESS, QUERY
 from tfmiaq.signals.records import Records, check_records, pair
-from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
+from tfmiaq.signals.reference_models import ReferenceModels
+from tfmiaq.signals.reference_sets import TrainingSets
 from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals
 
 MISLABELLED, WITH_TWIN, BESIDE_TWIN = "mislabelled", "mislabelled with a twin", "mislabelled beside a twin"
@@ -93,8 +95,8 @@ def audit_canaries(
         >>> print(tfmiaq.audit_canaries(pipeline, members, non_members, tfmiaq.Canaries("mislabelled", 100)))
 
     Args:
-        reference_models: The pipeline, the number of models, of which at least 3, the cache and n_jobs. Its `splits`
-            and `population` have no part in this.
+        reference_models: The pipeline, the number of models, of which at least 3, the cache and n_jobs. Its `splits`,
+            `population` and `minutes` have no part in this.
         members: Pair (x, y) of the target's training records.
         non_members: Pair (x, y) of records that canaries are made from.
         canaries: What they are. None for `Canaries()`.

@@ -143,6 +143,7 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores], attributes: slice
     decisions = [crossed[attack][way].confusion for way, attack in enumerate(picked)]
     independent = _independent(evidence, 1.0)
     target = evidence.target
+    references = evidence.reference_signals
     return AuditReport(
         attacks=tuple(results.values()),
         chosen=(picked[0].name, picked[1].name),
@@ -155,7 +156,8 @@ def _report(evidence: Evidence, scored: dict[Attack, _Scores], attributes: slice
         slices=slices.judge([(results[attack], scored[attack].part) for attack in scored], evidence, attributes),
         exposed=Exposure.of(list(results.values())).most_exposed(_EXPOSED),
         epsilon=_epsilon(list(scored.values()), one, other, (independent[0] / members, independent[1] / non_members)),
-        reference_models=0 if evidence.reference_signals is None else len(evidence.reference_signals.features),
+        reference_models=0 if references is None else len(references.features),
+        reference_set_size=None if references is None else references.set_size,
         label_only=target.losses is None,
         half_sizes=tuple((len(half.members), len(half.non_members)) for _, half in ways),
         independent=tuple(size * part for size in independent),

@@ -89,8 +89,8 @@ def _shared(members: Records, non_members: Records, found: Signals, is_member: n
 def _hashes(members: Records, non_members: Records, found: Signals, is_member: np.ndarray) -> tuple[str, Any, Any]:
     if members[0].shape[1:] != (0,):
         kind = np.result_type(*(matrix(x[:1]).dtype for x in (members[0], non_members[0])))
-        sets = (matrix(x).astype(kind, copy=False) for x, _ in (members, non_members))
-        return "record", *(record_hashes(x) for x in sets)
+        of_members, of_others = (record_hashes(matrix(x).astype(kind, copy=False)) for x, _ in (members, non_members))
+        return "record", of_members, of_others
     if found.losses is None:
         return "output", None, None
     rows = np.column_stack([found.labels, found.features, *([] if found.logits is None else [found.logits])])

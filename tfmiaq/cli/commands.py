@@ -131,11 +131,13 @@ def _slices(path: pathlib.Path, members: int, non_members: int) -> dict[str, Any
 
 def _reference_models(given: Arguments) -> Optional[Any]:
     """Returns the reference models of the flags, or None without a pipeline."""
-    flags = {"count": given.reference_models, "cache": given.cache, "n_jobs": given.n_jobs}
+    flags = {"count": given.reference_models, **{name: getattr(given, name) for name in ("minutes", "cache", "n_jobs")}}
     flags = {name: value for name, value in flags.items() if value is not None}
     if not given.train_fn:
         if flags:
-            raise ValueError("--reference_models, --cache and --n_jobs need the target's pipeline: give --train_fn.")
+            raise ValueError(
+                "--reference_models, --minutes, --cache and --n_jobs need the target's pipeline: give --train_fn."
+            )
         return None
     from tfmiaq.signals import ReferenceModels
 

@@ -152,9 +152,10 @@ def _add_audit(parser: Any) -> None:
     add_fields(
         group,
         ReferenceModels,
-        ("count", "n_jobs", "cache"),
+        ("count", "minutes", "n_jobs", "cache"),
         defaults={"cache": "FOLDER/cache", "n_jobs": "1"}.get,
         count={"flag": "reference_models", "text": "number of models, at least 2"},
+        minutes={"text": "train as many models as this time allows, and at least --reference_models"},
         n_jobs={"text": "processes that train models side by side, -1 for all cores"},
     )
 

@@ -6,8 +6,10 @@ from tfmiaq.signals.groups import check_group_pair, check_groups, count_groups, 
 from tfmiaq.signals.inputs import Inputs
 from tfmiaq.signals.queries import AugmentedQueries, Queries, query_augmented
 from tfmiaq.signals.records import Records, check_records, match_classes, pair, sample
-from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
-from tfmiaq.signals.reference_signals import ReferenceSignals, half_splits
+from tfmiaq.signals.reference_models import ReferenceModels
+from tfmiaq.signals.reference_sets import TrainingSets, half_splits
+from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.saved_references import saved_references
 from tfmiaq.signals.signals import AUGMENTED, FEATURES, KEPT_CLASSES, Signals, extract, extract_sets, from_scores
 from tfmiaq.signals.targets import SavedOutputs, Target, predict_logits, targets_of_sets

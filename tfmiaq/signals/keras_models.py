@@ -29,7 +29,8 @@ class _KerasPredictor:
         self._names = [getattr(part, "name", "").partition(":")[0] for part in getattr(model, "inputs", None) or ()]
         front = _in_front_of_squashing(model)
         self.activation: Optional[str] = None if front is None else front[0]
-        self._model, self._dense = (model, None) if front is None else front[1:]
+        self._model: Any = model if front is None else front[1]
+        self._dense: Any = None if front is None else front[2]
         self._predict = _traced_predictor(self._model, batch_size) if _is_plain(self._model) else None
 
     def __call__(self, x: Any) -> Any:

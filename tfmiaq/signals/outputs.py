@@ -87,8 +87,17 @@ class Labels:
         scale = float(np.var(y.astype(np.float64), axis=0).mean()) or 1.0
         where = int(bad[0]) if len(bad) else None
         quarters = np.quantile(y.reshape(len(y), -1).sum(1), [0.25, 0.5, 0.75])
-        ends = float(y.min()), float(y.max())
-        return cls(kind, y.shape[1:], *ends, tuple(numbers.tolist()), scale, where, tuple(quarters.tolist()))
+        low, high = float(y.min()), float(y.max())
+        return cls(
+            kind,
+            y.shape[1:],
+            low,
+            high,
+            tuple(numbers.tolist()),
+            scale,
+            where,
+            tuple(float(part) for part in np.atleast_1d(quarters)),
+        )
 
     @property
     def are_binary(self) -> bool:

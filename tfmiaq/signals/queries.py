@@ -41,7 +41,7 @@ def query_augmented(
     batch_size: int = 256,
     threads: Optional[int] = None,
     known: Optional[Labels] = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Returns signals of the target on augmented copies of records.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.caching.store import private_folder, write_text
 from tfmiaq.metrics import RATES, format_figure
 
 Report = Union[AuditReport, str, "os.PathLike[str]"]
@@ -134,11 +135,10 @@ class Comparison:
 
     def save(self, folder: Any) -> pathlib.Path:
         """Writes `comparison.json`, `comparison.md` and `comparison.html` into a folder, which is made if need be."""
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "comparison.md").write_text(self.to_markdown(), encoding="utf-8")
-        (folder / "comparison.html").write_text(self.to_html(), encoding="utf-8")
+        folder = private_folder(folder)
+        write_text(folder / "comparison.json", json.dumps(self.to_dict(), indent=2))
+        write_text(folder / "comparison.md", self.to_markdown().rstrip("\n"))
+        write_text(folder / "comparison.html", self.to_html())
         return folder
 
 

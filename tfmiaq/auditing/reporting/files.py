@@ -48,6 +48,7 @@ def from_saved(cls: Any, content: dict[str, Any]) -> Any:
         epsilon=content["epsilon_lower_bound"],
         skipped=content["not_tested"],
         reference_models=content["reference_models"],
+        reference_set_size=content["reference_set_size"],
         label_only=content["label_only"],
         groups=None if content["groups"] is None else tuple(content["groups"]),
         half_sizes=tuple((counts["true_positives"][-1], counts["false_positives"][-1]) for counts in content["curves"]),

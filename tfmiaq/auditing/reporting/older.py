@@ -24,6 +24,7 @@ def upgraded(content: dict[str, Any], is_headline: bool = True) -> dict[str, Any
         **content,
         "findings": [{"kind": "older report", "text": _TOLD, "invalid": False}] if is_headline else [],
         "about": {},
+        "reference_set_size": None,
         "independent_records": [],
         "attacks": {name: _attack(attack, sizes) for name, attack in content["attacks"].items()},
         "slices": [_slice(part, content["chosen"][0]) for part in content["slices"]],

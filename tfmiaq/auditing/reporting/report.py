@@ -20,6 +20,7 @@ from tfmiaq.auditing.reporting.canary_report import CanaryReport
 from tfmiaq.auditing.reporting.exposure import Exposure
 from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, with_interval
+from tfmiaq.caching.store import private_folder, write_text, write_whole
 from tfmiaq.metrics import RATES, Estimate
 
 _MOST_CURVES = 6
@@ -49,6 +50,7 @@ class AuditReport(Decided):
             (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
+        reference_set_size: Number of records that each of them trained on, about; None where it is not known.
         label_only: Whether the target gave labels instead of scores.
         groups: Numbers of groups of members and of non-members, or None where each record is one.
         half_sizes: Members and non-members of the halves that the curves are of; () for halves as even as can be.
@@ -75,6 +77,7 @@ class AuditReport(Decided):
     epsilon: float = 0.0
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_models: int = 0
+    reference_set_size: Optional[int] = None
     label_only: bool = False
     access: str = "query"
     query: Optional[AuditReport] = None
@@ -187,9 +190,7 @@ class AuditReport(Decided):
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(
-            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None, self.attacks
-        )
+        return wording.assumptions(self.headline(), self.attacks)
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -213,6 +214,7 @@ class AuditReport(Decided):
             "chosen": list(self.chosen),
             "seed": self.seed,
             "reference_models": self.reference_models,
+            "reference_set_size": self.reference_set_size,
             "label_only": self.label_only,
             "groups": None if self.groups is None else list(self.groups),
             "access": self.access,
@@ -302,12 +304,12 @@ class AuditReport(Decided):
         Returns:
             The folder.
         """
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / saved.FILE).write_text(saved.to_text(files.to_saved(self)), encoding="utf-8")
-        (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
-        (folder / "report.html").write_text(self.to_html(), encoding="utf-8")
-        plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
+        folder = private_folder(folder)
+        write_text(folder / saved.FILE, saved.to_text(files.to_saved(self)))
+        write_text(folder / "report.md", f"{self.to_markdown()}\n![ROC](roc.png)")
+        write_text(folder / "report.html", self.to_html())
+        curves = {attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}
+        write_whole(folder / "roc.png", lambda path: plots.save_roc(curves, path))
         return folder
 
     def records(self, path: Any) -> pathlib.Path:

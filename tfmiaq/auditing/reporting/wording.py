@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from tfmiaq.auditing.reporting.results import AttackResult
+from tfmiaq.signals.reference_sets import are_alike
 
 # A doubling of reference models that adds less to the AUC is taken to add nothing.
 _SETTLED = 0.003
@@ -45,23 +46,19 @@ def growth(attacks: Sequence[AttackResult]) -> list[str]:
     ]
 
 
-def assumptions(
-    reference_models: int, label_only: bool, access: str, unread: str, grouped: bool, attacks: Sequence[AttackResult]
-) -> list[str]:
+def assumptions(headline: Mapping[str, Any], attacks: Sequence[AttackResult]) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
-        reference_models: Number of reference models, 0 for none.
-        label_only: Whether the target gave labels instead of scores.
-        access: "query" or "file".
-        unread: Why the logits inside a .tflite were not read, or empty.
-        grouped: Whether records belong to groups.
+        headline: `AuditReport.headline()`.
         attacks: The attacks that ran.
     """
+    reference_models, access, unread = headline["reference_models"], headline["access"], headline["unread"]
     if reference_models:
         about = (
             f"{reference_models} reference models were trained through the given pipeline. The figures hold for an "
             "attacker who knows it; with more reference models the attack can be stronger."
+            f"{_of_other_size(headline['reference_set_size'], headline['members'])}"
         )
     else:
         about = (
@@ -80,9 +77,9 @@ def assumptions(
         found.append(
             "The attacker sees outputs only. One who holds the model's file reads the logits in front of them."
         )
-    if label_only:
+    if headline["label_only"]:
         found.append("The target gives labels, so that only label-only attacks ran.")
-    if grouped:
+    if headline["groups"] is not None:
         found.append(
             "No group is split by halves, folds and reference models, and intervals count the records of a group as "
             "dependent on one another."
@@ -96,6 +93,17 @@ def assumptions(
         "attack and threshold were chosen on one half of the records and the bound taken on the other.",
         "Empirical resistance is not differential privacy.",
     ]
+
+
+def _of_other_size(size: Optional[int], members: int) -> str:
+    """Returns a sentence on training sets of reference models that are of another size than the target's, or none."""
+    if size is None or are_alike(size, members):
+        return ""
+    return (
+        f" Each trained on about {size} records and the target on {members}: the audited records, or the population, "
+        f"allow no more alike. Models of {'fewer' if size < members else 'more'} records memorize otherwise than the "
+        "target, so that the attack is weaker than one with sets as large as the target's."
+    )
 
 
 def sizes(report: Any) -> str:
