@@ -203,7 +203,7 @@ def _queried(model: Any, pool: signals.Records) -> dict[str, Any]:
         view = getattr(held, access)
         found = signals.extract(view, pool, batch_size=2_048)
         more = signals.query_augmented(view, pool, queries, batch_size=2_048)
-        views[access] = dataclasses.replace(found, **more)  # type: ignore[arg-type]
+        views[access] = dataclasses.replace(found, **more)
     return views
 
 
