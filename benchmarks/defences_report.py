@@ -91,13 +91,10 @@ def figure(results: list[dict[str, Any]], path: pathlib.Path) -> None:
             colour, marker = _family(name)
             point = strongest(found, 0)[1], mean(found, "test_accuracy")
             axis.scatter(*point, color=colour, marker=marker, s=60)
-            axis.annotate(
-                name.split(":")[0] if len(name) > 40 else name,
-                point,
-                fontsize=6,
-                xytext=(4, 3),
-                textcoords="offset points",
-            )
+            text = name if len(name) < 50 else f"{name[:47]}..."
+            label = axis.annotate(text, point, fontsize=5, xytext=(5, 3), textcoords="offset points")
+            label.set_in_layout(False)
+        axis.margins(x=0.3)
         axis.set_xlabel(f"AUC of the strongest attack: {title}")
     axes[0].set_ylabel("test accuracy")
     fig.suptitle("Location-30: 1,600 members")

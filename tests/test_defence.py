@@ -167,7 +167,8 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
 def test_memorized_records_are_relearnt_from_teachers(sets, tmp_path, monkeypatch, log, memorized):
     """Random labels can only be memorized."""
     chance = [(x, np.random.default_rng(0).integers(0, 10, len(y))) for x, y in sets]
-    monkeypatch.setattr(tfmiaq.training.recipe, "FROM_SCRATCH", RECIPE)
+    for name in ("FROM_SCRATCH", "CLIPPED"):
+        monkeypatch.setattr(tfmiaq.training.recipe, name, RECIPE)
     tfmiaq.defend(_memorizing, *(chance if memorized else sets), reference_models=0, folder=tmp_path, verbose=False)
     assert log() == (["60"] + ["48"] * 5 if memorized else ["60"])
 
