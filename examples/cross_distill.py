@@ -11,7 +11,7 @@ was stopped goes on in the same --folder.
 
 The audits here have few reference models. Stronger attackers find far more in cross-distilled models; a second record
 of the same person voids the defence; and --output_bits hides from who can only ask, not from who holds the .tflite:
-see "Read this first" in docs/defence.md.
+see docs/defence.md.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ USAGE = {
     "": "required: COMMAND",
     "defnd model.keras": "invalid choice: 'defnd'",
     "audit model.keras": "required: --records",
-    f"{AUDIT} --max_auc high": "invalid float value: 'high'",
+    f"{AUDIT} --batch_size high": "invalid int value: 'high'",
     f"{DEFEND} --target mobil": "invalid choice: 'mobil'",
     f"{DEFEND} --epochs many": "invalid int value: 'many'",
     f"{DEFEND} --policy search --weight_bits 2,x": "--weight_bits",
