@@ -59,7 +59,8 @@ def load_model(
             it.
     """
     # A folder holds the traced functions themselves.
-    with contextlib.nullcontext() if os.path.isdir(path) else quantizers.passed_on():
+    is_folder = isinstance(path, (str, os.PathLike)) and os.path.isdir(path)
+    with contextlib.nullcontext() if is_folder else quantizers.passed_on():
         return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
 
 
