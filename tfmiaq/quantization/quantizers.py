@@ -156,9 +156,13 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
 
 
 def int8_refinement(bits: Any) -> Any:
-    """Returns how many int8 codes lie between two neighbouring weight levels: floor(127 / n), n = 2^(b-1) - 1 or 1."""
+    """Returns how many int8 codes lie between two neighbouring weight levels, for a top level n = 2^(b-1) - 1, or 1.
+
+    That is floor(127 / n), and 16 floor(7 / n) for up to 4 bits: a packed file holds the upper halves of those bytes.
+    """
     top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
-    return tf.floor(127.0 / top + 1e-3)
+    in_int4 = tf.floor(7.0 / top + 1e-3)
+    return 16.0 * in_int4 + (1.0 - tf.minimum(in_int4, 1.0)) * tf.floor(127.0 / top + 1e-3)
 
 
 @_register

@@ -9,8 +9,9 @@ import numpy as np
 
 from tfmiaq._backend import tf
 from tfmiaq._checks import AT_LEAST_ONE, check, check_choice, integer
-from tfmiaq.tflite.flatbuffer import TFLiteModel, read_model
+from tfmiaq.tflite.flatbuffer import TFLiteModel, is_packed, read_model
 from tfmiaq.tflite.metadata import read_metadata
+from tfmiaq.tflite.packed_runtime import runs_packed
 from tfmiaq.tflite.quiet import quiet
 
 _THREADS = integer(1, or_none=True, none_means="the runtime's default")
@@ -27,6 +28,23 @@ def _interpreter_type(runtime: str) -> Any:
     return LiteRt
 
 
+def check_runs_packed(caller: str, runtime: str, way_out: str) -> None:
+    """Raises ValueError if a runtime refuses packed weights, or computes something else from them.
+
+    Args:
+        caller: What the error begins with.
+        runtime: As for `Interpreter`.
+        way_out: What its last sentence ends with.
+    """
+    if runs_packed(_interpreter_type(runtime)):
+        return
+    name = f"TensorFlow {tf.__version__}" if runtime == "tensorflow" else "the installed ai-edge-litert"
+    raise ValueError(
+        f"{caller}: {name} does not run packed files, whose weights are INT4 with a scale for each channel. Use "
+        f"TensorFlow 2.21, or tfmiaq.tflite.Interpreter(file, runtime='litert') with ai-edge-litert 2.1{way_out}."
+    )
+
+
 class Interpreter:
     """Runs a .tflite on float arrays, whatever its own types, normalized as its metadata says.
 
@@ -38,7 +56,8 @@ class Interpreter:
         also: Indices of further outputs of the file's graph, for `predict_also`.
 
     Raises:
-        ValueError: No TFLite model, one that the interpreter refuses, an unknown runtime, or threads below 1.
+        ValueError: No TFLite model, one that the interpreter refuses, an unknown runtime, or threads below 1; packed
+            weights that the runtime does not compute with.
         ImportError: The runtime is not installed.
     """
 
@@ -53,6 +72,8 @@ class Interpreter:
         threads = check("Interpreter", threads=(threads, _THREADS))["threads"]
         data = read_model(model)
         kind = _interpreter_type(runtime)
+        if is_packed(data):
+            check_runs_packed("Interpreter", runtime, "; or convert without pack=True")
         try:
             with quiet():
                 self._interpreter = kind(
