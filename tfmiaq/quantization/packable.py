@@ -7,13 +7,16 @@ from typing import Any, Optional
 from tfmiaq._backend import keras
 
 _layers = keras.layers
+# A scale and a zero point of one channel in a .tflite: a float32 and an int64.
+BYTES_OF_SCALE = 12
 
 
 def fits_int4(layer: Any, weight_bits: Optional[int]) -> bool:
     """Returns whether `convert(pack=True)` stores the weights of a layer as INT4.
 
     It does for up to 4 bits, an even number of inputs, and a layer that TFLite runs as FULLY_CONNECTED or could: a
-    Dense, or a 1 x 1 convolution of stride 1. The file decides in the end (`tfmiaq.tflite.stored_weights`).
+    Dense, or a 1 x 1 convolution of stride 1. A Dense has one scale in an int8 file and one for each unit in a packed
+    one: it must have more inputs than those take. The file decides in the end (`tfmiaq.tflite.stored_weights`).
 
     Args:
         layer: A built Keras layer.
@@ -21,9 +24,10 @@ def fits_int4(layer: Any, weight_bits: Optional[int]) -> bool:
     """
     if weight_bits is None or weight_bits > 4:
         return False
-    if type(layer) is _layers.Conv2D:
-        if (*layer.kernel_size, *layer.strides) != (1, 1, 1, 1) or layer.groups != 1:
-            return False
-    elif type(layer) is not _layers.Dense:
+    inputs, outputs = layer.kernel.shape[-2:] if type(layer) in (_layers.Conv2D, _layers.Dense) else (1, 1)
+    if inputs % 2:
         return False
-    return int(layer.kernel.shape[-2]) % 2 == 0
+    if type(layer) is _layers.Conv2D:
+        return bool((*layer.kernel_size, *layer.strides, layer.groups) == (1, 1, 1, 1, 1))
+    scales = (outputs - 1) * (2 if layer.use_bias else 1)
+    return bool(scales * BYTES_OF_SCALE < inputs * outputs // 2)

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.quantization.packable import BYTES_OF_SCALE
 from tfmiaq.tflite.flatbuffer import TFLiteModel, is_packed, operation_names, pack, read_model, unpack
 
 # An INT4 code is the upper half of an int8 code.
@@ -110,7 +111,13 @@ class _Graph:
         bias = self.bias(operator)
         if bias is not None and np.any(bias % UPPER_HALF):
             return "its bias is not a multiple of 16: the layer is called on inputs of several scales"
-        return ""
+        return self._fault_of_size(operator, codes)
+
+    def _fault_of_size(self, operator: Any, codes: np.ndarray) -> str:
+        tensors = [self.tensor(operator, place) for place in (_WEIGHTS, _BIAS)]
+        known = [tensor for tensor in tensors if tensor is not None and tensor.quantization is not None]
+        scales = sum(codes.shape[0] - np.size(tensor.quantization.scale) for tensor in known)
+        return "" if scales * BYTES_OF_SCALE < codes.size // 2 else "a scale for each channel takes more than is saved"
 
     def _fault_of_shape(self, name: str, operator: Any, codes: np.ndarray) -> str:
         options = operator.builtinOptions
