@@ -205,7 +205,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str]) -> None:
     del argv
     results = pathlib.Path(RESULTS.value)
-    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.is_file() else []
+    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    rows, grids = known.get("rows", []), known.get("grids") or _grids()
     for name in NETWORK.value:
         done = {row["weight_bits"] for row in rows if row["network"] == name}
         if done.issuperset(_BITS):
@@ -227,7 +228,7 @@ def main(argv: list[str]) -> None:
                 "command": "python benchmarks/packed.py --dataset=cifar10.npz --location=location30.npz",
                 "seed": 0,
                 "runtimes": _runtimes(),
-                "grids": _grids(),
+                "grids": grids,
                 "rows": rows,
             }
             results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
