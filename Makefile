@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 LEGACY ?= .venv-legacy
 ARGS ?=
-# Two processes, and the tests of a file in one of them: they share its models.
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# Two processes, and the tests of a file in one of them: they share its models. tests/conftest.py has the order.
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Modules are compiled when they are imported: most of TensorFlow's never are.
+PIP_INSTALL ?= -m pip install --quiet --no-compile --disable-pip-version-check
 
 .PHONY: help demo test test-fast test-legacy lint format architecture bench clean
 
@@ -46,22 +48,22 @@ bench: $(VENV)/.ready  ## Runs the short benchmarks
 $(VENV)/.ready: requirements/default.txt requirements/suite.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
 	@$(PYTHON) tools/check_python.py 3.10 3.13 $(MAKECMDGOALS)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --no-deps -r requirements/default.txt -r requirements/dev.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r requirements/suite.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps -r requirements/default.txt -r requirements/dev.txt
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps --ignore-requires-python -r requirements/suite.txt
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(LEGACY)/.ready: requirements/legacy.txt requirements/suite.txt requirements/dev.txt setup.cfg pyproject.toml tools/check_python.py
 	@$(PYTHON) tools/check_python.py 3.10 3.11 $(MAKECMDGOALS)
 	$(PYTHON) -m venv --clear $(LEGACY)
-	$(LEGACY)/bin/python -m pip install --quiet --no-deps -r requirements/legacy.txt -r requirements/dev.txt
-	$(LEGACY)/bin/python -m pip install --quiet --no-deps -r requirements/suite.txt
-	$(LEGACY)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(LEGACY)/bin/python $(PIP_INSTALL) --no-deps -r requirements/legacy.txt -r requirements/dev.txt
+	$(LEGACY)/bin/python $(PIP_INSTALL) --no-deps -r requirements/suite.txt
+	$(LEGACY)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Dask and Ray, for the tests of what trains on many machines.
 %/.cluster: %/.ready requirements/cluster.txt
-	$*/bin/python -m pip install --quiet --no-deps -r requirements/cluster.txt
+	$*/bin/python $(PIP_INSTALL) --no-deps -r requirements/cluster.txt
 	@touch $@
 
 clean:  ## Removes the environments and what was built

@@ -74,6 +74,15 @@ def mlp(input_shape: tuple[int, ...] = (446,), classes: int = 30) -> Any:
     return tfmiaq.keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mlp")
 
 
+def plain_mlp(input_shape: tuple[int, ...] = (446,), classes: int = 30) -> Any:
+    """Two hidden layers of 256 and 128 without normalization."""
+    layers = tfmiaq.keras.layers
+    inputs = x = tfmiaq.keras.Input(input_shape)
+    for number, units in enumerate((256, 128), start=1):
+        x = layers.Dense(units, activation="relu", name=f"hidden{number}")(x)
+    return tfmiaq.keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="plain_mlp")
+
+
 def small_mobilenet(input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10) -> Any:
     """Six depthwise separable convolutions of widths 16 to 128 behind a stem, as MobileNet V1 has them."""
     layers = tfmiaq.keras.layers

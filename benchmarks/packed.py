@@ -28,8 +28,8 @@ from networks import mlp, resnet8, small_mobilenet
 import tfmiaq
 from tfmiaq import datasets
 from tfmiaq.tflite import bias_alignment
-from tfmiaq.tflite.interpreter import _interpreter_type
 from tfmiaq.tflite.packing import pack_weights
+from tfmiaq.tflite.runtimes import _interpreter_type
 
 keras = tfmiaq.keras
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set of images, or the path of an .npz file.")

@@ -1,7 +1,8 @@
-"""Does post-training quantization leak less? Calibrated models beside trained ones and float, by LiRA and RMIA.
+"""Does post-training quantization leak less? Calibrated models beside trained ones and float, by the strongest attacks.
 
     python benchmarks/post_training.py --dataset=cifar10.npz
     python benchmarks/post_training.py --dataset=cifar10.npz --networks=small_mobilenet --members=2000 --epochs=20
+    python benchmarks/post_training.py --only_table
 
 Each row is one target, trained on `--members` records and attacked on them and on as many others, by reference models
 that went through the target's own pipeline on random halves of both. The ways: the float model; calibrated on the
@@ -48,9 +49,28 @@ N_JOBS = flags.DEFINE_integer("n_jobs", None, "Processes that train reference mo
 CACHE = flags.DEFINE_string("cache", "out/post_training", "Folder of float models and of every model's signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/post_training.json", "Result file.")
 
+DOCS = flags.DEFINE_string("docs", "docs/post_training.md", "Page whose table is written anew with each row.")
+ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the table from the result file, and measure nothing.")
+
 _BITS = (8, 4, 3, 2, 1)
 _ACTIVATIONS = (8, 4)
-_ATTACKS = ("LiRA", "offline LiRA", "RMIA", "confidence")
+_ATTACKS = ("LiRA", "offline LiRA", "RMIA", "difficulty calibration", "whole output", "confidence")
+_OUTSIDE, _MEMBERS, _TRAINED = "calibrated outside", "calibrated on members", "trained"
+# What says most comes first: (weights, activations, way).
+_FIRST = (
+    (2, 8, _OUTSIDE),
+    (1, 8, _OUTSIDE),
+    (2, 8, _MEMBERS),
+    (4, 8, _OUTSIDE),
+    (2, 4, _TRAINED),
+    (1, 4, _TRAINED),
+    (2, 4, _OUTSIDE),
+    (1, 4, _OUTSIDE),
+    (1, 8, _MEMBERS),
+    (8, 8, _OUTSIDE),
+    (3, 8, _OUTSIDE),
+)
+_BEGIN, _END = "<!-- begin of the measured rows -->", "<!-- end of the measured rows -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,26 +95,6 @@ def _policy(weight: int, activation: int) -> Any:
     return tfmiaq.BitwidthPolicy.uniform(weight, activation, first=8, last=8)
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Quantizes and trains on.
-
-    Attributes:
-        weight: Bits of weights.
-        activation: Bits of activations.
-        epochs: Number of epochs.
-    """
-
-    weight: int
-    activation: int
-    epochs: int
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the trained quantized model."""
-        recipe = tfmiaq.TrainingRecipe(epochs=self.epochs, learning_rate=0.02)
-        return recipe.fit(tfmiaq.quantize_model(model, _policy(self.weight, self.activation)), x, y)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibrate:
     """Quantizes and calibrates.
@@ -117,11 +117,29 @@ class Calibrate:
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
         """Returns the calibrated quantized model."""
-        records = (x if self.outside is None else self.outside)[: self.count]
-        quantized = tfmiaq.quantize_model(model, _policy(self.weight, self.activation))
+        return self._calibrated(tfmiaq.quantize_model(model, _policy(self.weight, self.activation)), None, x)
+
+    def lend(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        """Returns the calibrated quantized model, which the next call may change: all models are quantized once."""
+        key = model.name, self.weight, self.activation
+        if key not in _lent:
+            _lent.clear()
+            _lent[key] = tfmiaq.quantize_model(model, _policy(self.weight, self.activation))
+        return self._calibrated(_lent[key], model, x)
+
+    def _calibrated(self, quantized: Any, float_model: Any, x: np.ndarray) -> Any:
         return tfmiaq.calibrate(
-            quantized, records, iterations=self.iterations, batch_size=self.batch_size, verbose=False
+            quantized,
+            (x if self.outside is None else self.outside)[: self.count],
+            float_model=float_model,
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            verbose=False,
         )
+
+
+# The quantized model that `Calibrate.lend` lends.
+_lent: dict[tuple[str, int, int], Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +161,10 @@ class Row:
 
 def all_rows() -> list[Row]:
     """Every row, in the order of the flags' default."""
-    rows = [Row("float", "float"), Row("null", "null")]
-    for activation in _ACTIVATIONS:
-        for weight in _BITS:
-            for way in ("calibrated outside", "calibrated on members", "trained"):
-                rows.append(Row(f"w{weight} a{activation} {way}", way, weight, activation))
-    return rows
+    every = [(w, a, way) for a in _ACTIVATIONS for w in _BITS for way in (_OUTSIDE, _MEMBERS, _TRAINED)]
+    ordered = [*_FIRST, *(each for each in every if each not in _FIRST)]
+    quantized = [Row(f"w{w} a{a} {way}", way, w, a) for w, a, way in ordered]
+    return [Row("float", "float"), Row("null", "null"), *quantized]
 
 
 def chosen_rows() -> Iterator[Row]:
@@ -193,9 +209,10 @@ class Experiment:
         """The stages that the target and its reference models go through."""
         if row.weight is None or row.activation is None:
             return [self.train_float]
-        if row.way == "trained":
-            return [self.train_float, Train(row.weight, row.activation, TUNING.value)]
-        outside = self.outside if row.way == "calibrated outside" else None
+        if row.way == _TRAINED:
+            recipe = tfmiaq.TrainingRecipe(epochs=TUNING.value, learning_rate=0.02)
+            return [self.train_float, tfmiaq.QuantizedTraining(_policy(row.weight, row.activation), recipe)]
+        outside = self.outside if row.way == _OUTSIDE else None
         options = RECORDS.value, ITERATIONS.value, BATCH_SIZE.value
         return [self.train_float, Calibrate(row.weight, row.activation, *options, outside)]
 
@@ -222,14 +239,14 @@ class Experiment:
 
     def score(self, row: Row) -> dict[str, Any]:
         """The finished row."""
-        started = time.perf_counter()
+        started = time.process_time()
         model = self.target(row)
         found, refs = signals.extract(model, self.pool), self.references(row)
         if row.way == "null":
             # Members come first in the evidence: with the records in another order these are others.
             order = np.random.default_rng(self.seed + 1).permutation(len(self.pool[1]))
             found = signals.Signals(**{name: array[order] for name, array in found.to_arrays().items()})
-            refs = signals.ReferenceSignals(refs.features[:, order], refs.trained_on[:, order])
+            refs = refs.of_records(order)
         is_member = np.arange(len(found.labels)) < len(self.members[1])
         evidence = Evidence(target=found, is_member=is_member, seed=self.seed, reference_signals=refs)
         report = auditing.score(evidence, [ATTACKS[name] for name in _ATTACKS])
@@ -247,8 +264,9 @@ class Experiment:
             "test_accuracy": float((signals.predict_logits(model, x).argmax(1) == y).mean()),
             "member_accuracy": report.member_accuracy,
             "non_member_accuracy": report.non_member_accuracy,
+            "strongest": max(attacks, key=lambda name: attacks[name]["auc"]),
             "attacks": attacks,
-            "minutes": round((time.perf_counter() - started) / 60, 1),
+            "processor_minutes": round((time.process_time() - started) / 60, 2),
         }
 
 
@@ -257,8 +275,49 @@ def _rate(attack: auditing.AttackResult, rate: float) -> Optional[float]:
     return None if found is None else round(float(found), 4)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, a table for each network."""
+    order = ["null", "float", _OUTSIDE, _MEMBERS, _TRAINED]
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        lines += [
+            f"### {network}",
+            "",
+            "| weights | activations | way | test accuracy | member accuracy | strongest attack | its AUC | LiRA | RMIA "
+            "| strongest attack's TPR at 1 % FPR |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        found = [row for row in rows if row["network"] == network]
+        found.sort(key=lambda row: (-(row["activation"] or 9), -(row["weight"] or 9), order.index(row["way"])))
+        for row in found:
+            best, attacks = row["attacks"][row["strongest"]], row["attacks"]
+            way, is_null = row["way"], row["way"] == "null"
+            bits = [str(row[name] or "float") for name in ("weight", "activation")]
+            accuracies = ["" if is_null else f"{row[name]:.3f}" for name in ("test_accuracy", "member_accuracy")]
+            aucs = [f"{attacks[name]['auc']:.3f}" for name in ("LiRA", "RMIA")]
+            tpr = best["tpr_at_1_percent_fpr"]
+            cells = [*bits, "memberships drawn anew" if is_null else "" if way == "float" else way, *accuracies]
+            cells += [row["strongest"], f"{best['auc']:.3f} ({best['auc_low']:.3f} to {best['auc_high']:.3f})", *aucs]
+            lines.append(f"| {' | '.join(cells)} | {'' if tpr is None else f'{tpr:.3f}'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_table(rows: list[dict[str, Any]]) -> None:
+    """Writes the table into its place in the documentation."""
+    page = pathlib.Path(DOCS.value)
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise app.UsageError(f"--docs: {page} has no lines {_BEGIN!r} and {_END!r} for the table to stand between.")
+    page.write_text(f"{before}{_BEGIN}\n\n{table(rows)}\n{_END}{after}", encoding="utf-8")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    if ONLY_TABLE.value:
+        write_table(json.loads(pathlib.Path(RESULTS.value).read_text(encoding="utf-8"))["rows"])
+        return
     if THREADS.value:
         import tensorflow as tf
 
@@ -285,12 +344,16 @@ def main(argv: list[str]) -> None:
                     continue
                 bits = {"way": row.way, "weight": row.weight, "activation": row.activation}
                 finished = {**key, **bits, **experiment.score(row)}
-                arguments = [a for a in sys.argv[1:] if not a.startswith(("--dataset", "--cache", "--results"))]
+                arguments = [
+                    a for a in sys.argv[1:] if not a.startswith(("--dataset", "--cache", "--results", "--docs"))
+                ]
                 command = " ".join(["python benchmarks/post_training.py --dataset=cifar10.npz", *arguments])
                 text = json.dumps({"command": command, "rows": [*kept, finished]}, indent=1)
                 results.write_text(text + "\n", encoding="utf-8")
-                rmia = finished["attacks"]["RMIA"]["auc"]
-                print(f"{network} {row.name}: test accuracy {finished['test_accuracy']:.3f}, RMIA {rmia:.3f}")
+                write_table([*kept, finished])
+                strongest = finished["strongest"]
+                auc = finished["attacks"][strongest]["auc"]
+                print(f"{network} {row.name}: test accuracy {finished['test_accuracy']:.3f}, {strongest} {auc:.3f}")
 
 
 if __name__ == "__main__":

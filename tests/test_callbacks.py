@@ -72,7 +72,7 @@ def test_a_quantized_model_is_watched_and_its_training_left_alone(digits):
     for watched in (False, True):
         keras.utils.set_random_seed(0)
         quantized = tfmiaq.quantize_model(tiny_model())
-        quantized.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        quantized.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
         monitor = tfmiaq.callbacks.LeakageMonitor((x, y), (digits.x_test[:64], digits.y_test[:64]))
         losses.append(quantized.fit(x, y, epochs=2, verbose=0, callbacks=[monitor] * watched).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-5)

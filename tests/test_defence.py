@@ -279,16 +279,13 @@ def finished(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("writes", [1, 2])
-def test_a_call_that_dies_between_two_files_leaves_its_model_to_no_other_call(
-    finished, undisturbed, monkeypatch, writes
-):
+def test_a_call_that_dies_between_two_files_leaves_its_model_to_no_other_call(finished, undisturbed, monkeypatch):
     """Stage A, then stage B of other arguments, which dies after some of its files; then stage A again."""
     replace, done = os.replace, []
 
     def dies(*paths):
         done.append(paths)
-        if len(done) == writes:
+        if len(done) == 2:
             raise KeyboardInterrupt
         replace(*paths)
 
@@ -315,8 +312,7 @@ def test_a_broken_model_in_the_cache_is_made_again(finished, undisturbed, log):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3], ids=["quantized model", "first reference model"])
-def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed, count):
+def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed):
     folder, tests = tmp_path / "defended", pathlib.Path(__file__).parent
     process = subprocess.Popen(
         [sys.executable, "-c", f"import test_defence; test_defence.small_defence({str(folder)!r})"],
@@ -325,7 +321,8 @@ def test_a_call_that_was_killed_goes_on(tmp_path, log, undisturbed, count):
         start_new_session=True,
     )
     end = time.monotonic() + 150
-    while len(list(folder.glob("cache/*.keras"))) < count:
+    # Float and quantized model, and one for reference.
+    while len(list(folder.glob("cache/*.keras"))) < 3:
         assert time.monotonic() < end and process.poll() is None, "it was not killed in the middle"
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)

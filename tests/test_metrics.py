@@ -12,7 +12,7 @@ from scipy import special, stats
 from sklearn import metrics as sklearn_metrics
 
 from tfmiaq import _privacy_suite, metrics
-from tfmiaq.metrics import Estimate
+from tfmiaq.metrics import Estimate, epsilon
 
 
 def test_figures_follow_from_the_confusion():
@@ -88,7 +88,7 @@ def test_the_ratio_bound_is_tensorflow_privacys(counts):
     (suite,) = _privacy_suite.import_suite("epsilon_lower_bound")
     expected = suite.RatioBound(*counts, 0.025).compute_bound(suite.BoundMethod.CLOPPER_PEARSON)
     above, below, total, other_total = counts
-    found = metrics._ratio_bound(above, total, below, other_total, 0.025)
+    found = epsilon._ratio_bound(above, total, below, other_total, 0.025)
     assert found == pytest.approx(float(np.nan_to_num(expected)), rel=1e-9)
 
 

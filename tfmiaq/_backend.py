@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import warnings
@@ -49,7 +50,9 @@ if _KERAS_2_IS_BUILT_IN:
     if keras.Model.__module__.startswith("tf_keras"):
         raise ImportError(
             f"{_LEGACY} was set when Keras of TensorFlow {tf.__version__} was first used, whose own Keras is Keras 2 "
-            "already. Unset it, or import tfmiaq before TensorFlow."
+            "already; importing tensorflow_model_optimization sets it. Start Python again with that variable unset, "
+            "and write `import tfmiaq.quantization` in front of all imports of tensorflow_model_optimization: `import "
+            "tfmiaq` alone loads nothing yet."
         )
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "QuantizeWrapperV2",
     "Quantizer",
     "activation_quantizers",
+    "internal_keras_class",
     "is_keras_3_model",
     "is_stateful",
     "keras",
@@ -67,6 +71,16 @@ __all__ = [
     "tfmot",
     "weight_quantizers",
 ]
+
+
+def internal_keras_class(name: str) -> Any:
+    """Returns a class that files of Keras 2 name and Keras does not export, such as "Functional"; None if unknown."""
+    root = keras.Model.__module__.partition(".")[0]
+    for part in ("engine.functional", "layers.core.tf_op_layer", "metrics.base_metric", "losses"):
+        found = getattr(importlib.import_module(f"{root}.src.{part}"), name, None)
+        if isinstance(found, type) and found.__module__.startswith(f"{root}."):
+            return found
+    return None
 
 
 def is_keras_3_model(model: Any) -> bool:

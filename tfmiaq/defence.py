@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional, Union
@@ -18,22 +19,22 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.quantization import get_policy, load_model
+from tfmiaq.quantization import get_policy
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat
+from tfmiaq.training.distillation import CrossDistillation
+from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
-# docs/frontier.md: against 3 to 4 reference models cross-distillation gains where the gap is wide, and it costs
-# accuracy where the gap is narrow. Stronger attackers find far more (docs/defence.md), so this default is under
-# re-examination.
+# docs/defence.md: cross-distillation gains where the gap is wide, and it costs accuracy where the gap is narrow.
 _MEMORIZED_GAP = 0.2
-_MODELS = keras_model(load_model)
+_MODELS = keras_model(functools.partial(open_keras_model, imported=True))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -201,8 +202,9 @@ def defend(
         labels=labels,
         n_jobs=n_jobs,
         seed=seed,
+        folder=folder,
     )
-    run = _Run(**options, **_split_records(train, test, groups, options), folder=pathlib.Path(folder), verbose=verbose)
+    run = _Run(**options, **_split_records(train, test, groups, options), verbose=verbose)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     bits = _bits_stage(run, float_model)
@@ -243,12 +245,14 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
         "seed": SEED,
+        "folder": instance("a path", str, os.PathLike),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
     if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
         raise InvalidArgumentError(
             "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."
         )
+    checked["folder"] = pathlib.Path(checked["folder"])
     return checked
 
 
@@ -257,7 +261,9 @@ def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) 
     members, rest = signals.check_records(train, test, "defend", ("train", "test"))
     known: tuple[Any, Any] = (None, None)
     if groups is not None:
-        known = signals.check_group_pair(groups, (len(members[1]), len(rest[1])), "defend", ("train", "test"))
+        # Each half of the test records is audited, and split for that.
+        sizes = len(members[1]), len(rest[1])
+        known = signals.check_group_pair(groups, sizes, "defend", ("train", "test"), fewest=(2, 4))
     halves = half_splits(len(rest[1]), 2, options["seed"], known[1])
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in halves)
     of_parts = None
@@ -309,7 +315,7 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
                 for x, y in (run.members, run.choosing)
             )
             cross = CrossDistillation() if on_members - on_others >= _MEMORIZED_GAP else False
-    recipe = default_recipe(bool(cross)) if run.recipe is None else run.recipe
+    recipe = default_recipe(bool(cross), float_model) if run.recipe is None else run.recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 

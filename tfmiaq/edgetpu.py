@@ -271,13 +271,13 @@ def _operations(model: Any, schema: Any) -> list[_Operation]:
 
     found = []
     for name, operator in zip(operation_names(model), graph.operators):
-        inputs = [int(index) for index in operator.inputs if index >= 0]
+        inputs = [int(index) for index in ([] if operator.inputs is None else operator.inputs) if index >= 0]
         found.append(
             _Operation(
                 name,
                 operator.builtinOptions,
                 [graph.tensors[index] for index in inputs],
-                [graph.tensors[int(index)] for index in operator.outputs],
+                [graph.tensors[int(index)] for index in ([] if operator.outputs is None else operator.outputs)],
                 [value(index) for index in inputs],
             )
         )
@@ -312,7 +312,7 @@ def check(model: TFLiteModel) -> EdgeTpuCheck:
         The table, the bytes of parameters, and the compiler's log.
 
     Raises:
-        ValueError: No such file, or what it holds is no TFLite model, or one of packed weights.
+        ValueError: No such file, what it holds is no TFLite model, a damaged one, or one of packed weights.
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -323,14 +323,26 @@ def check(model: TFLiteModel) -> EdgeTpuCheck:
             "edgetpu.check: The file has packed weights (INT4), and the Edge TPU takes int8. Convert the model with "
             "target='edgetpu', without pack=True."
         )
+    try:
+        checks, parameters = _check_operations(unpacked, schema)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The rules read what an operation of this name always has.
+        raise ValueError(
+            f"damaged .tflite: an operation lacks what its kind has ({type(error).__name__}: {error})."
+        ) from error
+    return EdgeTpuCheck(tuple(checks), parameters, _compile(data))
+
+
+def _check_operations(unpacked: Any, schema: Any) -> tuple[list[OperationCheck], int]:
+    """Returns the checks of all operations, and the bytes of parameters of those that are mapped."""
     types = _names(schema.TensorType)
     checks, parameters = [], 0
     for index, operation in enumerate(_operations(unpacked, schema)):
         rule = _RULES.get(operation.name)
         reason = "an operation that the Edge TPU does not know" if rule is None else ""
         reason = reason or _types_and_shapes(operation, types) or (rule(operation) if rule else "")
-        name = operation.outputs[0].name.decode() if operation.outputs else ""
+        name = (operation.outputs[0].name or b"").decode() if operation.outputs else ""
         checks.append(OperationCheck(index, operation.name, name, not reason, reason))
         if not reason:
             parameters += sum(value.nbytes for value in operation.values if value is not None)
-    return EdgeTpuCheck(tuple(checks), parameters, _compile(data))
+    return checks, parameters

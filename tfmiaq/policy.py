@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 from tfmiaq._checks import check, check_fields, integer, real
+from tfmiaq.loading.json_text import parse_json
 
 _SCHEMA = 1
 
@@ -91,14 +92,23 @@ class OutputBits:
 _Layers = Union[Mapping[str, LayerBits], Sequence[tuple[str, LayerBits]]]
 
 
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) and len(item) == 2
+
+
 def _freeze_layers(layers: Any) -> tuple[tuple[str, LayerBits], ...]:
     items = layers.items() if isinstance(layers, Mapping) else layers
+    if not isinstance(layers, (Mapping, list, tuple)) or not all(_is_pair(item) for item in items):
+        raise TypeError(
+            f"BitwidthPolicy.layers: Expected a mapping from names or globs to LayerBits, or pairs. Received "
+            f"{layers!r:.200}."
+        )
     frozen = tuple((pattern, bits) for pattern, bits in items)
     for pattern, bits in frozen:
         if not isinstance(pattern, str):
             raise TypeError(f"BitwidthPolicy.layers: Expected names or globs as keys. Received {pattern!r}.")
         if not isinstance(bits, LayerBits):
-            raise TypeError(f"BitwidthPolicy.layers[{pattern!r}]: Expected a LayerBits. Received {bits!r}.")
+            raise TypeError(f"BitwidthPolicy.layers[{pattern!r}]: Expected a LayerBits. Received {bits!r:.200}.")
     return frozen
 
 
@@ -283,35 +293,65 @@ class BitwidthPolicy:
             A policy equal to the one that was written.
 
         Raises:
-            ValueError: The text is no JSON, or is no policy of this version.
+            TypeError: No text.
+            ValueError: The text is no JSON, is no policy of this version, or has a field that no policy has.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"A policy must be JSON as BitwidthPolicy.to_json writes it: {error}.") from error
+        data = parse_json(text, _JSON)
         if not isinstance(data, dict) or data.get("schema") != _SCHEMA:
-            raise ValueError(f'A policy must be a JSON object with "schema": {_SCHEMA}. Received {text[:80]!r}.')
+            raise ValueError(f'{_JSON}: Expected a JSON object with "schema": {_SCHEMA}. Received {text[:80]!r}.')
+        _check_names(data, (*_FIELDS, "schema"), "the policy")
+        if "default" not in data:
+            raise ValueError(f"{_JSON} lacks 'default', the bits of layers that nothing else names.")
+        layers = data.get("layers", [])
+        if not isinstance(layers, list):
+            raise ValueError(f"{_JSON}: Expected 'layers' to be a list of pairs. Received {layers!r:.80}.")
+        for item in layers:
+            if not (_is_pair(item) and isinstance(item[0], str)):
+                raise ValueError(f"{_JSON}: 'layers' has {item!r:.80}. Expected pairs of a name or glob and bits.")
+        return cls(
+            default=_from_object(LayerBits, data["default"], "default"),
+            layers=[(pattern, _from_object(LayerBits, value, f"layers[{pattern!r:.80}]")) for pattern, value in layers],
+            **{
+                name: None if data.get(name) is None else _from_object(kind, data[name], name)
+                for name, kind in (("first", LayerBits), ("last", LayerBits), ("output", OutputBits))
+            },
+        )
 
-        def bits(value: Optional[dict[str, Optional[int]]]) -> Optional[LayerBits]:
-            return None if value is None else LayerBits(**value)
 
-        try:
-            return cls(
-                default=LayerBits(**data["default"]),
-                layers=[(pattern, LayerBits(**value)) for pattern, value in data.get("layers", [])],
-                first=bits(data.get("first")),
-                last=bits(data.get("last")),
-                output=None if data.get("output") is None else OutputBits(**data["output"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"A policy's JSON is incomplete or has a field of another type: {error}.") from error
+_JSON = "A policy's JSON"
+_FIELDS = tuple(field.name for field in dataclasses.fields(BitwidthPolicy))
+_MOST_TOLD, _MOST_NAMES = 5, 40
+
+
+def _check_names(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(f"{_JSON}: {what} has a field {name!r:.80}.{hint} Expected {', '.join(known)}.")
+
+
+def _from_object(kind: Any, given: Any, name: str) -> Any:
+    """Returns the bits that a JSON object holds.
+
+    Raises:
+        ValueError: No object, fields that are none, or bits out of their ranges.
+    """
+    fields = tuple(field.name for field in dataclasses.fields(kind))
+    if not isinstance(given, dict):
+        raise ValueError(f"{_JSON}: Expected {name!r} to be an object of {', '.join(fields)}. Received {given!r:.80}.")
+    _check_names(given, fields, name)
+    return kind(**given)
 
 
 def _unmatched_message(unmatched: Sequence[str], names: Sequence[str]) -> str:
     lines = ["The policy names layers that the model does not have:"]
-    for pattern in unmatched:
+    for pattern in unmatched[:_MOST_TOLD]:
         nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
-        lines.append(f"  {pattern!r}.{hint}")
-    lines.append(f"The model's layers: {', '.join(names)}.")
+        lines.append(f"  {pattern!r:.200}.{hint}")
+    if len(unmatched) > _MOST_TOLD:
+        lines.append(f"  and {len(unmatched) - _MOST_TOLD:,} more.")
+    more = f", and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    lines.append(f"The model's layers: {', '.join(names[:_MOST_NAMES])}{more}.")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from layers below its own and from its own package, and from nothing else.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "_checks", "_tables", "_privacy_suite", "_backend"),
+    ("loading",),
     ("policy", "metrics", "losses", "datasets", "caching"),
     ("quantization",),
     ("tflite",),

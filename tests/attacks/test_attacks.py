@@ -15,7 +15,7 @@ import tfmiaq
 from tfmiaq import attacks, auditing, signals
 from tfmiaq.attacks.suite import import_suite
 from tfmiaq.caching import fingerprints, keras_model
-from tfmiaq.signals import reference_models as references
+from tfmiaq.signals import reference_sets as references
 
 LIRA = ["LiRA", "LiRA with variance by record", "offline LiRA", "offline LiRA with variance by record"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import train
 from scipy import stats
-from sklearn import linear_model
+from sklearn import linear_model, model_selection
 
 import tfmiaq
 from tfmiaq import attacks, auditing, signals
@@ -46,12 +46,19 @@ def test_sets_drawn_alike_give_a_coin(seed, linear_scores):
     members, non_members = _gaussians(0.0, 1000, seed)
     report = tfmiaq.audit(linear_scores, members, non_members, attacks=FAST, seed=seed)
     assert _inside(0.5, report.attack_accuracy)
-    assert not report.leaks
+    assert report.verdict.parts[0].outcome == "does not leak"
     assert report.epsilon < 0.1
 
 
-@pytest.mark.slow
-def test_the_whole_suite_runs_and_finds_what_is_there(linear_scores):
+class _FirstOfGrid(model_selection.GridSearchCV):
+    """Tries one choice of a grid: the suite's search for the best of up to 108 takes most of a minute."""
+
+    def __init__(self, estimator, param_grid, **options):
+        super().__init__(estimator, {name: values[:1] for name, values in param_grid.items()}, **options)
+
+
+def test_the_whole_suite_runs_and_finds_what_is_there(linear_scores, monkeypatch):
+    monkeypatch.setattr(model_selection, "GridSearchCV", _FirstOfGrid)
     report = tfmiaq.audit(linear_scores, *_gaussians(2.0, 60, seed=0), attacks=SUITE)
     assert [attack.name for attack in report.attacks] == SUITE
     assert all(attack.auc > 0.75 for attack in report.attacks)
@@ -59,9 +66,9 @@ def test_the_whole_suite_runs_and_finds_what_is_there(linear_scores):
 
 def test_a_leaking_model_is_found_out_as_keras_and_as_tflite(trained, digits):
     """The same seed on the same scores gives the same figures, whatever carries them."""
-    quantized = train(tfmiaq.quantize_model(trained), digits.x_train[:200], digits.y_train[:200], epochs=2)
     members = digits.x_train[:200], digits.y_train[:200]
     non_members = digits.x_test[:200], digits.y_test[:200]
+    quantized = train(tfmiaq.quantize_model(trained), members[0], members[1], eagerly=True)
     buffer = tfmiaq.convert(quantized)
     of_keras = tfmiaq.audit(quantized, members, non_members, attacks=FAST)
     of_tflite = tfmiaq.audit(buffer, members, non_members, attacks=FAST)
@@ -106,7 +113,7 @@ def test_save_writes_json_markdown_and_a_figure(linear_scores, tmp_path):
     assert f"{report.attack_accuracy:.3f}" in (folder / "report.md").read_text()
     assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text()
-    assert report.verdict in page
+    assert report.verdict.headline in page
     assert page.count("<svg") == 2
     # One file: nothing is fetched from elsewhere.
     assert not re.findall(r"(?:src|href)=\"(?!#)", page)
@@ -132,9 +139,9 @@ def _signals(logits, labels=None):
 def test_the_verdict_is_a_coin_only_if_nothing_says_otherwise(linear_scores):
     none = tfmiaq.audit(linear_scores, *_gaussians(0.0, 500, 1), attacks=FAST)
     much = tfmiaq.audit(linear_scores, *_gaussians(2.0, 500, 1), attacks=FAST)
-    assert "None of the attacks" in none.verdict
+    assert none.verdict.headline == "No leak was found, within what this many records can show."
     assert not none.leaks
-    assert "distinguishes members from non-members" in much.verdict
+    assert "members are told from non-members" in str(much.verdict)
     assert much.leaks
 
 
@@ -214,12 +221,6 @@ def test_numpys_generator_is_left_as_it_was(linear_scores):
 GOOD = (np.zeros((20, 3)), np.zeros(20, int))
 
 
-def _with_nan():
-    x = np.zeros((20, 3))
-    x[4, 1] = np.nan
-    return x, GOOD[1]
-
-
 @pytest.mark.parametrize(
     ("members", "non_members", "error", "message"),
     [
@@ -228,7 +229,6 @@ def _with_nan():
         ((GOOD[0], GOOD[1][:5]), GOOD, ValueError, r"20 records and 5 labels"),
         (GOOD, (np.zeros((20, 4)), GOOD[1]), ValueError, r"shape \(3,\) and non_members of shape \(4,\)"),
         (GOOD, (np.zeros((20, 3), np.uint8), GOOD[1]), ValueError, r"Scale both alike"),
-        (_with_nan(), GOOD, ValueError, r"NaN or infinity in 1 records, the first at index 4"),
         (GOOD, (GOOD[0], np.full((20, 3), 0.3)), ValueError, r"non_members have shape \(20, 3\) and are not one-hot"),
         (GOOD, (GOOD[0], np.full(20, 0.5)), ValueError, r"Expected integer classes"),
         (GOOD, (GOOD[0], np.array(["a"] * 20)), ValueError, r"Expected integer classes"),
@@ -248,7 +248,7 @@ def test_bad_records_are_refused(members, non_members, error, message):
         (b"no model", ValueError, r"is no TFLite model"),
         ("nowhere.tflite", ValueError, r"No .tflite file at 'nowhere.tflite'"),
         (lambda x: np.full((len(x), 2), np.nan), ValueError, r"gave NaN or infinity for 20 of 20 members"),
-        (lambda x: np.zeros(len(x)), ValueError, r"Expected \(n, classes\)"),
+        (lambda x: np.zeros((len(x), 2, 2)), ValueError, r"Expected \(n, classes\)"),
         ((np.zeros((20, 2)), np.zeros((9, 2))), ValueError, r"9 saved outputs for 20 non_members"),
         ((np.zeros((20, 2)),), ValueError, r"saved outputs as a pair"),
         (lambda x: np.zeros((3, 2)), ValueError, r"gave outputs of shape \(3, 2\) for 20 members"),

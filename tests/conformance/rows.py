@@ -12,12 +12,20 @@ import pytest
 import situations
 
 _TABLE = properties.rows((*situations.TRAINING, *situations.MODELS))
+_shared: dict[Any, properties.Case] = {}
 
 
 @functools.lru_cache(maxsize=4)
 def case_of(name: str) -> properties.Case:
     """The models of a row: the properties of a row come one after the other and share them."""
-    return properties.Case(*_TABLE[name])
+    row, k = _TABLE[name]
+    key = row.build, row.data, row.after, row.vary, row.batch, k
+    if key not in _shared:
+        # Ways of training take back what they change, and rows of the same models follow one another.
+        _shared[key] = properties.Case(row, k)
+        while len(_shared) > 4:
+            _shared.pop(next(iter(_shared)))
+    return _shared[key] if _shared[key].row is row else properties.Case(row, k, models=_shared[key])
 
 
 def _marks(name: str, has: Any) -> list[Any]:

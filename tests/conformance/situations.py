@@ -17,6 +17,8 @@ from tfmiaq._backend import keras as keras2
 from tfmiaq._backend import tf
 
 IMAGE = (8, 8, 3)
+# Steps of a sequence: recurrent layers are unrolled over them in a file.
+LENGTH = 5
 RECORDS = 32
 
 
@@ -45,7 +47,7 @@ def _images() -> tuple[Any, Any]:
 
 
 def _sequences() -> tuple[Any, Any]:
-    return _random(8, 3), _labels()
+    return _random(LENGTH, 3), _labels()
 
 
 def _vectors() -> tuple[Any, Any]:
@@ -53,16 +55,16 @@ def _vectors() -> tuple[Any, Any]:
 
 
 def _tokens() -> tuple[Any, Any]:
-    """Sequences of 3 to 8 words, padded with zeros at the end."""
+    """Sequences of 2 to 4 words, padded with zeros at the end."""
     generator = np.random.default_rng(0)
-    x = generator.integers(1, 20, (RECORDS, 8)).astype(np.int32)
-    x[np.arange(8) >= generator.integers(3, 7, RECORDS)[:, None]] = 0
+    x = generator.integers(1, 20, (RECORDS, LENGTH)).astype(np.int32)
+    x[np.arange(LENGTH) >= generator.integers(2, 5, RECORDS)[:, None]] = 0
     return x, _labels()
 
 
 def _padded() -> tuple[Any, Any]:
     """The same of vectors."""
-    return _random(8, 3) * (_tokens()[0] != 0)[..., None].astype(np.float32), _labels()
+    return _random(LENGTH, 3) * (_tokens()[0] != 0)[..., None].astype(np.float32), _labels()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Situation:
         after: Called with each model and a function that finds its layers by the user's names, before any training.
         checks: More properties, which only this row has.
         common: The properties that every row has are checked too; not where another row has the same model.
-        reloads: Kinds of file that it is reloaded from, "keras" and "h5"; none stands for one of the two, by turns.
+        reloads: Kinds of file that it is reloaded from, "keras" and "h5"; none stands for one of the two or none, by
+            turns.
         refuses: What the error of `quantize_model` may say instead of a model.
         k3: Also as a Keras 3 model.
         k3_files: That model is converted too, though its quantized copy is one of Keras 2.
@@ -137,7 +140,7 @@ def _image(body: Callable[[Any, Any], Any], pool: str = "GlobalAveragePooling2D"
     return build
 
 
-def _sequence(body: Callable[[Any, Any], Any], length: Optional[int] = 8, pool: bool = True, **kwargs: Any) -> Any:
+def _sequence(body: Callable[[Any, Any], Any], length: Optional[int] = LENGTH, pool: bool = True, **kwargs: Any) -> Any:
     def build(k: Any) -> Any:
         inputs = k.Input((length, 3), name="sequence", **kwargs)
         x = body(k, inputs)
@@ -149,7 +152,7 @@ def _sequence(body: Callable[[Any, Any], Any], length: Optional[int] = 8, pool: 
 
 def _words(body: Callable[[Any, Any], Any], mask: bool = True, dtype: str = "int32") -> Any:
     def build(k: Any) -> Any:
-        inputs = k.Input((8,), dtype=dtype, name="words")
+        inputs = k.Input((LENGTH,), dtype=dtype, name="words")
         x = body(k, k.layers.Embedding(20, 4, mask_zero=mask, name="embedding")(inputs))
         return k.Model(inputs, k.layers.Dense(4, name="logits")(x))
 
@@ -280,7 +283,7 @@ def _shared_activated(k: Any, x: Any) -> Any:
 
 
 def _two_texts(k: Any) -> Any:
-    one, two = k.Input((8,), dtype="int32", name="one"), k.Input((8,), dtype="int32", name="two")
+    one, two = k.Input((LENGTH,), dtype="int32", name="one"), k.Input((LENGTH,), dtype="int32", name="two")
     shared = k.layers.Embedding(20, 4, name="shared")
     x = k.layers.GlobalMaxPooling1D(name="gmp")(k.layers.Add(name="sum")([shared(one), shared(two)]))
     return k.Model([one, two], k.layers.Dense(4, name="logits")(x))
@@ -437,13 +440,13 @@ def _texts() -> tuple[Any, Any]:
 
 
 def _initial_state(k: Any) -> Any:
-    inputs, state = k.Input((8, 3), name="sequence"), k.Input((4,), name="state")
+    inputs, state = k.Input((LENGTH, 3), name="sequence"), k.Input((4,), name="state")
     x = k.layers.GRU(4, name="gru")(inputs, initial_state=k.layers.Dense(4, activation="tanh", name="start")(state))
     return k.Model([inputs, state], k.layers.Dense(4, name="logits")(x))
 
 
 def _encoder_decoder(k: Any) -> Any:
-    source, target = k.Input((8, 3), name="source"), k.Input((8, 3), name="target")
+    source, target = k.Input((LENGTH, 3), name="source"), k.Input((LENGTH, 3), name="target")
     _, h, c = k.layers.LSTM(4, return_state=True, name="encoder")(source)
     x = k.layers.LSTM(4, name="decoder")(target, initial_state=[h, c])
     return k.Model([source, target], k.layers.Dense(4, name="logits")(x))
@@ -597,8 +600,11 @@ def _map_labels() -> tuple[Any, Any]:
 
 
 def _word_labels() -> tuple[Any, Any]:
-    return _tokens()[0], np.random.default_rng(1).integers(0, 4, (RECORDS, 8))
+    return _tokens()[0], np.random.default_rng(1).integers(0, 4, (RECORDS, LENGTH))
 
+
+# Rows of one of these share their models.
+_PLAIN, _NORMED = _image(_plain), _image(_normed)
 
 TRAINING = (
     # What is frozen.
@@ -695,7 +701,7 @@ TRAINING = (
         "losses: embeddings_regularizer",
         lambda k: k.Sequential(
             [
-                k.Input((8,), dtype="int32"),
+                k.Input((LENGTH,), dtype="int32"),
                 k.layers.Embedding(20, 4, embeddings_regularizer=_l2(k)),
                 k.layers.GlobalAveragePooling1D(),
                 k.layers.Dense(4),
@@ -794,20 +800,18 @@ TRAINING = (
         data=_sequences,
     ),
     # Ways of training.
-    Situation("training: sample weights", _image(_plain), fit={"sample_weight": np.linspace(0, 2, RECORDS)}, k3=True),
-    Situation("training: class weights", _image(_plain), checks=(checks.class_weights,), common=False),
-    Situation(
-        "training: tf.data, generator, validation data", _image(_plain), checks=(checks.other_inputs,), common=False
-    ),
-    Situation("training: callbacks", _image(_plain), checks=(checks.callbacks,), common=False),
-    Situation("training: train_on_batch", _image(_normed), checks=(checks.train_on_batch,), common=False),
-    Situation("training: custom loop", _image(_normed), checks=(checks.custom_loop,), common=False, k3=True),
-    Situation("training: resumed from .keras", _image(_normed), checks=(checks.resumed_keras,), common=False),
-    Situation("training: resumed from .h5", _image(_normed), checks=(checks.resumed_h5,), common=False),
-    Situation("training: resumed from weights", _image(_normed), checks=(checks.resumed_weights,), common=False),
+    Situation("training: sample weights", _PLAIN, fit={"sample_weight": np.linspace(0, 2, RECORDS)}, k3=True),
+    Situation("training: class weights", _PLAIN, checks=(checks.class_weights,), common=False),
+    Situation("training: tf.data, generator, validation data", _PLAIN, checks=(checks.other_inputs,), common=False),
+    Situation("training: callbacks", _PLAIN, checks=(checks.callbacks,), common=False),
+    Situation("training: train_on_batch", _NORMED, checks=(checks.train_on_batch,), common=False),
+    Situation("training: custom loop", _NORMED, checks=(checks.custom_loop,), common=False, k3=True),
+    Situation("training: resumed from .keras", _NORMED, checks=(checks.resumed_keras,), common=False),
+    Situation("training: resumed from .h5", _NORMED, checks=(checks.resumed_h5,), common=False),
+    Situation("training: resumed from weights", _NORMED, checks=(checks.resumed_weights,), common=False),
     Situation("training: mixed precision", _mixed, steps=12.0, targets=MOBILE),
     Situation("training: own train_step", _own_step, checks=(checks.own_step,), reloads=FORMATS),
-    Situation("training: same seed, same model", _image(_normed), checks=(checks.reproducible,), common=False),
+    Situation("training: same seed, same model", _NORMED, checks=(checks.reproducible,), common=False),
 )
 
 MODELS = (
@@ -1050,14 +1054,14 @@ MODELS = (
     Situation(
         "layers: initial_state",
         _initial_state,
-        data=lambda: ([_random(8, 3), _random(4, seed=2)], _labels()),
+        data=lambda: ([_random(LENGTH, 3), _random(4, seed=2)], _labels()),
         targets=MOBILE,
         refuses="gru.*initial_state",
     ),
     Situation(
         "layers: encoder and decoder",
         _encoder_decoder,
-        data=lambda: ([_random(8, 3), _random(8, 3, seed=2)], _labels()),
+        data=lambda: ([_random(LENGTH, 3), _random(LENGTH, 3, seed=2)], _labels()),
         targets=MOBILE,
         refuses="(encoder|decoder).*state",
     ),

@@ -10,6 +10,7 @@ from tfmiaq._backend import keras
 
 layers = keras.layers
 POLICY = tfmiaq.BitwidthPolicy.uniform(8, 8)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @keras.utils.register_keras_serializable("test_meaning")
@@ -94,7 +95,7 @@ def test_losses_and_metrics_of_a_registered_layer_are_kept():
     quantized = tfmiaq.quantize_model(model, POLICY)
     logs = []
     for one in (model, quantized):
-        one.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        one.compile(keras.optimizers.SGD(0.0), LOSS, run_eagerly=True)
         one.fit(X, Y, verbose=0)
         logs.append(one.test_on_batch(X, Y, return_dict=True))
     assert set(logs[0]) == set(logs[1]) and "seen" in logs[1]
@@ -148,7 +149,7 @@ def test_a_constraint_sees_the_users_kernel_after_loading(tmp_path, suffix):
     quantized(X, training=True)
     quantized.save(str(tmp_path / "model") + suffix)
     loaded = tfmiaq.load_model(str(tmp_path / "model") + suffix)
-    loaded.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loaded.compile(keras.optimizers.SGD(0.1), LOSS, run_eagerly=True)
     loaded.fit(X, Y, verbose=0)
     kernel = next(v for v in loaded.trainable_variables if v.shape == (1, 1, 6, 6)).numpy()
     np.testing.assert_allclose(np.abs(kernel.reshape(6, 6)).sum(0), 1.0, rtol=1e-5)

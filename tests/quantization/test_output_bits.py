@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import tiny_model, train
+from conftest import outputs_of, tiny_model, train
 
 import tfmiaq
 from tfmiaq import BitwidthPolicy, LayerBits, OutputBits
@@ -33,7 +33,7 @@ def rounding(trained, digits):
 
 
 def test_outputs_are_the_distances_to_the_largest_logit_clipped_and_rounded(rounding, digits):
-    rounded, plain = (model.predict(digits.x_test, verbose=0) for model in rounding)
+    rounded, plain = (outputs_of(model, digits.x_test) for model in rounding)
     step = 6.0 / 7
     expected = np.round(np.maximum(plain - plain.max(1, keepdims=True), -6.0) / step) * step
     # The same seed and the same loss: training does not see the rounding.
@@ -57,7 +57,7 @@ def test_logits_under_a_softmax_are_rounded_in_the_file_too(digits):
     keras.utils.set_random_seed(0)
     model = tfmiaq.quantize_model(_ending_in_softmax(tiny_model()), _policy(2, 4.0))
     tfmiaq.TrainingRecipe(epochs=4, learning_rate=0.05).fit(model, digits.x_train, digits.y_train)
-    outputs = model.predict(digits.x_test, verbose=0)
+    outputs = outputs_of(model, digits.x_test)
     np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
     # Relative to the largest, a probability has one of four values.
     ratios = np.unique(np.round(np.log(outputs / outputs.max(1, keepdims=True)), 3))
@@ -71,13 +71,13 @@ def test_logits_under_a_softmax_are_rounded_in_the_file_too(digits):
 
 def test_bits_and_clip_change_in_place_and_are_saved(rounding, digits, tmp_path):
     model = rounding[0]
-    before = model.predict(digits.x_test, verbose=0)
+    before = outputs_of(model, digits.x_test)
     policy = tfmiaq.get_policy(model)
     assert policy.output == OutputBits(3, 6.0)
     assert "outputs: 8 levels, from the largest logit to 6 below it" in str(tfmiaq.summary(model))
     try:
         tfmiaq.set_policy(model, dataclasses.replace(policy, output=OutputBits(1, 2.0)))
-        assert set(np.unique(model.predict(digits.x_test, verbose=0))) == {-2.0, 0.0}
+        assert set(np.unique(outputs_of(model, digits.x_test))) == {-2.0, 0.0}
         assert tfmiaq.get_policy(model).output == OutputBits(1, 2.0)
         with pytest.raises(ValueError, match="the model's outputs, which have bits of their own"):
             tfmiaq.set_policy(model, dataclasses.replace(policy, output=None))
@@ -87,7 +87,7 @@ def test_bits_and_clip_change_in_place_and_are_saved(rounding, digits, tmp_path)
         tfmiaq.set_policy(rounding[1], policy)
     path = str(tmp_path / "rounding.keras")
     model.save(path)
-    np.testing.assert_array_equal(tfmiaq.load_model(path).predict(digits.x_test, verbose=0), before)
+    np.testing.assert_array_equal(outputs_of(tfmiaq.load_model(path), digits.x_test), before)
 
 
 def test_one_bit_leaves_the_label_alone(rounding, digits):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import tiny_model, train
+from conftest import outputs_of, tiny_model, train
 
 import tfmiaq
 from tfmiaq import BitwidthPolicy, LayerBits
@@ -49,14 +49,14 @@ def test_8_bits_everywhere_predict_as_the_float_model(trained, digits):
     quantized = train(
         tfmiaq.quantize_model(trained, BitwidthPolicy.uniform(8, 8)), digits.x_train, digits.y_train, rate=1e-5
     )
-    expected = trained.predict(digits.x_test, verbose=0).argmax(1)
-    assert (quantized.predict(digits.x_test, verbose=0).argmax(1) == expected).mean() > 0.98
+    expected = outputs_of(trained, digits.x_test).argmax(1)
+    assert (outputs_of(quantized, digits.x_test).argmax(1) == expected).mean() > 0.98
 
 
 def test_fit_learns_at_low_bits(trained, digits):
     quantized = tfmiaq.quantize_model(trained)
     train(quantized, digits.x_train, digits.y_train, epochs=10)
-    assert (quantized.predict(digits.x_test, verbose=0).argmax(1) == digits.y_test).mean() > 0.9
+    assert (outputs_of(quantized, digits.x_test).argmax(1) == digits.y_test).mean() > 0.9
 
 
 def test_sequential_models_are_taken(digits):
@@ -65,7 +65,7 @@ def test_sequential_models_are_taken(digits):
     quantized = tfmiaq.quantize_model(model, BitwidthPolicy.uniform(2, 3, first=None, last=None))
     names = {row.kind: (row.weight_bits, row.activation_bits) for row in tfmiaq.summary(quantized).layers}
     assert names["ReLU"] == (None, 3)
-    outputs = train(quantized, digits.x_train[:64], digits.y_train[:64]).predict(digits.x_test[:4], verbose=0)
+    outputs = outputs_of(train(quantized, digits.x_train[:64], digits.y_train[:64]), digits.x_test[:4])
     np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_saving_and_loading_gives_the_same_outputs(tmp_path, digits):
     quantized.save(path)
     x = digits.x_test[:20]
     loaded = tfmiaq.load_model(path)
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), quantized.predict(x, verbose=0))
+    np.testing.assert_array_equal(outputs_of(loaded, x), outputs_of(quantized, x))
     assert _bits(loaded) == _bits(quantized)
 
 

@@ -127,7 +127,7 @@ def test_disjoint_splits_keep_the_populations_groups_whole():
         ((np.arange(29), np.arange(30, 60)), r"Expected groups of members to be one value .* Received shape \(29,\)"),
         (np.arange(60), "Expected groups as a pair"),
         (([None] * 30, np.arange(30)), "lacks a value for 30 records, the first at index 0"),
-        ((np.zeros(30), np.ones(30)), "Expected at least 2 groups"),
+        ((np.zeros(30), np.ones(30)), "audit: Expected members to be of at least 2 groups"),
     ],
 )
 def test_group_errors(groups, message):

@@ -57,6 +57,7 @@ def test_disjoint_splits_never_train_on_an_audited_record():
         ({"train_fn": lambda x: 3}, TypeError, r"Stage 1 of train_fn is called with \(x, y\), and does not take that"),
         ({"train_fn": [pipelines.train_slowly] * 2}, TypeError, r"Stage 2 of train_fn is called with \(model, x, y\)"),
         ({"cache": __file__}, ValueError, "Expected cache as a folder"),
+        ({"minutes": 0}, ValueError, "Expected minutes to be a finite number above 0, or None.*Received 0"),
         ({"n_jobs": 0}, ValueError, "Expected n_jobs to be an integer of at least 1, or -1, or None.*Received 0"),
     ],
 )
@@ -98,7 +99,7 @@ def test_a_population_smaller_than_the_members_is_warned_of():
         pipelines.train_slowly, 2, splits="disjoint", population=(population[0][60:], population[1][60:])
     )
     target = pipelines.train_slowly(*members)
-    with pytest.warns(UserWarning, match="train on 25 of 50 records of the population, the target on 60") as caught:
+    with pytest.warns(UserWarning, match="train on 37 of 50 records of the population, the target on 60") as caught:
         tfmiaq.audit(target, members, non_members, ["RMIA"], reference_models=options, verbose=False)
     assert caught[0].filename == __file__
 

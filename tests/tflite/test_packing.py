@@ -16,9 +16,8 @@ import tfmiaq
 from tfmiaq import BitwidthPolicy
 from tfmiaq._backend import keras, tf
 from tfmiaq.cli.parsing import main
-from tfmiaq.quantization import quantizers
-from tfmiaq.quantization.packable import fits_int4
-from tfmiaq.tflite import bias_alignment, interpreter, packing, stored_weights
+from tfmiaq.quantization.packable import fits_int4, int8_refinement
+from tfmiaq.tflite import bias_alignment, packed_runtime, packing, stored_weights
 from tfmiaq.tflite.flatbuffer import is_packed, pack, unpack
 from tfmiaq.tflite.interpreter import Interpreter
 from tfmiaq.tflite.packed_runtime import runs_packed
@@ -100,7 +99,7 @@ def test_four_bits_survive_packing(codes):
 @pytest.mark.parametrize("bits", BITS)
 def test_levels_of_up_to_four_bits_are_upper_halves_of_bytes(bits):
     top = max(2 ** (bits - 1) - 1, 1)
-    between = float(quantizers.int8_refinement(bits))
+    between = float(int8_refinement(bits))
     assert between == packing.UPPER_HALF * (7 // top)
     assert between * top <= 127
 
@@ -264,7 +263,7 @@ class _ComputesOtherwise:
 def test_a_runtime_that_computes_something_else_gives_one_clear_error(quantized, files, monkeypatch, kind):
     if kind is _ComputesOtherwise:
         pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(interpreter, "_interpreter_type", lambda runtime: kind)
+    monkeypatch.setattr(packed_runtime, "_interpreter_type", lambda runtime: kind)
     _, packed, _ = files
     with pytest.raises(ValueError, match=r"Interpreter: TensorFlow .* does not run packed files.*without pack=True"):
         Interpreter(packed)

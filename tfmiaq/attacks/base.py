@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
-from sklearn import model_selection
 
 from tfmiaq import _privacy_suite
-from tfmiaq.signals.groups import group_folds
+from tfmiaq.signals.outputs import CLASSES
 from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.signals import Signals
 
@@ -26,6 +25,7 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
 AUGMENTED_REFERENCES = "augmented queries of reference models"
 WHOLE_OUTPUTS = "whole outputs of reference models"
 PRIVACY_SUITE = "tensorflow-privacy's suite"
+PROBABILITIES = "probabilities of classes"
 # What an attack may compare between a target and reference models.
 OUTPUTS, AUGMENTED_OUTPUTS, LABEL_AGREEMENT = "outputs", "outputs on augmented queries", "label agreement"
 _HALF_A_QUERY = 0.05
@@ -53,8 +53,9 @@ class Evidence:
         reference_signals: Signals of reference models, or None.
         other: Signals of another version of the target, or None.
         records: Function that returns the records themselves, shape (n, ...), or None.
-        groups: Shape (n,), the group of each record, such as its person, or None. None is in members and in
-            non-members.
+        groups: Shape (n,), the group of each record, such as its person, or the record with its duplicates; None where
+            each record is one.
+        split: Number of the split that `halves` gives.
     """
 
     target: Signals
@@ -64,6 +65,7 @@ class Evidence:
     other: Optional[Signals] = None
     records: Optional[Callable[[], np.ndarray]] = None
     groups: Optional[np.ndarray] = None
+    split: int = 0
 
     @property
     def available(self) -> set[str]:
@@ -82,23 +84,19 @@ class Evidence:
             and self.target.logits is not None
             and self.target.logits.shape[1] == self.reference_signals.outputs.shape[2]
             and (self.reference_signals.augmented is None or self.reference_signals.augmented_outputs is not None),
-            PRIVACY_SUITE: _privacy_suite.is_installed(),
+            PRIVACY_SUITE: _privacy_suite.is_installed() and self.target.task == CLASSES,
+            PROBABILITIES: self.target.entropies is not None,
         }
         return {name for name, is_there in there.items() if is_there}
 
     def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns two ways (known, scored) to split the records in half, members and non-members alike.
 
-        No group is split.
+        No group is split. The halves follow from the number of the split, not from the seed, so that no verdict hangs
+        on one.
         """
-        if self.groups is not None:
-            generator = np.random.default_rng(self.seed)
-            fold: np.ndarray = np.zeros(len(self.is_member), int)
-            for of_set in (self.is_member, ~self.is_member):
-                fold[of_set] = group_folds(self.groups[of_set], 2, generator)
-            return [(np.flatnonzero(fold != half), np.flatnonzero(fold == half)) for half in range(2)]
-        folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=self.seed)
-        return [(known, scored) for known, scored in folds.split(np.zeros(len(self.is_member)), self.is_member)]
+        fold = folds(self.is_member, self.groups, np.random.default_rng(self.split))
+        return [(np.flatnonzero(fold != half), np.flatnonzero(fold == half)) for half in range(2)]
 
     def confidences(self, of: str = OUTPUTS) -> tuple[np.ndarray, np.ndarray]:
         """Returns logit-scaled confidences of the target, shape (n,), and of the reference models, shape (k, n).
@@ -136,6 +134,39 @@ class Evidence:
         return scores
 
 
+def folds(is_member: np.ndarray, groups: Optional[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Returns the half, 0 or 1, of each record: half of the members and half of the non-members, and no group split.
+
+    Groups of several records come first, in random order, larger ones first, each into the half that lacks more of
+    its kind of records; single records fill up.
+
+    Args:
+        is_member: Shape (n,), bool.
+        groups: Shape (n,), or None. A group may have members and non-members.
+        generator: Draws the order.
+    """
+    fold: np.ndarray = np.zeros(len(is_member), int)
+    alone = np.ones(len(is_member), bool)
+    kinds = np.stack([is_member, ~is_member]).astype(int)
+    totals = np.zeros((2, 2))
+    if groups is not None:
+        _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        codes = codes.ravel()
+        alone = sizes[codes] == 1
+        counts = np.stack([np.bincount(codes, kind, len(sizes)) for kind in kinds], axis=1)
+        order = generator.permutation(np.flatnonzero(sizes > 1))
+        of_group: np.ndarray = np.zeros(len(sizes), int)
+        for group in order[np.argsort(-sizes[order], kind="stable")]:
+            of_group[group] = int((totals[0] * counts[group]).sum() > (totals[1] * counts[group]).sum())
+            totals[of_group[group]] += counts[group]
+        fold = of_group[codes]
+    for kind, mask in enumerate(kinds.astype(bool)):
+        records = generator.permutation(np.flatnonzero(mask & alone))
+        lacking = int(np.clip(mask.sum() // 2 - totals[0, kind], 0, len(records)))
+        fold[records[lacking:]] = 1
+    return fold
+
+
 def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Returns each record's mean over the models that count for it, shape (n,); NaN without any.
 
@@ -160,9 +191,16 @@ class Attack(abc.ABC):
         threshold: The score at or above which the attack itself calls a record a member, or None: then the audit
             chooses one on other records.
         note: What an attacker needs for it, in half a sentence.
+        learns: Whether it learns from known members and non-members, by `Evidence.halves` or otherwise. Such an attack
+            runs on several splits, whose scores are averaged; and its figures count as those of half of the records,
+            because what the two halves have in common by chance moves both halves' figures alike. An AUC below 0.5 is
+            no sign of a leak then. False for an attack whose scores do not depend on `is_member`.
+        splits: Number of those splits.
     """
 
     name: str
+    learns: bool = True
+    splits: int = 3
     needs: frozenset[str] = frozenset({SCORES})
     threshold: Optional[float] = None
     note: str = ""

@@ -28,6 +28,8 @@ class Bavaria(Attack):
         of: As of `Lira`.
     """
 
+    learns = False
+
     def __init__(self, name: str = "BaVarIA", of: str = OUTPUTS) -> None:
         self.name = name
         self.of = of

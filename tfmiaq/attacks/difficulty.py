@@ -18,6 +18,8 @@ class Difficulty(Attack):
         of: As of `Lira`.
     """
 
+    learns = False
+
     def __init__(self, name: str = "difficulty calibration", of: str = OUTPUTS) -> None:
         self.name = name
         self.of = of

@@ -11,6 +11,7 @@ class Gap(Attack):
     """Member if the label is right (Yeom et al. 2018, section 3.2)."""
 
     name = "gap"
+    learns = False
     needs = frozenset()
     threshold = 0.5
     note = "labels alone"

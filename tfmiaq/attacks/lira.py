@@ -30,6 +30,8 @@ class Lira(Attack):
             alone.
     """
 
+    learns = False
+
     def __init__(self, name: str, online: bool, fix_variance: bool, of: str = OUTPUTS) -> None:
         self.name = name
         self.online = online

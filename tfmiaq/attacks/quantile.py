@@ -58,6 +58,7 @@ def _components(records: np.ndarray, seed: int) -> np.ndarray:
     some = np.random.default_rng(seed).choice(len(flat), min(len(flat), _FITTED), replace=False)
     model = decomposition.PCA(
         min(_COMPONENTS, flat.shape[1], len(some)), svd_solver="randomized", random_state=seed
-    ).fit(flat[some].astype(np.float32))
-    chunks = [model.transform(flat[start : start + _CHUNK].astype(np.float32)) for start in range(0, len(flat), _CHUNK)]
+    ).fit(np.nan_to_num(flat[some].astype(np.float32)))
+    starts = range(0, len(flat), _CHUNK)
+    chunks = [model.transform(np.nan_to_num(flat[start : start + _CHUNK].astype(np.float32))) for start in starts]
     return np.concatenate(chunks)

@@ -87,6 +87,8 @@ def choose(names: Optional[Iterable[str]]) -> list[Attack]:
     Raises:
         ValueError: Unknown names, or none.
     """
+    if not isinstance(names, (Iterable, type(None))):
+        raise ValueError(f"audit: Expected attacks to be names, or None. Received {names!r:.80}.")
     chosen = list(DEFAULT) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown or not chosen:

@@ -23,6 +23,8 @@ class Rmia(Attack):
             or LABEL_AGREEMENT, of labels alone.
     """
 
+    learns = False
+
     def __init__(self, gamma: float = 1.0, offline_a: float = 0.3, name: str = "RMIA", of: str = OUTPUTS) -> None:
         self.gamma = gamma
         self.offline_a = offline_a

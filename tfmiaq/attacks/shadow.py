@@ -18,6 +18,7 @@ class ShadowModels(Attack):
     """
 
     name = "shadow models"
+    learns = False
     needs = frozenset({SCORES, REFERENCE_MODELS})
     threshold = 0.5
     note = "shadow models through the same pipeline; no known members"

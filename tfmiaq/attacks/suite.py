@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfmiaq._privacy_suite import import_suite
-from tfmiaq.attacks.base import PRIVACY_SUITE, SCORES, Attack, Evidence
+from tfmiaq.attacks.base import PRIVACY_SUITE, PROBABILITIES, SCORES, Attack, Evidence
 from tfmiaq.signals.signals import Signals
 
 # The suite's grid searches split each of two folds in three.
@@ -52,7 +52,9 @@ class SuiteAttack(Attack):
         attack_type: Name of the suite's AttackType.
     """
 
-    needs = frozenset({SCORES, PRIVACY_SUITE})
+    needs = frozenset({SCORES, PROBABILITIES, PRIVACY_SUITE})
+    # Their grid searches are slow.
+    splits = 1
     note = "known members and non-members (tensorflow-privacy)"
 
     def __init__(self, name: str, attack_type: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfmiaq.attacks.base import Attack, Evidence
+from tfmiaq.attacks.base import PROBABILITIES, SCORES, Attack, Evidence
 
 _FEW = 5
 
@@ -13,6 +13,7 @@ class Confidence(Attack):
     """Logit-scaled confidence of the true class; the loss orders records alike."""
 
     name = "confidence"
+    learns = False
     note = "known members and non-members"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
@@ -23,6 +24,8 @@ class Entropy(Attack):
     """Minus the entropy of the class probabilities, whatever the true class (Salem et al. 2019, section 5)."""
 
     name = "entropy"
+    needs = frozenset({SCORES, PROBABILITIES})
+    learns = False
     note = "known members and non-members; no labels"
 
     def scores(self, evidence: Evidence) -> np.ndarray:
@@ -37,6 +40,7 @@ class ModifiedEntropy(Attack):
     """
 
     name = "modified entropy by class"
+    needs = frozenset({SCORES, PROBABILITIES})
     note = "known members and non-members of each class"
 
     def scores(self, evidence: Evidence) -> np.ndarray:

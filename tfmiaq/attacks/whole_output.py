@@ -48,6 +48,8 @@ class WholeOutput(Attack):
         augmented: Whether augmented queries are compared too.
     """
 
+    learns = False
+
     def __init__(self, name: str, augmented: bool) -> None:
         self.name = name
         self.augmented = augmented

@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional, Union
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfmiaq import _privacy_suite
 from tfmiaq._checks import AT_LEAST_ONE, SEED, check, integer
 from tfmiaq.attacks.base import (
     AUGMENTED_QUERIES,
     AUGMENTED_REFERENCES,
-    OTHER_VERSION,
-    PRIVACY_SUITE,
-    RECORDS,
-    REFERENCE_MODELS,
-    SCORES,
-    WHOLE_OUTPUTS,
     Attack,
     Evidence,
 )
-from tfmiaq.attacks.registry import ATTACKS, choose
+from tfmiaq.attacks.registry import choose
 from tfmiaq.attacks.suite import SMALLEST_SET
-from tfmiaq.auditing import evaluation
+from tfmiaq.auditing import evaluation, requirements
+from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
+from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.auditing.set_checks import check_sets
+from tfmiaq.auditing.units import units_of
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
 from tfmiaq.signals.duplicates import warn_of_duplicates
-from tfmiaq.signals.groups import check_group_pair
+from tfmiaq.signals.groups import check_group_pair, count_groups
+from tfmiaq.signals.inputs import concatenate, matrix
+from tfmiaq.signals.outputs import Labels
 from tfmiaq.signals.queries import AugmentedQueries, Queries
 from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, train_references
+from tfmiaq.signals.reference_models import ReferenceModels
 from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals, extract_sets
-from tfmiaq.signals.targets import Target, targets_of_sets
-
-_WAYS = {
-    SCORES: "the target gives labels",
-    RECORDS: "needs the records themselves",
-    REFERENCE_MODELS: "needs reference models: pass reference_models",
-    AUGMENTED_QUERIES: "needs augmented queries: pass augmented_queries=True, and a target that can be queried",
-    OTHER_VERSION: "needs another version of the target: pass other",
-    AUGMENTED_REFERENCES: (
-        "needs augmented queries of reference models: pass reference_models and augmented_queries=True"
-    ),
-    WHOLE_OUTPUTS: "needs whole outputs of reference models that have as many classes as the target",
-    PRIVACY_SUITE: f"needs tensorflow-privacy's suite: {_privacy_suite.HOW_TO_INSTALL}",
-}
+from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +56,20 @@ class _Sets:
         sets = [("members", inside, self.members), ("non_members", outside, self.non_members)]
         return Signals.concatenate(extract_sets(sets, self.batch_size, progress, self.threads))
 
-    def augmented(self, target: Target, make: Queries) -> dict[str, np.ndarray]:
+    def augmented(self, target: Target, make: Queries) -> dict[str, Any]:
         """Returns the fields of `Signals` that augmented queries give."""
         parts = [
-            queries.query_augmented(target, records, make, batch_size=self.batch_size, threads=self.threads)
+            queries.query_augmented(
+                target, records, make, batch_size=self.batch_size, threads=self.threads, known=Labels.of(self.labels)
+            )
             for records in (self.members, self.non_members)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of members and of non-members."""
+        return self.members[1], self.non_members[1]
 
     @property
     def have_features(self) -> bool:
@@ -83,9 +77,9 @@ class _Sets:
         x, _ = self.members
         return x.shape[1:] != (0,)
 
-    def x(self) -> np.ndarray:
+    def x(self) -> Any:
         """Returns all records without their labels; a copy."""
-        return np.concatenate([self.members[0], self.non_members[0]])
+        return concatenate(self.members[0], self.non_members[0])
 
 
 class _Progress:
@@ -105,11 +99,12 @@ def audit(
     non_members: Any,
     attacks: Optional[Iterable[str]] = None,
     *,
-    reference_models: Optional[ReferenceModels] = None,
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]] = None,
     other: Optional[Target] = None,
     augmented_queries: Union[bool, Queries] = False,
     access: Optional[str] = None,
     groups: Optional[Any] = None,
+    slices: Optional[Mapping[str, Any]] = None,
     canaries: Optional[Canaries] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
@@ -133,13 +128,16 @@ def audit(
 
     Args:
         target: A Keras model, a .tflite (path or bytes), a function from records (n, ...) to probabilities or logits
-            (n, classes) or to integer labels (n,), or a pair of saved outputs, of members and of non-members (arrays,
-            or paths of .npy files).
-        members: Pair (x, y) of records that the target was trained on. y: integer classes (n,) or one-hot. x may be
-            None with saved outputs.
+            (n, classes), to one unit (n,) or (n, 1), a sigmoid or its logit, to values, or to integer labels (n,), or a
+            pair of saved outputs, of members and of non-members (arrays, or paths of .npy files).
+        members: Pair (x, y) of records that the target was trained on, or a tf.data.Dataset of such pairs. x: an array,
+            a DataFrame, or a dict or list of arrays, one for each input; None with saved outputs. y: integer classes
+            (n,), one-hot rows, names that a scikit-learn target has in its classes_, rows of several labels (0 or 1
+            each), or values. Stages of reference models get x in the same form, and classes as integers.
         non_members: The same of records that had no part in training or in choosing the model.
         attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
-        reference_models: The target's pipeline and how many models to train through it; None for no reference models.
+        reference_models: The target's pipeline and how many models to train through it, or the signals of models that
+            were trained elsewhere (`signals.saved_references`); None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
         augmented_queries: True to query augmented copies of each record too (`signals.AugmentedQueries`), for the
             label-only attack; or a function from records and the number of a query to copies. Implied by a target that
@@ -151,11 +149,15 @@ def audit(
         groups: Pair of arrays, (groups of the members, groups of the non-members): one value for each record, such as
             its person, patient or device. No group is split by halves, folds and reference models. None where each
             record is a group of its own.
+        slices: Attributes of the records, each by its name: a value for each record, members first, then non-members,
+            as in {"sex": np.concatenate([sex_of_members, sex_of_others])}. Each value is a slice of the report, and
+            numbers of more than 20 values are cut into quarters.
         canaries: Canaries that further models are trained with, `reference_models.count` of them, through its pipeline
             (`audit_canaries`): `report.canaries` has what is found of the records that are memorized most.
         batch_size: Records scored in one call of the target.
         threads: Threads of the .tflite interpreter.
-        seed: Seed of folds, halves, attack models, splits and reference models.
+        seed: Seed of reference models, their training sets and attacks that sample them. Halves and folds do not follow
+            it: without reference models the verdict is the same for every seed.
         verbose: Show a progress bar where standard error is a terminal.
 
     Returns:
@@ -181,19 +183,23 @@ def audit(
         seed=(seed, SEED),
     )
     seed = numbers.pop("seed")
-    sets = _Sets(*_check_sets(members, non_members), **numbers)
-    _check_reference_models(reference_models, len(sets.members[1]))
+    sets = _Sets(*_check_sets(members, non_members, classes_of(target)), **numbers)
+    requirements.check_reference_models(reference_models, len(sets.labels[0]), len(sets.labels[1]), sets.have_features)
     if canaries is not None:
         check_canaries(canaries, reference_models, sets.non_members, "audit")
-    of_sets = None if groups is None else check_group_pair(groups, (len(sets.members[1]), len(sets.non_members[1])))
+    sizes = len(sets.members[1]), len(sets.non_members[1])
+    of_sets = None if groups is None else check_group_pair(groups, sizes, fewest=(2, 2))
     of_records = None if of_sets is None else np.concatenate(of_sets)
+    attributes = slices_of.check_slices(slices, len(sets.members[1]) + len(sets.non_members[1]))
+    duplicates = None
     if sets.have_features:
-        warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
+        duplicates = warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
-        _check_needs(chosen, reference_models is not None, other is not None, can_query)
-    models = 0 if reference_models is None else reference_models.count * (1 if canaries is None else 2)
+        requirements.check_needs(chosen, reference_models, other is not None, can_query)
+    count = reference_models.count if isinstance(reference_models, ReferenceModels) else 0
+    models = count * (1 if canaries is None else 2)
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}
     others = {QUERY: other} if held is None or other is None else access_to.views(other, **numbers)
     steps = (len(chosen) + 2) * len(targets) + models
@@ -205,9 +211,14 @@ def audit(
         for name, view in targets.items():
             found[name] = sets.signals(view, progress.step)
             if can_query and (augmented_queries or by_name or found[name].losses is None):
+                requirements.check_queries(make, sets.members[0].dtype, found[name])
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
-        references = _reference_signals(reference_models, sets, found, make, can_query, seed, progress, of_records)
+        units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
+        findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
+        references = _reference_signals(
+            reference_models, sets, found, make, can_query, seed, progress, of_records, units
+        )
         reports: dict[str, Optional[AuditReport]] = {}
         for name in targets:
             evidence = Evidence(
@@ -215,14 +226,15 @@ def audit(
                 is_member=np.arange(len(found[name].labels)) < len(sets.members[1]),
                 seed=seed,
                 other=None if other is None else sets.signals(others[name]),
-                records=sets.x if sets.have_features else None,
+                records=(lambda: matrix(sets.x())) if sets.have_features else None,
                 reference_signals=references if name == FILE or references is None else references.query or references,
-                groups=of_records,
+                groups=units,
             )
-            reports[name] = _report(chosen, evidence, name, progress, is_headline=name == next(iter(targets)))
+            is_headline = name == next(iter(targets))
+            reports[name] = _report(chosen, evidence, name, progress, is_headline, attributes, count_groups(of_sets))
         of_canaries = None
         if canaries is not None:
-            assert reference_models is not None
+            assert isinstance(reference_models, ReferenceModels)
             of_canaries = audit_canaries(
                 reference_models,
                 sets.members,
@@ -237,23 +249,36 @@ def audit(
     (name, report), *_ = reports.items()
     assert report is not None
     return dataclasses.replace(
-        report, query=reports[QUERY] if name == FILE else None, unread=unread, canaries=of_canaries
+        report,
+        query=reports[QUERY] if name == FILE else None,
+        unread=unread,
+        canaries=of_canaries,
+        about=Provenance.of(target),
+        findings=tuple(findings),
     )
 
 
 def _report(
-    chosen: list[Attack], evidence: Evidence, access: str, progress: _Progress, is_headline: bool
+    chosen: list[Attack],
+    evidence: Evidence,
+    access: str,
+    progress: _Progress,
+    is_headline: bool,
+    attributes: slices_of.Attributes,
+    groups: Optional[tuple[int, ...]],
 ) -> Optional[AuditReport]:
     """Returns the report of one view, or None where it is not the report's own and no attack can run on it."""
-    ready, skipped = _split(chosen, evidence)
+    ready, skipped = requirements.split(chosen, evidence)
     if not ready and is_headline:
         raise ValueError(f"audit: {'; '.join(f'{attack.name!r}: {skipped[attack.name]}' for attack in chosen)}.")
-    report = evaluation.score(evidence, ready, progress.step) if ready else None
-    return None if report is None else dataclasses.replace(report, skipped=skipped, access=access)
+    if not ready:
+        return None
+    report = evaluation.score(evidence, ready, progress.step, attributes)
+    return dataclasses.replace(report, skipped=skipped, access=access, groups=groups)
 
 
-def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
-    members, non_members = check_records(members, non_members)
+def _check_sets(members: Any, non_members: Any, classes: Optional[np.ndarray]) -> tuple[Records, Records]:
+    members, non_members = check_records(members, non_members, any_kind=True, classes=classes)
     if min(len(members[1]), len(non_members[1])) < SMALLEST_SET:
         raise ValueError(
             f"audit: Expected at least {SMALLEST_SET} members and as many non-members. Received {len(members[1])} and "
@@ -262,38 +287,8 @@ def _check_sets(members: Any, non_members: Any) -> tuple[Records, Records]:
     return members, non_members
 
 
-def _check_reference_models(reference_models: Any, members: int) -> None:
-    if reference_models is None:
-        return
-    if not isinstance(reference_models, ReferenceModels):
-        raise TypeError(
-            "audit: Expected reference_models as tfmiaq.ReferenceModels(train_fn), or None. Received "
-            f"{reference_models!r:.200}."
-        )
-    reference_models.warn_if_weak(members)
-
-
-def _check_needs(chosen: list[Attack], has_references: bool, has_other: bool, can_query: bool) -> None:
-    """Raises ValueError for attacks that lack what they need, before any work is done."""
-    available = {
-        REFERENCE_MODELS: has_references,
-        OTHER_VERSION: has_other,
-        AUGMENTED_QUERIES: can_query,
-        AUGMENTED_REFERENCES: has_references and can_query,
-        PRIVACY_SUITE: _privacy_suite.is_installed(),
-    }
-    faults = [
-        f"{attack.name!r} {_WAYS[need]}"
-        for attack in chosen
-        for need in sorted(attack.needs)
-        if not available.get(need, True)
-    ]
-    if faults:
-        raise ValueError(f"audit: {'; '.join(faults)}.")
-
-
 def _reference_signals(
-    reference_models: Optional[ReferenceModels],
+    reference_models: Optional[Union[ReferenceModels, ReferenceSignals]],
     sets: _Sets,
     found: dict[str, Signals],
     make: Queries,
@@ -301,29 +296,23 @@ def _reference_signals(
     seed: int,
     progress: _Progress,
     groups: Optional[np.ndarray],
+    units: Optional[np.ndarray],
 ) -> Optional[ReferenceSignals]:
     views = list(found.values())
+    if isinstance(reference_models, ReferenceSignals):
+        return None if views[0].losses is None else reference_models
     if reference_models is None or (views[0].losses is None and not can_query):
         return None
+    pool = sets.x(), np.concatenate(sets.labels)
     return train_references(
         reference_models,
-        (sets.x(), views[0].labels),
+        pool,
         batch_size=sets.batch_size,
         queries=None if all(view.label_agreement is None for view in views) else make,
         seed=seed,
         progress=lambda count: progress.step("reference models", count),
         access=FILE if FILE in found else QUERY,
         groups=groups,
+        units=units,
+        members=len(sets.members[1]),
     )
-
-
-def _split(chosen: list[Attack], evidence: Evidence) -> tuple[list[Attack], dict[str, str]]:
-    """Returns the attacks whose needs are met, and of all others why they do not run."""
-
-    def reason(attack: Attack) -> str:
-        return "; ".join(_WAYS[need] for need in sorted(attack.needs - evidence.available))
-
-    ready = [attack for attack in chosen if attack.needs <= evidence.available]
-    skipped = {attack.name: reason(attack) for attack in chosen if attack not in ready}
-    skipped.update({name: "was not chosen" for name, attack in ATTACKS.items() if attack not in chosen})
-    return ready, skipped

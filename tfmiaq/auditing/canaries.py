@@ -17,9 +17,11 @@ from tfmiaq.attacks.registry import ATTACKS
 from tfmiaq.auditing.reporting.canary_report import CanaryReport, CanaryResult
 from tfmiaq.metrics import RATES, Estimate
 from tfmiaq.signals.access import ACCESS, QUERY
-from tfmiaq.signals.records import Records, check_records
-from tfmiaq.signals.reference_models import ReferenceModels, TrainingSets, train_references
+from tfmiaq.signals.records import Records, check_records, pair
+from tfmiaq.signals.reference_models import ReferenceModels
+from tfmiaq.signals.reference_sets import TrainingSets
 from tfmiaq.signals.reference_signals import ReferenceSignals
+from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals
 
 MISLABELLED, WITH_TWIN, BESIDE_TWIN = "mislabelled", "mislabelled with a twin", "mislabelled beside a twin"
@@ -93,8 +95,8 @@ def audit_canaries(
         >>> print(tfmiaq.audit_canaries(pipeline, members, non_members, tfmiaq.Canaries("mislabelled", 100)))
 
     Args:
-        reference_models: The pipeline, the number of models, of which at least 3, the cache and n_jobs. Its `splits`
-            and `population` have no part in this.
+        reference_models: The pipeline, the number of models, of which at least 3, the cache and n_jobs. Its `splits`,
+            `population` and `minutes` have no part in this.
         members: Pair (x, y) of the target's training records.
         non_members: Pair (x, y) of records that canaries are made from.
         canaries: What they are. None for `Canaries()`.
@@ -136,7 +138,8 @@ def check_canaries(canaries: Any, reference_models: Any, non_members: Records, o
             f"tfmiaq.ReferenceModels(train_fn, count=16). Received {reference_models!r:.200}."
         )
     check(owner, count=(reference_models.count, integer(_FEWEST_MODELS)))
-    x, y = non_members
+    # Canaries get wrong classes, and near-twins of arrays.
+    x, y = pair(non_members, "non_members", owner)
     if canaries.count > len(y) or x.shape[1:] == (0,):
         raise InvalidArgumentError(
             f"{owner}: {canaries.count} canaries are made from as many non-members. Received {len(y)} non-members of "

@@ -15,6 +15,10 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.loading.arrays import read_npz
+from tfmiaq.loading.json_text import parse_json
+from tfmiaq.loading.limits import read_text
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -37,8 +41,7 @@ def _save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return read_npz(path)
 
 
 ARRAYS = Kind(".npz", _save_arrays, _load_arrays)
@@ -47,7 +50,7 @@ ARRAYS = Kind(".npz", _save_arrays, _load_arrays)
 VALUES = Kind(
     ".json",
     lambda path, values: path.write_text(json.dumps(values), encoding="utf-8"),
-    lambda path: json.loads(path.read_text(encoding="utf-8")),
+    lambda path: parse_json(read_text(path, "stored values"), "stored values"),
 )
 """Numbers, strings, lists and dictionaries, as JSON."""
 
@@ -57,20 +60,32 @@ def keras_model(load: Callable[[str], Any]) -> Kind:
     return Kind(".keras", lambda path, model: model.save(str(path)), lambda path: load(str(path)))
 
 
+def private_folder(folder: Any) -> pathlib.Path:
+    """Makes a folder, and those above it, that nobody else can read, unless they exist; returns its path.
+
+    What is kept of members, and of models that were trained on them, is for who made it.
+    """
+    folder = pathlib.Path(folder)
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def write_whole(path: Any, save: Callable[[pathlib.Path], Any]) -> None:
     """Writes a file such that its name stands for a whole file at all times, or for none.
 
     The file is written beside its place and then renamed, so that a process that is killed leaves no part of it there.
 
     Args:
-        path: Path of the file. Its folder is made if there is none.
+        path: Path of the file. Its folder is made if there is none. Only its owner can read the file, and a folder that
+            is made.
         save: Function that writes the file to the path that it is given, whose name ends as that of `path` does.
 
     Raises:
         OSError: The file cannot be written.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
     try:
         unfinished = scratch / f"it{path.suffix}"
@@ -78,6 +93,7 @@ def write_whole(path: Any, save: Callable[[pathlib.Path], Any]) -> None:
         with unfinished.open("rb") as file:
             # A machine that loses power must not keep the name without the content.
             os.fsync(file.fileno())
+        unfinished.chmod(0o600)
         os.replace(unfinished, path)
     finally:
         with contextlib.suppress(OSError):

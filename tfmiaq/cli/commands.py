@@ -33,7 +33,7 @@ def summary(given: Arguments) -> int:
     policy = policy_of(given.policy) if given.policy else None
     from tfmiaq.quantization import summary
 
-    print(summary(load_model(given.model), policy))
+    print(summary(load_model(given.model, given), policy))
     return SUCCEEDED
 
 
@@ -44,17 +44,19 @@ def audit(given: Arguments) -> int:
         raise ValueError(f"Expected targets of different names. Received {', '.join(names)}.")
     if len(names) > 1 and given.train_fn:
         raise ValueError("Reference models go through one target's pipeline (--train_fn): audit targets one by one.")
+    conditions = _conditions(given)
     reference_models = _reference_models(given)
     canaries = _canaries(given)
     members, non_members, groups = load_records(given)
+    slices = None if given.slices is None else _slices(given.slices, len(members[1]), len(non_members[1]))
     # All of them are read before the first is audited.
-    targets = {name: load_target(text) for name, text in zip(names, given.targets)}
-    other = None if given.other is None else load_target(given.other)
+    targets = {name: load_target(text, given) for name, text in zip(names, given.targets)}
+    other = None if given.other is None else load_target(given.other, given)
     from tfmiaq import auditing
 
     reports = {}
-    for name, target in targets.items():
-        reports[name] = auditing.audit(
+    for text, (name, target) in zip(given.targets, targets.items()):
+        report = auditing.audit(
             target,
             members,
             non_members,
@@ -63,30 +65,79 @@ def audit(given: Arguments) -> int:
             other=other,
             augmented_queries=given.augmented_queries,
             groups=groups,
+            slices=slices,
             canaries=canaries,
             access=given.access,
             seed=given.seed,
         )
+        about = report.about if "," in text else report.about.of_file(text)
+        reports[name] = dataclasses.replace(report, about=about)
         reports[name].save(given.folder / name if len(names) > 1 else given.folder)
     shown: Any = reports[names[0]]
     if len(reports) > 1:
         shown = auditing.compare(reports)
         shown.save(given.folder)
     print(f"{shown}\n\nWritten to {given.folder}")
-    limit = 1.0 if given.max_auc is None else given.max_auc
-    above = {name: report.auc for name, report in reports.items() if report.auc > limit}
-    for name, auc in above.items():
-        print(f"{name}: an AUC of {auc:.3f}, above --max_auc={limit}.", file=sys.stderr)
-    return FAILED if above else SUCCEEDED
+    return _judge(given, conditions, reports)
+
+
+def _conditions(given: Arguments) -> list[Any]:
+    """Returns the limits of --fail_if, checked before any work."""
+    from tfmiaq.auditing.gate import Condition
+
+    if not given.fail_if and (given.junit is not None or given.allow_unresolved):
+        raise ValueError("--junit and --allow_unresolved are of a release gate: give its limits with --fail_if.")
+    return [Condition.parse(text) for text in given.fail_if]
+
+
+def _judge(given: Arguments, conditions: list[Any], reports: dict[str, Any]) -> int:
+    """Prints what a release gate says of each report, and returns the exit status."""
+    if not conditions:
+        return SUCCEEDED
+    from tfmiaq.auditing.gate import to_junit
+    from tfmiaq.caching.store import write_text
+
+    gates = {name: report.gate(conditions, given.allow_unresolved) for name, report in reports.items()}
+    if given.junit is not None:
+        write_text(given.junit, to_junit(gates))
+    for name, gate in gates.items():
+        print(f"\n{name}: the release gate {'passes' if gate.passed else 'FAILS'}.\n{gate}")
+        for check in gate.failures:
+            print(f"{name}: {check.name} {check.outcome}: {check.reason}", file=sys.stderr)
+    return SUCCEEDED if all(gate.passed for gate in gates.values()) else FAILED
+
+
+def _slices(path: pathlib.Path, members: int, non_members: int) -> dict[str, Any]:
+    """Returns the attributes of a file: for each NAME its arrays NAME_train, as far as members go, and NAME_test."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    names = sorted({name.removesuffix("_train").removesuffix("_test") for name in found})
+    missing = [name for base in names for name in (f"{base}_train", f"{base}_test") if name not in found]
+    if missing or not names:
+        raise ValueError(
+            f"--slices: Expected arrays NAME_train and NAME_test of each attribute in {path}. Missing: "
+            f"{', '.join(missing) or 'all'}."
+        )
+    for base in names:
+        if len(found[f"{base}_train"]) < members or len(found[f"{base}_test"]) != non_members:
+            raise ValueError(
+                f"--slices: Expected {members} values of {base}_train or more, and {non_members} of {base}_test. "
+                f"Received {len(found[f'{base}_train'])} and {len(found[f'{base}_test'])}."
+            )
+    return {base: np.concatenate([found[f"{base}_train"][:members], found[f"{base}_test"]]) for base in names}
 
 
 def _reference_models(given: Arguments) -> Optional[Any]:
     """Returns the reference models of the flags, or None without a pipeline."""
-    flags = {"count": given.reference_models, "cache": given.cache, "n_jobs": given.n_jobs}
+    flags = {"count": given.reference_models, **{name: getattr(given, name) for name in ("minutes", "cache", "n_jobs")}}
     flags = {name: value for name, value in flags.items() if value is not None}
     if not given.train_fn:
         if flags:
-            raise ValueError("--reference_models, --cache and --n_jobs need the target's pipeline: give --train_fn.")
+            raise ValueError(
+                "--reference_models, --minutes, --cache and --n_jobs need the target's pipeline: give --train_fn."
+            )
         return None
     from tfmiaq.signals import ReferenceModels
 
@@ -111,7 +162,7 @@ def search(given: Arguments) -> int:
     from tfmiaq.search import search_policy
 
     found = search_policy(
-        load_model(given.model),
+        load_model(given.model, given),
         train,
         validation,
         options,
@@ -137,7 +188,7 @@ def defend(given: Arguments) -> int:
     policy, cross = _policy(given), _cross_distillation(given)
     recipe = _recipe(given, default_recipe(bool(cross)))
     train, test, groups = load_records(given)
-    model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model)
+    model = function_of(given.model) if FUNCTION.fullmatch(given.model) else load_model(given.model, given)
     from tfmiaq.defence import defend
 
     defence = defend(
@@ -188,7 +239,7 @@ def _cross_distillation(given: Arguments) -> Any:
 
 def convert(given: Arguments) -> int:
     """Converts a quantized model."""
-    model, labels = load_model(given.model), load_labels(given)
+    model, labels = load_model(given.model, given), load_labels(given)
     from tfmiaq.caching.store import write_whole
     from tfmiaq.tflite.conversion import convert
     from tfmiaq.tflite.stored import stored_weights
@@ -207,8 +258,8 @@ def verify(given: Arguments) -> int:
     from tfmiaq._checks import AT_LEAST_ONE, check
 
     count = check("verify", count=(given.count, AT_LEAST_ONE))["count"]
-    x = datasets.load(given.records, rescale=not given.raw).x_test[:count]
-    model = load_model(given.model)
+    x = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes).x_test[:count]
+    model = load_model(given.model, given)
     from tfmiaq.tflite.verification import verify
 
     verification = verify(model, str(given.file), x)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from tfmiaq import datasets
+from tfmiaq.loading.limits import read_text
 from tfmiaq.policy import BitwidthPolicy
 
 MODEL = "a .keras or .h5 file, or the folder of a SavedModel"
@@ -36,7 +37,7 @@ def policy_of(text: str) -> BitwidthPolicy:
         raise ValueError(
             f"Expected 'default', bits such as w2a4, or the path of a policy's JSON as policy. Received {text!r}."
         )
-    return BitwidthPolicy.from_json(pathlib.Path(text).read_text(encoding="utf-8"))
+    return BitwidthPolicy.from_json(read_text(text, "policy"))
 
 
 def function_of(text: str) -> Callable[..., Any]:
@@ -45,14 +46,18 @@ def function_of(text: str) -> Callable[..., Any]:
     The file's folder is put where Python looks for modules, as for `python FILE.py`.
 
     Raises:
-        ValueError: No such file, or no such function in it.
+        ValueError: No such file, one that cannot be imported, or no such function in it.
     """
     found = FUNCTION.fullmatch(text)
     path = pathlib.Path(found["file"]).absolute() if found else None
     if found is None or path is None or not path.is_file():
         raise ValueError(f"Expected FILE.py:FUNCTION of a file that exists. Received {text!r}.")
     sys.path.insert(0, str(path.parent))
-    module = importlib.import_module(path.stem)
+    try:
+        module = importlib.import_module(path.stem)
+    except Exception as error:
+        # A file of the user's own may raise anything; --traceback shows where.
+        raise ValueError(f"{text!r} cannot be imported ({type(error).__name__}: {error}).") from error
     if not path.samefile(module.__file__ or ""):
         raise ValueError(f"{path.name} has the name of another module ({module.__file__}). Give it a name of its own.")
     function = getattr(module, found["name"], None)
@@ -65,31 +70,44 @@ def load_records(given: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Returns members, non-members, and the pair of their groups or None.
 
     Raises:
-        ValueError: As `datasets.load`; more members than training records.
+        ValueError: As `datasets.load` and `datasets.load_files`; more members than training records; flags that do not
+            go together.
     """
-    data = datasets.load(given.records, rescale=not given.raw)
-    count = len(data.x_train) if given.members is None else given.members
+    are_files = given.members is not None and not given.members.isdigit()
+    if are_files:
+        if given.records is not None or given.non_members is None:
+            raise ValueError(
+                "--members=FILE.csv or --members=FOLDER goes with --non_members of the same kind, and without "
+                "--records."
+            )
+        data = datasets.load_files(
+            given.members, given.non_members, given.label, rescale=not given.raw, image_size=given.image_size
+        )
+    elif given.records is None or given.non_members is not None:
+        raise ValueError(
+            "Give the records: --records=FILE.npz, or --members and --non_members as .csv files or folders of images."
+        )
+    else:
+        data = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes)
+    count = len(data.x_train) if given.members is None or are_files else int(given.members)
     if not 1 <= count <= len(data.x_train):
         raise ValueError(f"{data.name} has {len(data.x_train)} training records. Received --members={count}.")
     groups = None if data.groups_train is None else (data.groups_train[:count], data.groups_test)
     return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test), groups
 
 
-def load_model(path: str) -> Any:
-    """Returns a Keras model, quantized or not.
+def load_model(path: str, given: argparse.Namespace) -> Any:
+    """Returns a Keras model, quantized or not, from a file that names nothing but Keras, or is trusted.
 
     Raises:
-        ValueError: It cannot be loaded.
+        ValueError: It cannot be loaded, or names what it may not.
     """
     from tfmiaq.quantization import load_model
 
-    try:
-        return load_model(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path!r} is no Keras model that can be loaded ({MODEL}): {error}") from error
+    return load_model(path, trust=given.trust, max_bytes=given.max_bytes)
 
 
-def load_target(text: str) -> Any:
+def load_target(text: str, given: argparse.Namespace) -> Any:
     """Returns what `audit` takes: a .tflite, a pair of saved outputs, or a model that is loaded.
 
     Raises:
@@ -99,9 +117,9 @@ def load_target(text: str) -> Any:
 
     if "," in text:
         return tuple(text.split(","))
-    return read_model(text) if text.endswith(".tflite") else load_model(text)
+    return read_model(text) if text.endswith(".tflite") else load_model(text, given)
 
 
 def load_labels(given: argparse.Namespace) -> Optional[list[str]]:
     """Returns the lines of the file of class names, or None if there is none."""
-    return None if given.labels is None else given.labels.read_text(encoding="utf-8").splitlines()
+    return None if given.labels is None else read_text(given.labels, "--labels").splitlines()

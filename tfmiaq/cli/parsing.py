@@ -13,8 +13,9 @@ from tfmiaq import datasets
 from tfmiaq._version import __version__
 from tfmiaq.auditing.canaries import KINDS
 from tfmiaq.cli import commands
-from tfmiaq.cli.flags import add_fields, format_default
+from tfmiaq.cli.flags import add_fields, format_default, integers
 from tfmiaq.cli.inputs import MODEL, POLICY
+from tfmiaq.loading import MAX_BYTES
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
 from tfmiaq.search.search import SEARCH_RECIPE
@@ -22,6 +23,7 @@ from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 
+_LONGEST_ERROR = 4000
 TARGETS = ("mobile", "edgetpu")
 _RECIPE_FIELDS = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment")
 _SEARCH_FIELDS = (
@@ -40,14 +42,23 @@ def _add_records(parser: Any, with_members: bool = True) -> None:
     group = parser.add_argument_group("records")
     group.add_argument(
         "--records",
-        required=True,
+        required=not with_members,
         help="an .npz with x_train, y_train (members), x_test and y_test (others of their kind), and groups_train and "
         "groups_test where a person or device has several records: no group is split; or one of "
         f"{', '.join(datasets.NAMES)}",
     )
     group.add_argument("--raw", action="store_true", help="take images of bytes as they are, not divided by 255")
     if with_members:
-        group.add_argument("--members", type=int, help="how many of x_train, from the first on, were trained on (all)")
+        group.add_argument(
+            "--members",
+            help="in the place of --records, a .csv with a header, or a folder of images with a folder for each class; "
+            "or a number: how many of x_train, from the first on, were trained on (all)",
+        )
+        group.add_argument("--non_members", metavar="FILE", help="the same of the non-members: a .csv, or a folder")
+        group.add_argument("--label", metavar="COLUMN", help="column of the .csv files that holds the labels")
+        group.add_argument(
+            "--image_size", type=integers, metavar="HEIGHT,WIDTH", help="resize images of folders (they have one size)"
+        )
         parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (%(default)s)")
 
 
@@ -88,6 +99,22 @@ def _add_summary(parser: Any) -> None:
     parser.add_argument("--policy", help=f"of a float model, what it would become: {POLICY}")
 
 
+def _add_gate(parser: Any) -> None:
+    group = parser.add_argument_group(
+        "release gate", "Exits with status 1 above a limit, or where it cannot be judged."
+    )
+    group.add_argument(
+        "--fail_if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="a limit on all attacks, judged on the upper end of the interval: 'auc>0.55', 'accuracy>0.55', "
+        "'tpr@0.01>0.02' (the TPR at 1%% FPR) or 'epsilon>1'; may be given again",
+    )
+    group.add_argument("--allow_unresolved", action="store_true", help="pass limits that too few records can judge")
+    group.add_argument("--junit", type=pathlib.Path, metavar="FILE", help="write the limits as JUnit XML")
+
+
 def _add_audit(parser: Any) -> None:
     parser.add_argument(
         "targets", nargs="+", metavar="target", help=f"a .tflite, {MODEL}, or saved outputs as members.npy,others.npy"
@@ -104,7 +131,13 @@ def _add_audit(parser: Any) -> None:
         ".tflite, else query)",
     )
     _add_folder(parser, "audit", "folder of the report")
-    parser.add_argument("--max_auc", type=float, help="exit with status 1 if the AUC is above this")
+    parser.add_argument(
+        "--slices",
+        type=pathlib.Path,
+        metavar="FILE.npz",
+        help="attributes of the records, such as sex_train and sex_test: each value is a slice of the report",
+    )
+    _add_gate(parser)
     group = parser.add_argument_group("reference models", "An attacker who adapts trains models like the target.")
     group.add_argument(
         "--train_fn",
@@ -119,9 +152,10 @@ def _add_audit(parser: Any) -> None:
     add_fields(
         group,
         ReferenceModels,
-        ("count", "n_jobs", "cache"),
+        ("count", "minutes", "n_jobs", "cache"),
         defaults={"cache": "FOLDER/cache", "n_jobs": "1"}.get,
         count={"flag": "reference_models", "text": "number of models, at least 2"},
+        minutes={"text": "train as many models as this time allows, and at least --reference_models"},
         n_jobs={"text": "processes that train models side by side, -1 for all cores"},
     )
 
@@ -230,8 +264,18 @@ def parser() -> argparse.ArgumentParser:
         made = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         made.set_defaults(run=run)
         made.add_argument("--traceback", action="store_true", help="show where an error comes from")
+        made.add_argument(
+            "--trust", action="store_true", help="open model files as Keras does, with the code that they may run"
+        )
+        made.add_argument(
+            "--max_bytes", type=int, help=f"bytes that the arrays of one file may take in memory ({MAX_BYTES:,})"
+        )
         add(made)
     return top
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} ... (--traceback shows all of it)"
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -240,8 +284,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     given = parser().parse_args(arguments)
     try:
         sys.exit(given.run(given))
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if given.traceback:
             raise
-        print(f"tfmiaq: {error}", file=sys.stderr)
+        print(f"tfmiaq: {_cut(str(error) or type(error).__name__)}", file=sys.stderr)
         sys.exit(commands.BAD_INPUT)

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, tf, weight_quantizers
+from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, keras, tf, weight_quantizers
 from tfmiaq._checks import AT_LEAST_ONE, SEED, Where, check, check_choice
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.inspection import quantized_layers
@@ -160,9 +160,10 @@ def _copy_weights(float_model: Any, model: Any) -> None:
     originals = {layer.name: layer for layer in flat.model.layers}
     pairs, faults = [], []
     for layer in model.layers:
-        if isinstance(layer, QuantizeLayer):
-            continue
         copy = inner(layer)
+        # Keras names the inputs of each model anew.
+        if isinstance(copy, (QuantizeLayer, keras.layers.InputLayer)):
+            continue
         original = originals.pop(copy.name, None)
         kernels = weight_quantizers(layer) if isinstance(layer, QuantizeWrapperV2) else []
         found: list[tuple[Any, Any]] = [
@@ -265,30 +266,36 @@ class _Calibration:
         return _results(layer, arguments, outputs, outputs)
 
     def _call(self, layer: Any, arguments: _Arguments) -> list[_Tensor]:
-        calls = self._calls.get(layer.name)
+        calls, quantized = self._calls.get(layer.name), None
         if layer.name not in self._done:
             self._done.add(layer.name)
             if calls:
                 every, network, of_float = [given for given, _ in calls], _FLOAT, []
             else:
                 every, network, of_float = [arguments], _QUANTIZED, _run(layer, arguments, _FLOAT, _pass_on)
-            self._calibrate(layer, every, network)
+            quantized = self._calibrate(layer, every, network)
         if calls:
             # The layer's weights are not the float ones any more.
             _, of_float = calls.pop(0)
             self._calls[layer.name] = calls
-        return _results(layer, arguments, of_float, _run(layer, arguments, _QUANTIZED))
+        if calls is not None or quantized is None:
+            quantized = _run(layer, arguments, _QUANTIZED)
+        return _results(layer, arguments, of_float, quantized)
 
-    def _calibrate(self, layer: Any, calls: list[_Arguments], network: str) -> None:
-        """Sets rounding, moving statistics and ranges of a layer, from what it reads in its calls."""
+    def _calibrate(self, layer: Any, calls: list[_Arguments], network: str) -> Optional[list[list[Any]]]:
+        """Sets rounding, moving statistics and ranges of a layer, from what it reads in its calls.
+
+        Returns:
+            Its outputs of the last call in that network, quantized; or None where they were not computed.
+        """
         if not isinstance(layer, (QuantizeLayer, QuantizeWrapperV2)):
-            return
+            return None
         if _has_rounding(layer):
             self._round(layer, calls, network)
             self._progress.update()
         if self._graph.folds(inner(layer)):
             self._correct(inner(layer), calls[0])
-        _set_ranges(layer, calls, network, self._generator)
+        return _set_ranges(layer, calls, network, self._generator)
 
     def _round(self, wrapper: Any, calls: list[_Arguments], network: str) -> None:
         layer = wrapper.layer
@@ -300,7 +307,7 @@ class _Calibration:
         read = [_tensors_in(arguments) for arguments in calls]
         inputs, float_inputs = (
             # A layer of the user's own may read several tensors.
-            tf.concat([part for (tensor,) in read for part in getattr(tensor, name)], 0)
+            [part for (tensor,) in read for part in getattr(tensor, name)]
             if all(len(tensors) == 1 for tensors in read)
             else None
             for name in (network, _FLOAT)
@@ -310,7 +317,7 @@ class _Calibration:
     def _correct(self, norm: Any, arguments: _Arguments) -> None:
         (tensor,) = _tensors_in(arguments)
         found = corrected(
-            norm,
+            norm.epsilon,
             Statistics(norm.moving_mean.numpy(), norm.moving_variance.numpy()),
             statistics_of_parts(tensor.of_float),
             statistics_of_parts(tensor.quantized),
@@ -350,24 +357,35 @@ def _results(layer: Any, arguments: _Arguments, of_float: list, quantized: list)
     return [_Tensor(*values, len(readers(layer))) for values in zip(of_float, quantized)]
 
 
-def _set_ranges(layer: Any, calls: list[_Arguments], network: str, generator: np.random.Generator) -> None:
-    """Sets the ranges of a layer's outputs from what is in front of their quantizers."""
-    found: list[tuple[float, float, np.ndarray]] = []
+def _set_ranges(
+    layer: Any, calls: list[_Arguments], network: str, generator: np.random.Generator
+) -> Optional[list[list[Any]]]:
+    """Sets the range of a layer's outputs from what is in front of its quantizer.
+
+    Returns:
+        The outputs of the last call as `_run` does, or None where the layer has no range, or does more behind it.
+    """
+    # No layer has more than one range.
+    found = next(((q, variables) for q, variables in activation_quantizers(layer) if "seen" in variables), None)
+    if found is None:
+        return None
+    quantizer, variables = found
+    seen: list[Any] = []
 
     def see(quantizer: Any, inputs: Any, variables: dict[str, Any]) -> Any:
         if "seen" not in variables:
             return None
-        values = inputs.numpy().ravel()
-        some = values[generator.integers(0, len(values), _SAMPLE_OF_CHUNK)]
-        found.append((float(values.min()), float(values.max()), some))
+        seen.append(inputs)
         return inputs
 
-    ranges = [(q, variables) for q, variables in activation_quantizers(layer) if "seen" in variables]
-    if not ranges:
-        return
     for arguments in calls:
-        _run(layer, arguments, network, see)
-    # No layer has more than one range.
-    ((quantizer, variables),) = ranges
-    lowest, largest = min(low for low, _, _ in found), max(high for _, high, _ in found)
-    set_range(quantizer, variables, lowest, largest, np.concatenate([some for _, _, some in found]))
+        outputs = _run(layer, arguments, network, see)
+    lowest, largest, values = np.inf, -np.inf, []
+    for inputs in seen:
+        flat = inputs.numpy().ravel()
+        lowest, largest = min(lowest, float(flat.min())), max(largest, float(flat.max()))
+        values.append(flat[generator.integers(0, len(flat), _SAMPLE_OF_CHUNK)])
+    set_range(quantizer, variables, lowest, largest, np.concatenate(values))
+    if len(outputs) > 1 or any(output is not inputs for output, inputs in zip(reversed(outputs[0]), reversed(seen))):
+        return None
+    return [[quantizer(output, False, variables) for output in outputs[0]]]

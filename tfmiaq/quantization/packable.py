@@ -1,10 +1,10 @@
-"""Which weights take half a byte in a packed .tflite, as far as the Keras layer tells."""
+"""The int8 codes of weights, and which weights take half a byte in a packed .tflite, as far as a layer tells."""
 
 from __future__ import annotations
 
 from typing import Any, Optional
 
-from tfmiaq._backend import keras
+from tfmiaq._backend import keras, tf
 
 _layers = keras.layers
 # A scale and a zero point of one channel in a .tflite: a float32 and an int64.
@@ -31,3 +31,13 @@ def fits_int4(layer: Any, weight_bits: Optional[int]) -> bool:
         return bool((*layer.kernel_size, *layer.strides, layer.groups) == (1, 1, 1, 1, 1))
     scales = (outputs - 1) * (2 if layer.use_bias else 1)
     return bool(scales * BYTES_OF_SCALE < inputs * outputs // 2)
+
+
+def int8_refinement(bits: Any) -> Any:
+    """Returns how many int8 codes lie between two neighbouring weight levels, for a top level n = 2^(b-1) - 1, or 1.
+
+    That is floor(127 / n), and 16 floor(7 / n) for up to 4 bits: a packed file holds the upper halves of those bytes.
+    """
+    top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
+    in_int4 = tf.floor(7.0 / top + 1e-3)
+    return 16.0 * in_int4 + (1.0 - tf.minimum(in_int4, 1.0)) * tf.floor(127.0 / top + 1e-3)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 from typing import Any, Optional
 
-from tfmiaq._backend import activation_quantizers, keras, weight_quantizers
+from tfmiaq._backend import activation_quantizers, weight_quantizers
+from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import layers, quantize_configs, quantizers
 from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
@@ -29,20 +32,35 @@ _WAY_OUT = (
 )
 
 
-def load_model(path: str) -> Any:
-    """Loads a quantized model that `model.save` wrote, as `tfmiaq.keras.models.load_model` does too.
+def load_model(
+    path: Any, *, trust: bool = False, custom_objects: Optional[dict[str, Any]] = None, max_bytes: Optional[int] = None
+) -> Any:
+    """Loads a Keras model, quantized or not, from a file that may come from anyone.
+
+    The file is read before Keras sees it. It may name the classes of Keras, tfmot and tfmiaq, and what is registered;
+    `tfmiaq.keras.models.load_model` opens it without that check, and runs what it names.
 
     Example:
         >>> quantized.save("quantized.keras")
         >>> quantized = tfmiaq.load_model("quantized.keras")
 
     Args:
-        path: What was passed to `save`.
+        path: A .keras file, an .h5 file, or the folder of a SavedModel.
+        trust: Open the file as Keras does. It can run any code. SavedModels and Lambda layers take it.
+        custom_objects: Classes and functions by the name that the file has for them, as Keras takes them.
+        max_bytes: Bytes that the file's arrays may take in memory; None for 4 GiB.
 
     Returns:
         The keras.Model.
+
+    Raises:
+        TypeError: No path.
+        ValueError: No such file, a damaged one, one of more bytes, or one that names what it may not; the error lists
+            it.
     """
-    return keras.models.load_model(path)
+    # A folder holds the traced functions themselves.
+    with contextlib.nullcontext() if os.path.isdir(path) else quantizers.passed_on():
+        return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
@@ -100,7 +118,7 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
             f"{', ...' if len(surprises) > 5 else ''}. tfmiaq.summary(model) lists them; strict=True refuses them.",
             stacklevel=2,
         )
-    with copying.float32():
+    with copying.float32(), quantizers.passed_on():
         quantized = _apply(flat, plan, model)
     if not model.trainable:
         quantized.trainable = False

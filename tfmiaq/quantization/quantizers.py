@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from tfmiaq._backend import Quantizer, keras, tf
+from tfmiaq.quantization.packable import int8_refinement
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
 
@@ -70,7 +72,8 @@ def _of_this_call(quantizer: Any, limit: Any) -> Any:
     return limit * (1.0 + calls * 2.0**-23) if calls else limit
 
 
-_replacement: Optional[Callable[[Any, Any, dict[str, Any]], Any]] = None
+# Of this thread alone: others may trace models meanwhile.
+_replacement: contextvars.ContextVar[Optional[Callable[..., Any]]] = contextvars.ContextVar("by", default=None)
 
 
 @contextlib.contextmanager
@@ -79,18 +82,23 @@ def replaced(by: Callable[[Any, Any, dict[str, Any]], Any]) -> Iterator[None]:
 
     Calibration sees tensors before they are rounded that way. None stands for the quantizer's own output.
     """
-    global _replacement
-    before, _replacement = _replacement, by
+    token = _replacement.set(by)
     try:
         yield
     finally:
-        _replacement = before
+        _replacement.reset(token)
+
+
+def passed_on() -> contextlib.AbstractContextManager[None]:
+    """Returns a scope in which quantizers pass their inputs on, for graphs that only tell the shapes of a new model."""
+    return replaced(lambda quantizer, inputs, variables: tf.identity(inputs))
 
 
 def _replaceable(quantize: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(quantize)
     def call(self: Any, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
-        found = None if _replacement is None else _replacement(self, inputs, weights)
+        by = _replacement.get()
+        found = None if by is None else by(self, inputs, weights)
         return quantize(self, inputs, training, weights, **kwargs) if found is None else found
 
     return call
@@ -153,16 +161,6 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
     uniform = tf.clip_by_value(tf.round(weights / step), -top, top)
     codes = alive * (is_low * sign * kept + (1.0 - is_low) * uniform)
     return codes, step
-
-
-def int8_refinement(bits: Any) -> Any:
-    """Returns how many int8 codes lie between two neighbouring weight levels, for a top level n = 2^(b-1) - 1, or 1.
-
-    That is floor(127 / n), and 16 floor(7 / n) for up to 4 bits: a packed file holds the upper halves of those bytes.
-    """
-    top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
-    in_int4 = tf.floor(7.0 / top + 1e-3)
-    return 16.0 * in_int4 + (1.0 - tf.minimum(in_int4, 1.0)) * tf.floor(127.0 / top + 1e-3)
 
 
 @_register

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 import numpy as np
 
 from tfmiaq._backend import keras, number, tf, weight_quantizers
-from tfmiaq.quantization import rounding
+from tfmiaq.quantization import patches, rounding
 from tfmiaq.quantization.layer_specs import spec_of
 from tfmiaq.quantization.transformations.functional import takes_training
 
@@ -19,6 +19,8 @@ _CONSTANT = 1e-3
 # How far least squares over the outputs may move a step.
 _SHORTEST, _LONGEST = 0.5, 2.0
 _CHUNK = 64
+# Positions of each record's outputs that rounding is learned from.
+_POSITIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +31,21 @@ class Statistics:
     variance: Any
 
 
-def corrected(norm: Any, known: Statistics, of_float: Statistics, of_quantized: Statistics) -> Statistics:
+def corrected(epsilon: Any, known: Statistics, of_float: Statistics, of_quantized: Statistics) -> Statistics:
     """Returns the moving statistics with which a BatchNormalization has the float outputs' mean and variance again.
 
     Both networks see the same records, and the moving statistics change by their difference alone: how the records
     differ from the training set, and chance, cancels out.
 
     Args:
-        norm: The BatchNormalization.
+        epsilon: That of the BatchNormalization.
         known: Its moving statistics in the float network.
         of_float: Statistics of its input in the float network, over some records.
         of_quantized: The same in the quantized network, over the same records.
     """
-    tiny = _CONSTANT * norm.epsilon
+    tiny = _CONSTANT * epsilon
     ratio = (of_quantized.variance + tiny) / (of_float.variance + tiny)
-    variance = (known.variance + norm.epsilon) * ratio - norm.epsilon
+    variance = (known.variance + epsilon) * ratio - epsilon
     return Statistics(known.mean + of_quantized.mean - of_float.mean, tf.maximum(variance, 0.0))
 
 
@@ -54,8 +56,63 @@ def statistics(values: Any) -> Statistics:
 
 def statistics_of_parts(parts: list[Any]) -> Statistics:
     """Returns mean and variance over all but the last axis of several tensors together."""
-    flat = np.concatenate([part.numpy().reshape(-1, part.shape[-1]) for part in parts]).astype(np.float64)
-    return Statistics(flat.mean(0).astype(np.float32), flat.var(0).astype(np.float32))
+    found = [statistics(part) for part in parts]
+    means, variances = (np.array([getattr(each, name) for each in found], np.float64) for name in ("mean", "variance"))
+    weights = np.array([float(tf.size(part)) for part in parts])[:, None]
+    weights /= weights.sum()
+    mean = (weights * means).sum(0)
+    variance = (weights * (variances + np.square(means - mean))).sum(0)
+    return Statistics(mean.astype(np.float32), variance.astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Following:
+    """What runs behind the sums of a layer, without any variables: equal for layers of one kind.
+
+    Attributes:
+        normalizes: Whether a BatchNormalization does.
+        has_bias: Whether the layer has a bias of its own.
+        activations: Functions that do, in their order.
+    """
+
+    normalizes: bool
+    has_bias: bool
+    activations: tuple[Callable[[Any], Any], ...]
+
+    def outputs(self, sums: Any, float_sums: Any, norm: Sequence[Any]) -> tuple[Any, Any]:
+        """Returns the outputs of the quantized and of the float layer; the first with mean and variance corrected.
+
+        Args:
+            sums: Of the quantized layer.
+            float_sums: Of the float layer, for the same records.
+            norm: Moving mean, moving variance, gamma, beta and epsilon of the BatchNormalization, if there is one.
+        """
+        if self.normalizes:
+            mean, variance, gamma, beta, epsilon = norm
+            known = Statistics(mean, variance)
+            now = corrected(epsilon, known, statistics(float_sums), statistics(sums))
+            sums, float_sums = (
+                tf.nn.batch_normalization(each, found.mean, found.variance, beta, gamma, epsilon)
+                for each, found in ((sums, now), (float_sums, known))
+            )
+        elif self.has_bias:
+            sums += statistics(float_sums).mean - statistics(sums).mean
+        for activation in self.activations:
+            sums, float_sums = activation(sums), activation(float_sums)
+        return sums, float_sums
+
+
+@dataclasses.dataclass(frozen=True)
+class _ErrorOfRows:
+    """The squared error of outputs that are products of rows; the same function for all layers of one kind."""
+
+    product: Callable[[Any, Any], Any]
+    following: Following
+
+    def __call__(self, weights: Any, chosen: Any, rows: Any, float_sums: Any, *norm: Any) -> Any:
+        sums = self.product(tf.gather(rows, chosen), weights)
+        outputs, wanted = self.following.outputs(sums, tf.gather(float_sums, chosen), norm)
+        return tf.reduce_mean(tf.square(outputs - wanted))
 
 
 class Unit:
@@ -76,7 +133,11 @@ class Unit:
         self.bias = layer.bias if getattr(layer, "use_bias", False) else None
         activation = getattr(layer, "activation", keras.activations.linear)
         # tfmot puts its own object around the activation of a wrapped layer.
-        self.activation = getattr(activation, "activation", activation)
+        activations = [getattr(activation, "activation", activation)]
+        if relu is not None:
+            # A layer of the types ReLU and Activation is a ReLU or a ReLU6.
+            activations.append(tf.nn.relu if getattr(relu, "max_value", None) is None else tf.nn.relu6)
+        self.following = Following(norm is not None, self.bias is not None, tuple(activations))
 
     def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
         kernel = self.kernel.numpy()
@@ -105,44 +166,20 @@ class Unit:
         self.wrapper.quantize_config.set_quantize_weights(layer, [kernel])
         return layer.call(x, training=False) if takes_training(layer) else layer.call(x)
 
-    def _known(self) -> Statistics:
-        assert self.norm is not None
-        return Statistics(*map(tf.convert_to_tensor, (self.norm.moving_mean, self.norm.moving_variance)))
-
-    def _activated(self, sums: Any) -> Any:
-        outputs = self.activation(sums)
-        return outputs if self.relu is None else self.relu.call(outputs)
-
-    def _normalized(self, sums: Any, found: Statistics) -> Any:
+    def _norm(self) -> tuple[Any, ...]:
+        """Returns what `Following.outputs` takes of the BatchNormalization."""
         norm = self.norm
-        assert norm is not None
-        return tf.nn.batch_normalization(
-            sums,
-            found.mean,
-            found.variance,
-            norm.beta if norm.center else None,
-            norm.gamma if norm.scale else None,
-            norm.epsilon,
-        )
-
-    def _pair(self, sums: Any, float_sums: Any) -> tuple[Any, Any]:
-        """Returns the outputs of the quantized and of the float layer; the first with mean and variance corrected."""
-        if self.norm is not None:
-            known = self._known()
-            of_float = statistics(float_sums)
-            now = corrected(self.norm, known, of_float, statistics(sums))
-            return (
-                self._activated(self._normalized(sums, now)),
-                self._activated(self._normalized(float_sums, known)),
-            )
-        if self.bias is not None:
-            sums += statistics(float_sums).mean - statistics(sums).mean
-        return self._activated(sums), self._activated(float_sums)
+        if norm is None:
+            return ()
+        mean, variance = norm.moving_mean, norm.moving_variance
+        gamma = norm.gamma if norm.scale else tf.ones_like(mean)
+        beta = norm.beta if norm.center else tf.zeros_like(mean)
+        return tuple(tf.convert_to_tensor(value, tf.float32) for value in (mean, variance, gamma, beta, norm.epsilon))
 
     def learn(
         self,
-        x: Optional[Any],
-        float_x: Optional[Any],
+        x: Optional[Sequence[Any]],
+        float_x: Optional[Sequence[Any]],
         iterations: int,
         batch_size: int,
         generator: np.random.Generator,
@@ -153,29 +190,72 @@ class Unit:
         looked up (an embedding) is rounded to nearest.
 
         Args:
-            x: Inputs of the layer in the quantized network, shape (n, ...); None to round to nearest.
+            x: Inputs of the layer in the quantized network: tensors (n, ...), which together are all records; None to
+                round to nearest.
             float_x: The same in the float network.
             iterations: Steps of Adam; 0 to round to nearest.
-            batch_size: Records in each.
+            batch_size: Records in each; of a convolution's outputs as many times 32 positions.
             generator: Draws the records.
         """
         codes, step = self._nearest()
-        if x is None or spec_of(self.wrapper.layer).outputs_weights:
+        if x is None or float_x is None or spec_of(self.wrapper.layer).outputs_weights:
             self._set(codes, step)
-            return
-        kernel = self.kernel.numpy()
+        elif patches.has_rows(self.wrapper.layer):
+            self._learn_from_rows(step, x, float_x, iterations, batch_size, generator)
+        else:
+            self._learn_from_records(step, tf.concat(x, 0), tf.concat(float_x, 0), iterations, batch_size, generator)
+
+    def _learn_from_rows(
+        self,
+        step: np.ndarray,
+        x: Sequence[Any],
+        float_x: Sequence[Any],
+        iterations: int,
+        batch_size: int,
+        generator: np.random.Generator,
+    ) -> None:
+        layer, kernel = self.wrapper.layer, self.kernel.numpy()
+        rows, float_rows = patches.sample(layer, (x, float_x), _POSITIONS, generator)
+        product = patches.product_of(layer)
+        bias = 0.0 if self.bias is None else self.bias.numpy()
+        float_sums = product(tf.constant(float_rows), tf.constant(kernel)) + bias
+        del float_rows
+        rows, error = tf.constant(rows), _ErrorOfRows(product, self.following)
+        batch_size *= len(rows) // sum(map(len, x))
+        codes = rounding.learn_codes(
+            kernel,
+            step,
+            self.bits,
+            self.per_channel,
+            error,
+            len(rows),
+            iterations,
+            batch_size,
+            generator,
+            (rows, float_sums, *self._norm()),
+        )
+        if self.norm is None:
+            sums = product(rows, tf.constant(codes * step, tf.float32)) + bias
+            step = self._fitted(step, sums, float_sums)
+        self._set(codes, step)
+
+    def _learn_from_records(
+        self, step: np.ndarray, x: Any, float_x: Any, iterations: int, batch_size: int, generator: np.random.Generator
+    ) -> None:
+        kernel, norm = self.kernel.numpy(), self._norm()
         with self._bare():
             float_sums = self._sums_of_all(kernel, float_x)
 
             def error(weights: Any, chosen: Any) -> Any:
-                outputs, wanted = self._pair(self._sums(weights, tf.gather(x, chosen)), tf.gather(float_sums, chosen))
+                sums = self._sums(weights, tf.gather(x, chosen))
+                outputs, wanted = self.following.outputs(sums, tf.gather(float_sums, chosen), norm)
                 return tf.reduce_mean(tf.square(outputs - wanted))
 
             codes = rounding.learn_codes(
                 kernel, step, self.bits, self.per_channel, error, len(x), iterations, batch_size, generator
             )
             if self.norm is None:
-                step = self._fitted(codes, step, x, float_sums)
+                step = self._fitted(step, self._sums_of_all(codes * step, x), float_sums)
         self._set(codes, step)
 
     def _sums_of_all(self, kernel: Any, x: Any) -> Any:
@@ -183,9 +263,8 @@ class Unit:
         parts = [self._sums(kernel, x[start : start + _CHUNK]) for start in range(0, len(x), _CHUNK)]
         return tf.concat(parts, 0)
 
-    def _fitted(self, codes: np.ndarray, step: np.ndarray, x: Any, float_sums: Any) -> np.ndarray:
+    def _fitted(self, step: np.ndarray, sums: Any, float_sums: Any) -> np.ndarray:
         """Returns the step of least squared error over the outputs, and moves the bias by what is left of the mean."""
-        sums = self._sums_of_all(codes * step, x)
         bias = 0.0 if self.bias is None else self.bias.numpy()
         found, wanted = (tf.reshape(t, [-1, t.shape[-1]]).numpy().astype(np.float64) - bias for t in (sums, float_sums))
         found_mean, wanted_mean = (t.mean(0) if self.bias is not None else 0.0 for t in (found, wanted))

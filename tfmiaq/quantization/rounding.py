@@ -7,7 +7,8 @@ rule takes the step from the largest weight of a channel, which is therefore hel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,19 +108,26 @@ class _Choices:
             self.nearest = np.where(np.abs(kernel) == largest, np.sign(kernel) * top, self.nearest)
         self.held = held
 
-    def codes(self, up: Any) -> Any:
-        """Returns the codes if weights are rounded up by `up`, 0 to 1; those without a choice keep the nearest."""
-        return self.held * self.nearest + (1.0 - self.held) * (self.floor + self.gap * up)
+    def tensors(self) -> tuple[Any, ...]:
+        """Returns what `_codes` takes behind `up`."""
+        return tuple(tf.constant(part, tf.float32) for part in (self.held, self.nearest, self.floor, self.gap))
+
+
+def _codes(up: Any, held: Any, nearest: Any, floor: Any, gap: Any) -> Any:
+    """Returns the codes if weights are rounded up by `up`, 0 to 1; those without a choice keep the nearest."""
+    return held * nearest + (1.0 - held) * (floor + gap * up)
 
 
 def _rectified_sigmoid(free: Any) -> Any:
     return tf.clip_by_value(tf.sigmoid(free) * (_HIGH - _LOW) + _LOW, 0.0, 1.0)
 
 
-def _beta(progress: float) -> float:
-    """Returns the regularizer's exponent, which falls along a cosine after the warm-up."""
-    later = max(progress - _WARMUP, 0.0) / (1.0 - _WARMUP)
-    return _LAST_BETA + 0.5 * (_FIRST_BETA - _LAST_BETA) * (1.0 + np.cos(np.pi * later))
+def _schedule(iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the regularizer's exponent, which falls along a cosine after the warm-up, and its weight; by step."""
+    progress = np.arange(iterations) / iterations
+    later = np.maximum(progress - _WARMUP, 0.0) / (1.0 - _WARMUP)
+    beta = _LAST_BETA + 0.5 * (_FIRST_BETA - _LAST_BETA) * (1.0 + np.cos(np.pi * later))
+    return beta, np.where(progress < _WARMUP, 0.0, _WEIGHT)
 
 
 def learn_codes(
@@ -127,11 +135,12 @@ def learn_codes(
     step: np.ndarray,
     bits: int,
     per_channel: bool,
-    error: Callable[[Any, Any], Any],
+    error: Callable[..., Any],
     count: int,
     iterations: int,
     batch_size: int,
     generator: np.random.Generator,
+    data: Sequence[Any] = (),
 ) -> np.ndarray:
     """Returns codes whose rounding up or down is learned (AdaRound, Nagel et al. 2020, section 3.2 and 3.3).
 
@@ -144,68 +153,92 @@ def learn_codes(
         step: Broadcastable to them.
         bits: 1 to 8.
         per_channel: One step for each index of the last axis.
-        error: Called with weights and indices of records; returns the squared error of the layer's outputs, scalar.
+        error: Called with weights, indices of records, and `data`; returns the squared error of the layer's outputs,
+            scalar. Where there are data, it depends on nothing else that changes: it is traced once, for all kernels
+            and data of as many axes.
         count: Number of records.
         iterations: Steps of Adam; 0 for the nearest codes.
         batch_size: Records in each.
         generator: Draws the records.
+        data: Float tensors.
 
     Returns:
-        Codes, float integers; the nearest ones if their error on all records is lower.
+        Codes, float integers; the nearest ones if their error is lower.
     """
     choices = _Choices(kernel, step, bits, per_channel)
-    fixed = {name: getattr(choices, name).astype(np.float32) for name in ("floor", "held", "nearest")}
-    part, step = choices.part.astype(np.float32), step.astype(np.float32)
-    vars(choices).update(fixed)
     if choices.held.all() or not iterations:
         return choices.nearest
     batch_size = min(batch_size, count)
-    free = tf.Variable(np.log((part - _LOW) / (_HIGH - part)))
-    first, second = tf.Variable(tf.zeros_like(free)), tf.Variable(tf.zeros_like(free))
-    some = tf.constant(1.0 - choices.held)
-    nearest_error = _whole_error(error, choices.nearest * step, count, batch_size)
+    step = tf.constant(step, tf.float32)
+    fixed = choices.tensors()
+    # Both roundings are compared on the same records: all, or some of very many.
+    compared = generator.permutation(count)[: max(2 * batch_size, 512)]
+    nearest_error = _mean_error(error, tf.constant(choices.nearest, tf.float32) * step, compared, batch_size, data)
     if not nearest_error > 0.0:
         return choices.nearest
-    number = tf.reduce_sum(some)
-    rate = _TRAVEL / iterations
-
-    def update(chosen: Any, beta: Any, weight: Any, time: Any) -> None:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(free)
-            up = _rectified_sigmoid(free)
-            undecided = tf.reduce_sum(some * (1.0 - tf.abs(2.0 * up - 1.0) ** beta)) / number
-            loss = error(choices.codes(up) * step, chosen) / nearest_error + weight * undecided
-        gradient = tape.gradient(loss, free)
-        first.assign(0.9 * first + 0.1 * gradient)
-        second.assign(0.999 * second + 0.001 * tf.square(gradient))
-        mean, square = first / (1.0 - 0.9**time), second / (1.0 - 0.999**time)
-        free.assign_sub(rate * mean / (tf.sqrt(square) + 1e-10))
-
-    scalar = tf.TensorSpec([], tf.float32)
-    # A concrete function: called for layer after layer, a plain one warns that it is traced again and again.
-    traced = tf.function(update, autograph=False).get_concrete_function(
-        tf.TensorSpec([batch_size], tf.int64), scalar, scalar, scalar
-    )
-    for iteration in range(iterations):
-        progress = iteration / iterations
-        chosen = generator.choice(count, batch_size, replace=False)
-        weight = 0.0 if progress < _WARMUP else _WEIGHT
-        traced(
-            tf.constant(chosen, tf.int64),
-            tf.constant(_beta(progress), tf.float32),
-            tf.constant(weight, tf.float32),
-            tf.constant(iteration + 1.0, tf.float32),
-        )
-    codes = choices.codes((_rectified_sigmoid(free).numpy() >= 0.5).astype(np.float32))
-    learned_error = _whole_error(error, codes * step, count, batch_size)
-    return codes if learned_error < nearest_error else choices.nearest
+    free = np.log((choices.part - _LOW) / (_HIGH - choices.part))
+    chosen = np.stack([generator.choice(count, batch_size, replace=False) for _ in range(iterations)])
+    beta, weight = _schedule(iterations)
+    scalars = np.array([nearest_error, _TRAVEL / iterations])
+    floats = [tf.constant(part, tf.float32) for part in (free, scalars, beta, weight)]
+    arguments = [tf.constant(chosen, tf.int64), *floats, step, *fixed, *data]
+    # A concrete function: a plain one warns where it is traced again and again.
+    if data:
+        learn = _traced_once(error, tuple(len(tensor.shape) for tensor in arguments))
+    else:
+        learn = _traced(error, [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments])
+    up = _rectified_sigmoid(learn(*arguments)).numpy() >= 0.5
+    codes = _codes(tf.constant(up, tf.float32), *fixed)
+    learned_error = _mean_error(error, codes * step, compared, batch_size, data)
+    return codes.numpy() if learned_error < nearest_error else choices.nearest
 
 
-def _whole_error(error: Callable[[Any, Any], Any], weights: np.ndarray, count: int, batch_size: int) -> float:
-    """Returns the mean error over all records."""
-    weights, total = tf.constant(weights, tf.float32), 0.0
-    batch_size = max(batch_size, 64)
-    for start in range(0, count, batch_size):
-        chosen = tf.range(start, min(start + batch_size, count), dtype=tf.int64)
-        total += float(error(weights, chosen)) * len(chosen)
-    return total / count
+def _traced(error: Callable[..., Any], signature: Sequence[Any]) -> Any:
+    """Returns all steps of Adam as one traced function, which returns the free variables."""
+
+    def learn(
+        chosen: Any, start: Any, scalars: Any, betas: Any, weights: Any, step: Any, held: Any, *others: Any
+    ) -> Any:
+        fixed, data = (held, *others[:3]), others[3:]
+        nearest_error, rate = scalars[0], scalars[1]
+        some = 1.0 - held
+        number = tf.reduce_sum(some)
+
+        def update(index: Any, free: Any, first: Any, second: Any) -> tuple[Any, ...]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(free)
+                up = _rectified_sigmoid(free)
+                undecided = tf.reduce_sum(some * (1.0 - tf.abs(2.0 * up - 1.0) ** betas[index])) / number
+                loss = error(_codes(up, *fixed) * step, chosen[index], *data) / nearest_error
+                loss += weights[index] * undecided
+            gradient = tape.gradient(loss, free)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * tf.square(gradient)
+            time = tf.cast(index + 1, tf.float32)
+            mean, square = first / (1.0 - 0.9**time), second / (1.0 - 0.999**time)
+            return index + 1, free - rate * mean / (tf.sqrt(square) + 1e-10), first, second
+
+        return tf.while_loop(
+            lambda index, *_: index < tf.shape(chosen)[0],
+            update,
+            (tf.constant(0), start, tf.zeros_like(start), tf.zeros_like(start)),
+            parallel_iterations=1,
+        )[1]
+
+    return tf.function(learn, autograph=False).get_concrete_function(*signature)
+
+
+@functools.lru_cache(maxsize=32)
+def _traced_once(error: Callable[..., Any], ranks: tuple[int, ...]) -> Any:
+    specs = [tf.TensorSpec([None] * rank, tf.float32 if index else tf.int64) for index, rank in enumerate(ranks)]
+    return _traced(error, specs)
+
+
+def _mean_error(
+    error: Callable[..., Any], weights: Any, records: np.ndarray, batch_size: int, data: Sequence[Any]
+) -> float:
+    batch_size, total = max(batch_size, 64), 0.0
+    for start in range(0, len(records), batch_size):
+        chosen = records[start : start + batch_size]
+        total += float(error(weights, tf.constant(chosen, tf.int64), *data)) * len(chosen)
+    return total / len(records)

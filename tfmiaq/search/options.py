@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from tfmiaq._checks import AT_LEAST_ONE, Choice, InvalidArgumentError, Several, check_fields, integer, real
 
@@ -54,7 +55,24 @@ class PolicySearch:
             activation_bits=Several(integer(1, 8)),
             sample=AT_LEAST_ONE,
         )
-        if self.storage is not None and not isinstance(self.storage, str):
-            raise InvalidArgumentError(
-                f"PolicySearch: Expected storage to be a URL or None. Received {self.storage!r:.200}."
-            )
+        if self.storage is not None:
+            _check_storage(self.storage)
+
+
+def _check_storage(storage: Any) -> None:
+    """Raises InvalidArgumentError unless a value is the URL of a database whose driver is installed."""
+    is_url = isinstance(storage, str) and re.fullmatch(r"[a-z][\w+.-]*://\S+", storage)
+    if not is_url:
+        name = storage if isinstance(storage, str) and re.fullmatch(r"[\w.-]+", storage) else "search.db"
+        raise InvalidArgumentError(
+            f"PolicySearch: Expected storage to be the URL of a database, such as sqlite:///{name}, or None. Received "
+            f"{storage!r:.200}."
+        )
+    from sqlalchemy import engine, exc
+
+    try:
+        engine.make_url(storage).get_dialect()
+    except (exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"PolicySearch: No database is reached by storage={storage!r:.200} ({' '.join(str(error).split()):.200})."
+        ) from error

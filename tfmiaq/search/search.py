@@ -152,8 +152,10 @@ def _run_trials(
 ) -> list[Candidate]:
     """Returns the candidates of an Optuna study, the given allocations first.
 
-    Without a storage the study is repeated from its first trial on. It draws the same trials, and the scores of those
-    that an earlier call has finished come from the store, so that a search that was stopped ends as one that was not.
+    Without a storage the study is repeated from its first trial on, and the scores of trials that an earlier call has
+    finished come from the store: it draws the same trials as one that was not stopped. Of a model with random layers,
+    as Dropout, the noise in the scores draws on from score to score (`Supernet.score`): there a search that was stopped
+    goes on with trials as good as those that it would have drawn, not with the same. So does one with a storage.
     """
     import optuna
 

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._checks import check_choice
+from tfmiaq.signals.inputs import Inputs, arrays, matrix
 from tfmiaq.signals.targets import Target
 
 QUERY, FILE = "query", "file"
@@ -48,21 +49,24 @@ class HeldModel:
         self._predict = _opened(target, threads)
         self._batch_size = batch_size
         self._waiting: dict[tuple[str, bytes], np.ndarray] = {}
-        self.query: Callable[[np.ndarray], np.ndarray] = functools.partial(self._view, QUERY)
-        self.file: Callable[[np.ndarray], np.ndarray] = functools.partial(self._view, FILE)
+        self.query: Callable[[Any], np.ndarray] = functools.partial(self._view, QUERY)
+        self.file: Callable[[Any], np.ndarray] = functools.partial(self._view, FILE)
 
-    def _view(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _view(self, name: str, x: Any) -> np.ndarray:
+        x = x if hasattr(x, "dtype") else Inputs(x)
         key = _digest(x)
         if (name, key) in self._waiting:
             return self._waiting.pop((name, key))
-        found = dict(zip(ACCESS, self._predict(x, self._batch_size)))
+        found = dict(zip(ACCESS, self._predict(arrays(x), self._batch_size)))
         other = FILE if name == QUERY else QUERY
         if sum(array.nbytes for array in self._waiting.values()) + found[other].nbytes <= _MOST_BYTES:
             self._waiting[other, key] = found[other]
         return found[name]
 
 
-def _digest(x: np.ndarray) -> bytes:
+def _digest(x: Any) -> bytes:
+    if isinstance(x, Inputs):
+        return b"".join(_digest(part if part.dtype != object else matrix(x)) for part in x.parts.values())
     found = hashlib.blake2b(f"{x.shape} {x.dtype}".encode())
     found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
     return found.digest()

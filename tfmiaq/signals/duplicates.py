@@ -9,6 +9,8 @@ from typing import Optional
 
 import numpy as np
 
+from tfmiaq.signals.inputs import concatenate, matrix
+
 # Random projections: in each table a record's hash is the signs of some of them, and one more orders equal hashes.
 _TABLES, _SIGNS, _NEIGHBOURS = 10, 12, 4
 _CHUNK = 4096
@@ -52,22 +54,22 @@ def find_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Option
     pairs in a hundred are missed. Records of fewer than 16 features have no near duplicates.
 
     Args:
-        members: Records, shape (m, ...).
-        non_members: Records, shape (n, ...).
+        members: Records, shape (m, ...), or `Inputs`.
+        non_members: Records, shape (n, ...), or `Inputs`.
         groups: Shape (m + n,), groups of the records: records of one group are no duplicates. None for none.
     """
-    x = np.concatenate([members, non_members]).reshape(len(members) + len(non_members), -1)
+    x = matrix(concatenate(members, non_members))
     exact = _equal(x)
     near: np.ndarray = np.zeros((0, 2), int)
     if x.shape[1] >= _FEWEST_FEATURES and len(x) > 2 * _TENTH:
-        near = _near(x)
+        near = _near(np.nan_to_num(x) if x.dtype.kind == "f" else x)
     if groups is not None:
         exact, near = (pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]] for pairs in (exact, near))
     return Duplicates(exact, near, len(members))
 
 
-def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray]) -> None:
-    """Warns of duplicates within members, and between members and non-members, with their numbers."""
+def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray]) -> Duplicates:
+    """Warns of duplicates within members, and between members and non-members, with their numbers; returns them."""
     found = find_duplicates(members, non_members, groups)
     told = []
     of = "" if groups is None else " of another group"
@@ -81,6 +83,7 @@ def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Opt
             "blurs who is a member: leave it out, or give both records one group (groups=).",
             stacklevel=3,
         )
+    return found
 
 
 def _equal(x: np.ndarray) -> np.ndarray:

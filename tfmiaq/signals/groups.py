@@ -37,7 +37,11 @@ def check_groups(groups: Any, count: int, owner: str, name: str = "groups") -> n
 
 
 def check_group_pair(
-    groups: Any, sizes: tuple[int, int], owner: str = "audit", names: tuple[str, str] = ("members", "non_members")
+    groups: Any,
+    sizes: tuple[int, int],
+    owner: str = "audit",
+    names: tuple[str, str] = ("members", "non_members"),
+    fewest: tuple[int, int] = (1, 1),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the groups of two sets as integers, alike in both.
 
@@ -46,9 +50,10 @@ def check_group_pair(
         sizes: Numbers of records of both.
         owner: The function that was given the groups.
         names: What it calls the sets.
+        fewest: Numbers of groups that each set has at least, so that the parts it is split into have one each.
 
     Raises:
-        InvalidArgumentError: No pair; a group that is in both sets; as `check_groups`.
+        InvalidArgumentError: No pair; a group that is in both sets; too few groups; as `check_groups`.
     """
     if not isinstance(groups, (tuple, list)) or len(groups) != 2:
         raise InvalidArgumentError(
@@ -70,6 +75,12 @@ def check_group_pair(
             f"{int((second == group).sum())} in {names[1]}; {len(shared)} groups are in both. A group is in one set: "
             "leave its records out of the other."
         )
+    for part, name, least in zip((first, second), names, fewest):
+        if len(np.unique(part)) < least:
+            raise InvalidArgumentError(
+                f"{owner}: Expected {name} to be of at least {least} groups, since it is split and no group is. "
+                f"Received {len(np.unique(part))}. Leave groups out if all of its records may be split."
+            )
     return first, second
 
 

@@ -10,9 +10,11 @@ from typing import Any, Optional
 import numpy as np
 from scipy import special
 
+from tfmiaq.signals.inputs import Inputs
+from tfmiaq.signals.outputs import HARD, SIGMOIDS, Format, Labels, as_scores, format_of
 from tfmiaq.signals.records import Records
-from tfmiaq.signals.signals import KEPT_CLASSES, compact, from_scores, normalized
-from tfmiaq.signals.targets import Target, are_probabilities, check_outputs, predictor, slices_of
+from tfmiaq.signals.signals import compact, read_signals
+from tfmiaq.signals.targets import Target, predictor, slices_of
 
 Queries = Callable[[np.ndarray, int], np.ndarray]
 
@@ -38,17 +40,19 @@ def query_augmented(
     count: Optional[int] = None,
     batch_size: int = 256,
     threads: Optional[int] = None,
-) -> dict[str, np.ndarray]:
+    known: Optional[Labels] = None,
+) -> dict[str, Any]:
     """Returns signals of the target on augmented copies of records.
 
     Args:
         target: As for `signals.extract`, but no saved outputs.
-        records: Pair (x, y), labels as integers.
+        records: Pair (x, y), as `records.pair` returns it.
         queries: Function from records and the number of a query, from 0 on, to copies of them, as `AugmentedQueries`.
         count: Number of queries for each record, at least 3; None for the attribute `count` of `queries`, or for 10
             where it has none.
         batch_size: Records in one call.
         threads: Threads of the .tflite interpreter.
+        known: What is known of the labels of all sets, where these records are one of several; None for these alone.
 
     Returns:
         The fields `label_agreement` and, of a target that gives scores, `augmented_confidences` and
@@ -56,24 +60,32 @@ def query_augmented(
     """
     x, y = records
     count = count_of(queries) if count is None else count
+    known = Labels.of([y]) if known is None else known
     predict = predictor(target, batch_size, threads)
+    activation = getattr(predict, "activation", None)
     right: np.ndarray = np.zeros(len(y), np.float32)
     confidences: np.ndarray = np.zeros(len(y))
     outputs: list[np.ndarray] = []
+    assumed: Optional[Format] = None
     for part in slices_of(len(y), batch_size):
         piece, labels = x[part], y[part]
         total: Any = 0.0
         for number in range(count):
-            scores = check_outputs(predict(queries(piece, number)), len(piece), "augmented queries", part.start)
-            if scores.ndim == 1:
-                right[part] += scores == labels
+            scores = as_scores(predict(queries(piece, number)), len(piece), "augmented queries", part.start)
+            of_query = format_of(scores, known, activation)
+            if of_query.kind == HARD and known.are_binary and scores.dtype.kind == "f":
+                # A sigmoid may be saturated in all records of a piece.
+                of_query = Format(SIGMOIDS)
+            assumed = of_query if assumed is None else assumed.joined(of_query)
+            found = read_signals(scores, labels, known, assumed)
+            right[part] += found.correct
+            if found.losses is None:
                 continue
-            right[part] += scores.argmax(1) == labels
-            found = from_scores(scores, labels, _mostly_probabilities(scores))
             confidences[part] += found.confidences
+            log_p = found.log_p
             if number == 0:
-                total = np.zeros((len(piece), GROUPS, min(scores.shape[1], KEPT_CLASSES)))
-            total[:, number % GROUPS] += normalized(found.logits)
+                total = np.zeros((len(piece), GROUPS, log_p.shape[1]))
+            total[:, number % GROUPS] += log_p
         if np.ndim(total):
             of_group = np.bincount(np.arange(count) % GROUPS, minlength=GROUPS)
             outputs.append(compact(total / np.maximum(of_group, 1)[:, None]))
@@ -92,21 +104,22 @@ class AugmentedQueries:
     """Copies of records that an attacker queries (Choquette-Choo et al. 2021, section 4).
 
     Images (height, width, channels) are shifted by up to a pixel each way, in five directions, as they are and
-    mirrored. Of integer or binary records a tenth, a fifth or three tenths of the values are exchanged with those of
-    another record; to others Gaussian noise of 0.2, 0.4 or 0.6 of each feature's standard deviation is added. Which of
-    the three depends on the number of the query. The copies of a record depend on nothing but the record, the number of
-    the query and the donors, so that a target and its reference models are queried alike.
+    mirrored. Of integer or binary records, of DataFrames and of several inputs, a tenth, a fifth or three tenths of the
+    values are exchanged with those of another record; to others Gaussian noise of 0.2, 0.4 or 0.6 of each feature's
+    standard deviation is added. Which of the three depends on the number of the query. The copies of a record depend on
+    nothing but the record, the number of the query and the donors, so that a target and its reference models are
+    queried alike.
 
     Example:
         >>> queries = tfmiaq.signals.AugmentedQueries.from_records(x)
         >>> copies = queries(x[:10], 3)
 
     Attributes:
-        donors: Shape (m, ...), records that values are exchanged with and that spreads are taken from.
+        donors: Shape (m, ...), or `Inputs`, records that values are exchanged with and that spreads are taken from.
         count: Number of queries for each record: 10 for images, else 66.
     """
 
-    donors: np.ndarray
+    donors: Any
     count: int
     _made: dict[tuple[int, bytes], np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -118,26 +131,30 @@ class AugmentedQueries:
         return {**vars(self), "_made": {}}
 
     @classmethod
-    def from_records(cls, x: np.ndarray, seed: int = 0) -> AugmentedQueries:
+    def from_records(cls, x: Any, seed: int = 0) -> AugmentedQueries:
         """Returns the queries whose donors are up to 512 of some records.
 
         Args:
-            x: Shape (n, ...).
+            x: Shape (n, ...), or `Inputs`.
             seed: Seed of the choice of donors.
         """
         chosen = np.random.default_rng(seed).permutation(len(x))[:_DONORS]
+        if isinstance(x, Inputs):
+            return cls(x[chosen], 66)
         return cls(np.ascontiguousarray(x[chosen]), 10 if x.ndim == 4 else 66)
 
-    def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
+    def __call__(self, x: Any, number: int) -> Any:
         """Returns copies of records.
 
         Args:
-            x: Records of shape (n, ...).
+            x: Records of shape (n, ...), or `Inputs`.
             number: Number of the query, from 0 on.
 
         Returns:
-            Array of the shape and type of `x`.
+            Array of the shape and type of `x`, or `Inputs` like `x`.
         """
+        if isinstance(x, Inputs):
+            return self._exchanged(x, number)
         if x.ndim == 4:
             return _shifted(x, number)
         donors = self.donors.reshape(len(self.donors), -1)
@@ -154,19 +171,22 @@ class AugmentedQueries:
             self._made[key] = bits
         return np.unpackbits(self._made[key], count=x.size).astype(x.dtype).reshape(x.shape)
 
+    def _exchanged(self, x: Inputs, number: int) -> Inputs:
+        seeds = _seeds(x.matrix(), number)
+
+        def draws(first: int, count: int) -> np.ndarray:
+            return _uniform(seeds[:, None], np.arange(first, first + count, dtype=np.uint64)[None])
+
+        chosen = (seeds % np.uint64(len(self.donors))).astype(np.int64)
+        return x.exchanged(self.donors, draws, chosen, _EXCHANGED[number % GROUPS])
+
     def _copies(self, flat: np.ndarray, donors: np.ndarray, number: int) -> np.ndarray:
         seeds = _seeds(flat, number)
         draws = _uniform(seeds[:, None], np.arange(flat.shape[1], dtype=np.uint64)[None])
         if np.issubdtype(flat.dtype, np.integer) or _are_bits(donors):
             other = donors[(seeds % np.uint64(len(donors))).astype(np.int64)]
             return np.where(draws < _EXCHANGED[number % GROUPS], other, flat)
-        return flat + special.ndtri(draws) * _NOISE[number % GROUPS] * donors.std(axis=0, keepdims=True)
-
-
-def _mostly_probabilities(scores: np.ndarray) -> bool:
-    """As `are_probabilities`, but for a few rows: a single one must not decide for those that are queried with it."""
-    sums = abs(scores.sum(1) - 1)
-    return bool((scores >= 0).all() and (scores <= 1).all()) and are_probabilities(scores[sums <= np.median(sums)])
+        return flat + special.ndtri(draws) * _NOISE[number % GROUPS] * np.nanstd(donors, axis=0, keepdims=True)
 
 
 def _are_bits(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Signals of reference models, and which records each of them trains on."""
+"""Signals of reference models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq.signals.groups import group_folds
 from tfmiaq.signals.signals import AUGMENTED, FEATURES
 
 
@@ -23,6 +22,7 @@ class ReferenceSignals:
         outputs: Shape (k, n, classes), as `Signals.outputs`, or None where only features are known.
         augmented_outputs: Shape (k, n, 3, classes), as `Signals.augmented_outputs`, or None without augmented queries.
         query: Where these are signals of the models' logits, those of their outputs; else None.
+        set_size: Number of records that a model trained on, about; None where it is not known.
     """
 
     features: np.ndarray
@@ -31,6 +31,7 @@ class ReferenceSignals:
     outputs: Optional[np.ndarray] = None
     augmented_outputs: Optional[np.ndarray] = None
     query: Optional[ReferenceSignals] = None
+    set_size: Optional[int] = None
 
     def feature(self, name: str) -> np.ndarray:
         """Returns a column of `signals.FEATURES`, shape (k, n), float64."""
@@ -78,43 +79,11 @@ class ReferenceSignals:
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> ReferenceSignals:
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        query = arrays.pop("query")
+        query, size = arrays.pop("query"), arrays.pop("set_size")
         changed: dict[str, Any] = {name: None if a is None else change(a) for name, a in arrays.items()}
-        return ReferenceSignals(**changed, query=None if query is None else query._each(change))
+        return ReferenceSignals(**changed, query=None if query is None else query._each(change), set_size=size)
 
     def __repr__(self) -> str:
         models, records = self.trained_on.shape
         augmented = "" if self.augmented is None else ", with augmented queries"
         return f"ReferenceSignals({models} models, {records} records{augmented})"
-
-
-def half_splits(count: int, models: int, seed: int, groups: Optional[np.ndarray] = None) -> np.ndarray:
-    """Returns which records each model trains on: half of them, and of two neighbouring models the other half.
-
-    Every record is in half of the models' sets, however few models there are. Where each model is attacked in turn with
-    the others as its references, draw the sets independently instead: the complement of a target's set gives it away.
-
-    Args:
-        count: Number of records.
-        models: Number of models.
-        seed: Seed of the split.
-        groups: Shape (count,), a value for each record; no group is split. The halves are of about one size then.
-
-    Returns:
-        Bool array of shape (models, count).
-
-    Raises:
-        InvalidArgumentError: A single group.
-    """
-    generator = np.random.default_rng(seed)
-    chosen: np.ndarray = np.zeros((models, count), bool)
-    for model in range(0, models, 2):
-        if groups is not None:
-            chosen[model] = group_folds(groups, 2, generator) == 0
-            chosen[model + 1 : model + 2] = ~chosen[model]
-            continue
-        order = generator.permutation(count)
-        chosen[model, order[: count // 2]] = True
-        if model + 1 < models:
-            chosen[model + 1, order[count // 2 :]] = True
-    return chosen

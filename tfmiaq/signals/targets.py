@@ -9,14 +9,14 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from tfmiaq.loading.arrays import open_npy
+from tfmiaq.signals.inputs import arrays, given, have_nan
 from tfmiaq.signals.keras_models import keras_predictor
+from tfmiaq.signals.outputs import SMALLEST_STEP, are_probabilities, as_scores
 from tfmiaq.signals.records import Records, pair
 
 Target = Union[Any, bytes, str, "os.PathLike[str]", Callable[[np.ndarray], np.ndarray], tuple[Any, Any]]
 
-# int8 probabilities have steps of 1/256, so that rows sum to one only about.
-_SUM_TOLERANCE = 0.05
-_SMALLEST_PROBABILITY = 1e-7
 _BATCHES_IN_A_CHUNK = 8
 
 
@@ -33,8 +33,8 @@ class SavedOutputs:
     def open(self) -> Any:
         """Returns the outputs as an array; those of a file stay on the disk."""
         if isinstance(self.outputs, (str, os.PathLike)):
-            return np.load(self.outputs, mmap_mode="r")
-        return self.outputs
+            return open_npy(self.outputs)
+        return np.asarray(self.outputs)
 
 
 def targets_of_sets(target: Target) -> tuple[Any, Any]:
@@ -52,8 +52,17 @@ def targets_of_sets(target: Target) -> tuple[Any, Any]:
     return SavedOutputs(target[0]), SavedOutputs(target[1])
 
 
-def predictor(target: Target, batch_size: int, threads: Optional[int] = None) -> Callable[[np.ndarray], Any]:
+def classes_of(target: Target) -> Optional[np.ndarray]:
+    """Returns what a scikit-learn classifier calls its classes, in the order of its outputs; None where it has none."""
+    found = getattr(target, "classes_", None)
+    return np.asarray(found) if isinstance(found, np.ndarray) and found.ndim == 1 else None
+
+
+def predictor(target: Target, batch_size: int, threads: Optional[int] = None) -> Callable[[Any], Any]:
     """Returns a function from records to the target's outputs.
+
+    Of a Keras model that ends in a softmax or sigmoid it gives the logits in front of it, which hold the same and do
+    not saturate; its attribute `activation` says so.
 
     Args:
         target: As for `signals.extract`, but no saved outputs.
@@ -68,18 +77,60 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
 
         content = bytes(target) if isinstance(target, (bytearray, memoryview)) else target
         interpreter = Interpreter(content, threads=threads)
-        return lambda x: interpreter.predict(x, batch_size)
+        return lambda x: interpreter.predict(arrays(x), batch_size)
     if hasattr(target, "predict_on_batch"):
         return keras_predictor(target, batch_size)
     for name in ("predict_proba", "predict"):
         if hasattr(target, name):
-            return getattr(target, name)
+            return _Classifier(getattr(target, name), classes_of(target) if name == "predict" else None)
     if callable(target):
-        return target
+        function: Callable[[Any], Any] = target
+        return lambda x: function(given(x))
     raise TypeError(
         "audit: Expected a Keras model, a .tflite (path or bytes), a function from records to scores, or a pair of "
         f"saved outputs as target. Received {type(target).__name__}."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Classifier:
+    """A method of a scikit-learn model, whose labels become the places of their classes."""
+
+    method: Callable[[Any], Any]
+    classes: Optional[np.ndarray]
+
+    def __call__(self, x: Any) -> Any:
+        found = self.method(given(x))
+        if isinstance(found, list) and all(np.ndim(part) == 2 and np.shape(part)[1] == 2 for part in found):
+            # Of several labels, for each the probabilities that a record lacks it and has it.
+            return np.column_stack([part[:, 1] for part in found])
+        if self.classes is None or np.ndim(found) != 1:
+            return found
+        places = {name: place for place, name in enumerate(self.classes.tolist())}
+        return np.array([places[name] for name in np.asarray(found).tolist()], np.int64)
+
+
+def with_all_classes(target: Target, count: int) -> Target:
+    """Returns a target whose outputs have one column for each of some classes.
+
+    A scikit-learn classifier has none for a class that its training set lacked: its probability is 0.
+
+    Args:
+        target: As for `signals.extract`. Its classes_ are places of classes, as the labels are that stages get.
+        count: Number of classes.
+    """
+    classes = classes_of(target)
+    if classes is None or not hasattr(target, "predict_proba") or classes.dtype.kind not in "iu":
+        return target
+    if len(classes) == count or classes.min() < 0 or classes.max() >= count:
+        return target
+
+    def all_classes(x: Any) -> np.ndarray:
+        found: np.ndarray = np.zeros((len(x), count))
+        found[:, classes] = target.predict_proba(x)
+        return found
+
+    return all_classes
 
 
 def slices_of(count: int, batch_size: int) -> Iterator[slice]:
@@ -90,78 +141,76 @@ def slices_of(count: int, batch_size: int) -> Iterator[slice]:
 
 def outputs_in_chunks(
     target: Target, records: Records, name: str, batch_size: int, threads: Optional[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the labels of some records and the target's checked outputs on them, until all records are through.
+) -> Iterator[tuple[np.ndarray, np.ndarray, Optional[str]]]:
+    """Yields labels of some records, the target's checked outputs on them, and the activation whose logits they are.
 
     Args:
         target: As for `signals.extract`.
-        records: Pair (x, y), labels as integers.
+        records: Pair (x, y), as `records.pair` returns it.
         name: What errors call the records.
         batch_size: Records in one call of the model.
         threads: Threads of the .tflite interpreter; None for its default.
 
     Raises:
         TypeError: A target of another type.
-        ValueError: As `check_outputs`, and for saved outputs of another number than the records.
+        ValueError: As `outputs.as_scores`, and for saved outputs of another number than the records.
     """
     x, y = records
     if isinstance(target, SavedOutputs):
         saved = target.open()
         if len(saved) != len(y):
-            raise ValueError(f"audit: {len(saved)} saved outputs for {len(y)} {name}.")
+            raise ValueError(
+                f"audit: {len(saved)} saved outputs for {len(y)} {name}. Give one for each record, in the order of the "
+                "records."
+            )
         for part in slices_of(len(y), batch_size):
-            yield y[part], check_outputs(saved[part], len(y[part]), name, part.start)
+            yield y[part], as_scores(saved[part], len(y[part]), name, part.start), None
         return
+    if not np.prod(x.shape[1:]):
+        raise ValueError(
+            f"audit: x of {name} is None, and the target needs records. Leave x out with saved outputs alone, as a "
+            "pair (of members, of non-members)."
+        )
     predict = predictor(target, batch_size, threads)
+    activation = getattr(predict, "activation", None)
+    with_nan = have_nan(x)
     for part in slices_of(len(y), batch_size):
-        yield y[part], check_outputs(predict(x[part]), len(y[part]), name, part.start)
+        outputs = predict(x[part])
+        yield y[part], as_scores(outputs, len(y[part]), name, part.start, int(with_nan[part].sum())), activation
 
 
-def check_outputs(outputs: Any, count: int, name: str, start: int = 0) -> np.ndarray:
-    """Returns scores (n, classes), or the labels (n,) of a target that gives those.
+def log_probabilities(probabilities: np.ndarray, fine: bool = False) -> np.ndarray:
+    """Returns the logarithms of probabilities, float64.
 
     Args:
-        outputs: What the target gave.
-        count: Number of records it was queried with.
-        name: What errors call the records.
-        start: Index of the first of them.
-
-    Raises:
-        ValueError: Another shape, fewer than two classes, NaN or infinity.
+        probabilities: Any shape.
+        fine: Whether zero is less than the smallest number of the array's type, as in the outputs of a floating-point
+            softmax. Without, as in outputs that are rounded to steps, probabilities count as at least 1e-7.
     """
-    scores = np.asarray(outputs)
-    if scores.ndim == 2 and scores.shape[1] == 1:
-        scores = scores[:, 0]
-    are_labels = scores.ndim == 1 and np.issubdtype(scores.dtype, np.integer)
-    if len(scores) != count or not (are_labels or (scores.ndim == 2 and scores.shape[1] >= 2)):
-        raise ValueError(
-            f"audit: The target gave outputs of shape {np.shape(outputs)} for {count} {name}. Expected (n, classes) "
-            "with at least two classes, probabilities or logits, or integer labels of shape (n,)."
-        )
-    if not np.isfinite(scores).all():
-        bad = np.flatnonzero(~np.isfinite(scores.reshape(count, -1)).all(1))
-        raise ValueError(
-            f"audit: The target gave NaN or infinity for {len(bad)} of {count} {name}, the first at index "
-            f"{start + bad[0]}."
-        )
-    return scores
+    least = SMALLEST_STEP
+    if fine:
+        least = float(np.finfo(probabilities.dtype).smallest_subnormal)
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), least)))
 
 
-def are_probabilities(scores: np.ndarray) -> bool:
-    """Returns whether scores (n, classes) look like probabilities: not negative, and rows that sum to about one."""
-    return bool((scores >= 0).all() and (scores <= 1).all() and (abs(scores.sum(1) - 1) < _SUM_TOLERANCE).all())
+def log_odds(probabilities: np.ndarray, fine: bool = False) -> np.ndarray:
+    """Returns log(p / (1 - p)), float64; 1 - p counts as at least half a step of the array's type in front of 1.
 
-
-def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the logarithms of probabilities of at least 1e-7 each, float64."""
-    return np.asarray(np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY)), np.float64)
+    Args:
+        probabilities: Any shape, from 0 to 1.
+        fine: As `log_probabilities`.
+    """
+    kind = probabilities.dtype
+    half_a_step = np.finfo(kind).epsneg / 2 if kind.kind == "f" else SMALLEST_STEP
+    rest = np.maximum(1 - probabilities.astype(np.float64), half_a_step)
+    return np.asarray(log_probabilities(probabilities, fine) - np.log(rest))
 
 
 def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: str = "audit") -> np.ndarray:
     """Returns all outputs of a target on records, as logits.
 
     Args:
-        target: As for `signals.extract`, but no saved outputs.
+        target: As for `signals.extract`, but no saved outputs; of classes.
         x: Records, shape (n, ...).
         batch_size: Records in one call.
         owner: The function that was given the records, with which errors about them begin.
@@ -174,9 +223,10 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
         ValueError: No records, NaN, or a target that gives labels.
     """
     pair((x, np.zeros(len(x), int)), "records", owner)
-    scores = check_outputs(predictor(target, batch_size)(x), len(x), "records")
+    predict = predictor(target, batch_size)
+    scores = as_scores(predict(x), len(x), "records")
     if scores.ndim == 1:
         raise ValueError("Expected a target that gives scores of all classes. Received one that gives labels.")
-    if are_probabilities(scores):
+    if getattr(predict, "activation", None) is None and are_probabilities(scores):
         return log_probabilities(scores)
     return np.asarray(scores, np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -27,6 +27,8 @@ MEAN_STEPS = 4.0
 LARGEST_STEPS = 8.0
 # Networks of up to so many kernels are allowed that; roundings of more add up as the root of their number.
 _KERNELS = 16
+# Up to so many records are run through the layers one by one: `predict` would trace them first, which takes longer.
+_EAGER_RECORDS = 128
 # Share of the numbers for which one activation of few bits may fall to the neighbouring level.
 _TIPPED = 0.02
 
@@ -92,8 +94,19 @@ def predict(model: Any, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     batch = next((tensor.shape[0] for tensor in model.inputs if tensor.shape[0]), None)
     if batch and count % batch:
         arrays = [np.concatenate([a, np.repeat(a[-1:], batch - count % batch, axis=0)]) for a in arrays]
-    found = tf.nest.flatten(model.predict(pack_inputs(model, arrays), batch_size=batch, verbose=0))
+    if count > _EAGER_RECORDS:
+        found = tf.nest.flatten(model.predict(pack_inputs(model, arrays), batch_size=batch, verbose=0))
+    else:
+        found = [np.concatenate(parts) for parts in zip(*_called(model, arrays, batch or 32))]
     return {name: np.asarray(output)[:count] for name, output in zip(output_keys(model), found)}
+
+
+def _called(model: Any, arrays: list[np.ndarray], batch: int) -> Iterator[list[np.ndarray]]:
+    """Yields the outputs of one batch after the other."""
+    for start in range(0, len(arrays[0]), batch):
+        pieces = [tf.constant(array[start : start + batch]) for array in arrays]
+        outputs = model(pack_inputs(model, pieces), training=False)
+        yield [output.numpy() for output in tf.nest.flatten(outputs)]
 
 
 def compare_outputs(

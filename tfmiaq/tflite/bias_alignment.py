@@ -15,7 +15,7 @@ from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.inspection import current_bits, quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph, inner
 from tfmiaq.quantization.layer_specs import keeps_codes, spec_of
-from tfmiaq.quantization.packable import fits_int4
+from tfmiaq.quantization.packable import fits_int4, int8_refinement
 from tfmiaq.quantization.transformations.folding import norm_as_affine
 from tfmiaq.quantization.transformations.functional import sources
 from tfmiaq.tflite.packing import UPPER_HALF
@@ -40,7 +40,7 @@ def _weight_scale(wrapper: Any) -> np.ndarray:
     kernel, quantizer, variables = weight_quantizers(wrapper)[0]
     bits = number(variables["bits"])
     _, step = quantizers.weight_codes(kernel, bits, quantizer.per_channel)
-    scale = (step / quantizers.int8_refinement(bits)).numpy()
+    scale = (step / int8_refinement(bits)).numpy()
     return spec_of(wrapper.layer).of_channels(kernel.shape, scale)
 
 

@@ -24,10 +24,11 @@ from tfmiaq.quantization.transformations.functional import (
     rebuild,
 )
 from tfmiaq.tflite import bias_alignment
-from tfmiaq.tflite.flatbuffer import operation_names, unpack
+from tfmiaq.tflite.flatbuffer import declare_own, operation_names, unpack
 from tfmiaq.tflite.front import without_front
-from tfmiaq.tflite.interpreter import check_runs_packed, is_accepted
+from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
+from tfmiaq.tflite.packed_runtime import check_runs_packed
 from tfmiaq.tflite.packing import pack_weights
 from tfmiaq.tflite.quiet import quiet
 from tfmiaq.tflite.verification import verify
@@ -119,7 +120,7 @@ def convert(
             `input_shape`; a file whose levels or outputs are not the trained ones; `pack` for "edgetpu", or with
             `check` where this TensorFlow does not run packed files.
     """
-    _check_arguments(model, target, io_type, labels)
+    _check_arguments(model, target, io_type, labels, audit)
     _check_packing(pack, target, check)
     shapes = _shapes(model, target, input_shape)
     _check_lengths(model, shapes)
@@ -142,6 +143,7 @@ def convert(
             "audit": None if audit is None else audit.headline(),
         },
     )
+    declare_own(buffer)
     if check:
         _check_levels(model, buffer, shapes)
     return buffer
@@ -216,15 +218,15 @@ def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int
 
     keys = input_keys(model)
     specs = [tf.TensorSpec(shapes[key], tensor.dtype, key) for key, tensor in zip(keys, model.inputs)]
+    # Without the function itself, which TensorFlow would trace once more for the file.
     module = tf.Module()
     module.variables_of_model = model.variables
-    module.serve = tf.function(serve, autograph=False)
     with quantizers.exporting():
-        traced = module.serve.get_concrete_function(*specs)
+        traced = tf.function(serve, autograph=False).get_concrete_function(*specs)
     tf.saved_model.save(module, folder, signatures=traced)
 
 
-def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Optional[Sequence[str]]) -> None:
+def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Any, audit: Any) -> None:
     if target == "int16x8":
         raise ValueError(
             "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
@@ -235,13 +237,13 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Op
     if io_type is not None:
         check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
         if target != "edgetpu":
-            raise ValueError(
-                f"convert: io_type 'int8' or 'uint8' goes with target 'edgetpu'. Received {io_type!r} with {target!r}."
-            )
+            raise ValueError(f"convert: io_type goes with target 'edgetpu'. Received {io_type!r} with {target!r}.")
     list(quantized_layers(model))
     classes = model.outputs[0].shape[-1]
-    if labels is not None and len(labels) != classes:
-        raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {len(labels)}.")
+    if labels is not None and (isinstance(labels, str) or len(labels) != classes):
+        raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {labels!r:.80}.")
+    if audit is not None and not callable(getattr(audit, "headline", None)):
+        raise TypeError(f"convert: Expected audit to be a report of tfmiaq.audit, or None. Received {audit!r:.80}.")
 
 
 def _check_packing(pack: bool, target: str, check: bool) -> None:

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
+import struct
 from typing import Any, Union
 
 import flatbuffers
 
-IDENTIFIER = b"TFL3"
+from tfmiaq.loading.tflite_files import IDENTIFIER, check_tflite
+
 TFLiteModel = Union[bytes, str, "os.PathLike[str]"]
 
 
+# Hashes of the files that this process has converted: what they do is known.
+_OWN: set[bytes] = set()
+
+
+def declare_own(data: bytes) -> None:
+    """Remembers a file as one that this process has converted, which may run in it."""
+    _OWN.add(hashlib.sha256(data).digest())
+
+
+def is_own(data: bytes) -> bool:
+    """Returns whether this process has converted a file."""
+    return hashlib.sha256(data).digest() in _OWN
+
+
 def read_model(model: TFLiteModel) -> bytes:
-    """Returns the bytes of a .tflite given as bytes or as a path.
+    """Returns the bytes of a .tflite given as bytes or as a path, whole and with operations that can run in order.
 
     Raises:
-        ValueError: No such file, or what it holds is no TFLite model.
+        TypeError: Neither bytes nor a path.
+        ValueError: No such file, what it holds is no TFLite model, or a damaged one.
     """
     if isinstance(model, (str, os.PathLike)):
         path = pathlib.Path(model)
         if not path.is_file():
             raise ValueError(f"No .tflite file at {str(path)!r}.")
         data, name = path.read_bytes(), repr(str(path))
-    else:
+    elif isinstance(model, (bytes, bytearray, memoryview)):
         data, name = bytes(model), f"The buffer of {len(model):,} bytes"
-    if data[4:8] != IDENTIFIER:
-        raise ValueError(f"{name} is no TFLite model: its identifier is {data[4:8]!r}, not {IDENTIFIER!r}.")
+    else:
+        raise TypeError(f"Expected the bytes or the path of a .tflite. Received {type(model).__name__}.")
+    try:
+        check_tflite(data)
+    except ValueError as error:
+        raise ValueError(f"{name}{' ' if str(error).startswith('is no') else ': '}{error}.") from error
     return data
 
 
@@ -34,12 +56,17 @@ def unpack(model: TFLiteModel) -> Any:
     """Returns the model as the schema's ModelT.
 
     Raises:
-        ValueError: As `read_model`.
+        TypeError, ValueError: As `read_model`.
     """
     # Imported late: the bytes alone need no TensorFlow.
     from tensorflow.lite.python import schema_py_generated as schema
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(read_model(model), 0))
+    data = read_model(model)
+    try:
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, struct.error) as error:
+        # What the options of an operation point at is read here for the first time.
+        raise ValueError(f"damaged .tflite: the options of an operation cannot be read ({error}).") from error
 
 
 def operation_names(model: Any) -> list[str]:

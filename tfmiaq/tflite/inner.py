@@ -150,7 +150,9 @@ class OpenFile:
         if self.is_hidden:
             # The signature, by which the interpreter knows a file's own outputs, stays as it is.
             try:
-                self._interpreter = Interpreter(_with_outputs(unpacked, [logits]), threads=threads, also=[logits])
+                where = self._interpreter.isolated
+                opened = _with_outputs(unpacked, [logits])
+                self._interpreter = Interpreter(opened, threads=threads, also=[logits], isolated=where)
             except ValueError as error:
                 raise NoLogitsError(f"the interpreter does not show the tensor: {error}") from error
 
@@ -179,7 +181,8 @@ def _classes(interpreter: Interpreter, logits: int, output: int) -> int:
         raise NoLogitsError(f"the tensor in front of the output has type {np.dtype(tensor['dtype'])} and no scale")
     sizes = [int(np.prod(found["shape_signature"][1:])) for found in (tensor, own)]
     are_labels = len(own["shape_signature"]) < 2 or sizes[1] == 1
-    if sizes[0] < 2 or (sizes[0] != sizes[1] and not are_labels):
+    is_one_unit = sizes == [1, 1] and np.dtype(own["dtype"]) not in (np.int32, np.int64)
+    if not is_one_unit and (sizes[0] < 2 or (sizes[0] != sizes[1] and not are_labels)):
         raise NoLogitsError(
             f"the tensor in front of the output has shape {tuple(map(int, tensor['shape_signature']))}, and the output "
             f"{tuple(map(int, own['shape_signature']))}"

@@ -7,42 +7,14 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._backend import tf
-from tfmiaq._checks import AT_LEAST_ONE, check, check_choice, integer
-from tfmiaq.tflite.flatbuffer import TFLiteModel, is_packed, read_model
+from tfmiaq._checks import AT_LEAST_ONE, Where, check, check_choice, integer, real
+from tfmiaq.tflite.flatbuffer import TFLiteModel, is_own, is_packed, read_model
 from tfmiaq.tflite.metadata import read_metadata
-from tfmiaq.tflite.packed_runtime import runs_packed
-from tfmiaq.tflite.quiet import quiet
+from tfmiaq.tflite.packed_runtime import check_runs_packed
+from tfmiaq.tflite.runtimes import RUNTIMES, InChild, InProcess
 
+_ISOLATED = Where(lambda value: value is None or isinstance(value, bool), "True, False or None")
 _THREADS = integer(1, or_none=True, none_means="the runtime's default")
-
-
-def _interpreter_type(runtime: str) -> Any:
-    check_choice("Interpreter", "runtime", runtime, ("tensorflow", "litert"))
-    if runtime == "tensorflow":
-        return tf.lite.Interpreter
-    try:
-        from ai_edge_litert.interpreter import Interpreter as LiteRt
-    except ImportError as error:
-        raise ImportError("Interpreter: runtime='litert' takes the package ai-edge-litert: pip install it.") from error
-    return LiteRt
-
-
-def check_runs_packed(caller: str, runtime: str, way_out: str) -> None:
-    """Raises ValueError if a runtime refuses packed weights, or computes something else from them.
-
-    Args:
-        caller: What the error begins with.
-        runtime: As for `Interpreter`.
-        way_out: What its last sentence ends with.
-    """
-    if runs_packed(_interpreter_type(runtime)):
-        return
-    name = f"TensorFlow {tf.__version__}" if runtime == "tensorflow" else "the installed ai-edge-litert"
-    raise ValueError(
-        f"{caller}: {name} does not run packed files, whose weights are INT4 with a scale for each channel. Use "
-        f"TensorFlow 2.21, or tfmiaq.tflite.Interpreter(file, runtime='litert') with ai-edge-litert 2.1{way_out}."
-    )
 
 
 class Interpreter:
@@ -54,10 +26,13 @@ class Interpreter:
         runtime: "tensorflow", or "litert" for the runtime that Android ships (package ai-edge-litert).
         threads: Threads of the interpreter; None for its default.
         also: Indices of further outputs of the file's graph, for `predict_also`.
+        isolated: Run the file in a child process, which dies in the place of this one if the interpreter does. None for
+            all files but those that this process has converted.
+        timeout: Seconds that one run in a child process may take, above 0. A child that takes longer is ended.
 
     Raises:
-        ValueError: No TFLite model, one that the interpreter refuses, an unknown runtime, or threads below 1; packed
-            weights that the runtime does not compute with.
+        ValueError: No TFLite model, a damaged one, one that the interpreter refuses or dies of, an unknown runtime,
+            numbers out of their ranges, or packed weights that the runtime does not compute with.
         ImportError: The runtime is not installed.
     """
 
@@ -68,31 +43,36 @@ class Interpreter:
         runtime: str = "tensorflow",
         threads: Optional[int] = None,
         also: Sequence[int] = (),
+        isolated: Optional[bool] = None,
+        timeout: float = 600.0,
     ) -> None:
-        threads = check("Interpreter", threads=(threads, _THREADS))["threads"]
+        check_choice("Interpreter", "runtime", runtime, RUNTIMES)
+        numbers = {"threads": (threads, _THREADS), "timeout": (timeout, real(0, closed="neither"))}
+        checked = check("Interpreter", isolated=(isolated, _ISOLATED), **numbers)
         data = read_model(model)
-        kind = _interpreter_type(runtime)
         if is_packed(data):
             check_runs_packed("Interpreter", runtime, "; or convert without pack=True")
+        self.isolated = not is_own(data) if isolated is None else isolated
+        """Whether the file runs in a child process."""
+        kind = InChild if self.isolated else InProcess
         try:
-            with quiet():
-                self._interpreter = kind(
-                    model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
-                )
-                self._interpreter.allocate_tensors()
+            self._runtime: Any = kind(data, runtime, keep_tensors, checked["threads"], checked["timeout"])
+            known = self._runtime.details()
         except (ValueError, RuntimeError) as error:
+            if str(error).startswith("damaged .tflite"):
+                raise
             raise ValueError(f"The TFLite interpreter refuses the model: {error}") from error
-        self._normalization = (read_metadata(data) or {}).get("normalization", {})
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._normalization = _normalization(read_metadata(data) or {})
+        inputs, outputs, self._tensors = known["inputs"], known["outputs"], known["tensors"]
         self._inputs = {details["name"]: details for details in inputs}
         self._also = [details for details in outputs if details["index"] in also]
         self._outputs = {details["name"]: details for details in outputs if details["index"] not in also}
-        if self._interpreter.get_signature_list():
+        if known["signature"] is not None:
             # Only the signature keeps the names of the Keras model.
-            runner = self._interpreter.get_signature_runner()
             by_index = {details["index"]: details for details in (*inputs, *outputs)}
-            self._inputs = {name: by_index[d["index"]] for name, d in runner.get_input_details().items()}
-            self._outputs = {name: by_index[d["index"]] for name, d in runner.get_output_details().items()}
+            self._inputs, self._outputs = (
+                {name: by_index[details["index"]] for name, details in side.items()} for side in known["signature"]
+            )
         self._shapes = {details["index"]: [int(size) for size in details["shape"]] for details in inputs}
         self._own_batch = self._fixed_batch()
 
@@ -101,15 +81,15 @@ class Interpreter:
         if name not in self._normalization:
             return array
         known = self._normalization[name]
-        return array * np.asarray(known["scale"], np.float32) + np.asarray(known["offset"], np.float32)
+        return array * known["scale"] + known["offset"]
 
     def tensor_details(self) -> list[dict[str, Any]]:
         """Returns name, shape, type and quantization of every tensor."""
-        return list(self._interpreter.get_tensor_details())
+        return list(self._tensors)
 
     def tensor(self, index: int) -> np.ndarray:
         """Returns the value of one tensor, as stored."""
-        return self._interpreter.get_tensor(index)
+        return self._runtime.tensor(index)
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Returns the outputs for records.
@@ -141,7 +121,7 @@ class Interpreter:
         Raises:
             ValueError: As `predict`.
         """
-        arrays = [np.concatenate(parts) for parts in zip(*self.runs(x, batch_size))]
+        arrays = [np.concatenate(parts) for parts in zip(*self._runs(x, batch_size, together=True))]
         values = [_dequantize(array, details) for array, details in zip(arrays, self._read)]
         outputs = values[: len(self._outputs)]
         return (outputs[0] if len(outputs) == 1 else outputs), values[len(self._outputs) :]
@@ -161,10 +141,17 @@ class Interpreter:
         Raises:
             ValueError: As `predict`.
         """
+        return self._runs(x, batch_size, together=False)
+
+    def _runs(self, x: Any, batch_size: int, together: bool) -> Iterator[list[np.ndarray]]:
+        """Yields outputs as `runs`; those of a batch come together where no tensor is read between them."""
         batch_size = check("predict", batch_size=(batch_size, AT_LEAST_ONE))["batch_size"]
         arrays = self._arrays(x)
         for start in range(0, len(arrays[0]), batch_size):
-            yield from self._run([array[start : start + batch_size] for array in arrays])
+            try:
+                yield from self._run([array[start : start + batch_size] for array in arrays], together)
+            except RuntimeError as error:
+                raise ValueError(f"The TFLite interpreter cannot run the model: {error}") from error
 
     @property
     def input_names(self) -> list[str]:
@@ -193,10 +180,17 @@ class Interpreter:
                 f"Interpreter: The file's inputs take different numbers of records, {', '.join(map(str, sizes))}, in "
                 "one run."
             )
+        if 0 in sizes or any(self._shapes[details["index"]][:1] == [0] for details in self._inputs.values()):
+            raise ValueError("damaged .tflite: an input takes no records.")
         return sizes.pop() if sizes else None
 
     def _arrays(self, x: Any) -> list[np.ndarray]:
         if isinstance(x, dict):
+            missing = [name for name in self._inputs if name not in x]
+            if missing:
+                raise ValueError(
+                    f"predict: Expected records of {', '.join(self._inputs)}. Received none of {', '.join(missing)}."
+                )
             x = [x[name] for name in self._inputs]
         arrays = list(x) if isinstance(x, (list, tuple)) else [x]
         if len(arrays) != len(self._inputs):
@@ -210,9 +204,12 @@ class Interpreter:
                     f"Input {name!r} of the .tflite takes records of shape ({shape}). Received records of shape "
                     f"{tuple(received)}."
                 )
+        if not len(arrays[0]) or len({len(array) for array in arrays}) > 1:
+            counts = ", ".join(str(len(array)) for array in arrays)
+            raise ValueError(f"predict: Expected at least one record, as many for each input. Received {counts}.")
         return arrays
 
-    def _run(self, arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    def _run(self, arrays: list[np.ndarray], together: bool) -> Iterator[list[np.ndarray]]:
         """Yields the outputs of one run, or of several of the file's own batch size if it takes no other."""
         given = [
             _quantize(self._normalized(name, array), details)
@@ -222,7 +219,7 @@ class Interpreter:
         if self._own_batch is None:
             shape = self._shapes[next(iter(self._inputs.values()))["index"]]
             try:
-                outputs = self._invoke(given)
+                (outputs,) = self._invoke([given])
                 if count == shape[0] or all(len(output) == count for output in outputs):
                     yield outputs
                     return
@@ -231,28 +228,44 @@ class Interpreter:
                     raise
             # The signature says any number, but a constant of the graph says one.
             self._own_batch = shape[0]
-        for start in range(0, count, self._own_batch):
-            pieces = [array[start : start + self._own_batch] for array in given]
-            missing = self._own_batch - len(pieces[0])
-            if missing:
-                pieces = [np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) for piece in pieces]
-            outputs = self._invoke(pieces)
-            yield [output[: self._own_batch - missing] for output in outputs] if missing else outputs
+        size = self._own_batch
+        missing = -count % size
+        if missing:
+            given = [np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in given]
+        pieces = [[array[start : start + size] for array in given] for start in range(0, count, size)]
+        for some in [pieces] if together else [[piece] for piece in pieces]:
+            for outputs in self._invoke(some):
+                left = count = count - size
+                yield [output[: size + left] for output in outputs] if left < 0 else outputs
 
-    def _invoke(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _invoke(self, runs: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Returns the outputs of runs on inputs of the same shapes."""
         stale = False
-        for details, array in zip(self._inputs.values(), arrays):
+        for details, array in zip(self._inputs.values(), runs[0]):
             index, shape = details["index"], list(array.shape)
             if self._shapes[index] != shape:
-                # Strict: a size that the signature fixes stays. Resized, some kernels write where they must not.
-                self._interpreter.resize_tensor_input(index, shape, strict=True)
+                self._runtime.resize(index, shape)
                 self._shapes[index], stale = shape, True
         if stale:
-            self._interpreter.allocate_tensors()
-        for details, array in zip(self._inputs.values(), arrays):
-            self._interpreter.set_tensor(details["index"], array)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(details["index"]) for details in self._read]
+            self._runtime.allocate()
+        indices = [details["index"] for details in self._inputs.values()]
+        return self._runtime.run([list(zip(indices, arrays)) for arrays in runs], [d["index"] for d in self._read])
+
+
+def _normalization(metadata: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns scale and offset of each input that the file does not normalize itself.
+
+    Raises:
+        ValueError: Others than numbers.
+    """
+    found = metadata.get("normalization") or {}
+    try:
+        return {
+            name: {part: np.asarray(known[part], np.float32) for part in ("scale", "offset")}
+            for name, known in found.items()
+        }
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"damaged .tflite: the normalization in its metadata is {found!r:.80}.") from error
 
 
 def _quantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -272,9 +285,9 @@ def _dequantize(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 
 
 def is_accepted(buffer: bytes) -> bool:
-    """Returns whether TFLite's interpreter accepts a file: it refuses some that the converter writes."""
+    """Returns whether TFLite's interpreter accepts a file that the converter wrote here: it refuses some of them."""
     try:
-        Interpreter(buffer)
+        Interpreter(buffer, isolated=False)
     except ValueError:
         return False
     return True

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq.loading.json_text import parse_json
 from tfmiaq.tflite.flatbuffer import TFLiteModel, pack, unpack
 
 _ENTRY = b"tfmiaq"
@@ -48,12 +49,14 @@ def read_metadata(model: TFLiteModel) -> Optional[dict[str, Any]]:
         "normalization" and "audit", or None for a file that another tool wrote.
 
     Raises:
-        ValueError: No such file, or what it holds is no TFLite model.
+        ValueError: No such file, what it holds is no TFLite model, or a damaged one.
     """
     unpacked = unpack(model)
     for entry in unpacked.metadata or []:
         if entry.name == _ENTRY:
             text = bytes(np.asarray(unpacked.buffers[entry.buffer].data, np.uint8))
-            metadata: dict[str, Any] = json.loads(text)
+            metadata = parse_json(text, "damaged .tflite: its metadata")
+            if not isinstance(metadata, dict):
+                raise ValueError(f"damaged .tflite: its metadata is no JSON object, but {metadata!r:.80}.")
             return metadata
     return None

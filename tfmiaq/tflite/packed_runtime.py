@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tfmiaq._backend import tf
 from tfmiaq.tflite.flatbuffer import pack
 from tfmiaq.tflite.packing import FULLY_CONNECTED_VERSION, pack_int4
 from tfmiaq.tflite.quiet import quiet
+from tfmiaq.tflite.runtimes import _interpreter_type
 
 _CHANNELS, _INPUTS = 6, 10
 _SCALES = np.linspace(0.01, 0.06, _CHANNELS, dtype=np.float32)
@@ -80,3 +82,20 @@ def runs_packed(interpreter: Any) -> bool:
         runner.invoke()
         found = runner.get_tensor(runner.get_output_details()[0]["index"])
     return bool(np.array_equal(found[0], _expected()))
+
+
+def check_runs_packed(caller: str, runtime: str, way_out: str) -> None:
+    """Raises ValueError if a runtime refuses packed weights, or computes something else from them.
+
+    Args:
+        caller: What the error begins with.
+        runtime: As for `Interpreter`.
+        way_out: What its last sentence ends with.
+    """
+    if runs_packed(_interpreter_type(runtime)):
+        return
+    name = f"TensorFlow {tf.__version__}" if runtime == "tensorflow" else "the installed ai-edge-litert"
+    raise ValueError(
+        f"{caller}: {name} does not run packed files, whose weights are INT4 with a scale for each channel. Use "
+        f"TensorFlow 2.21, or tfmiaq.tflite.Interpreter(file, runtime='litert') with ai-edge-litert 2.1{way_out}."
+    )

@@ -1,6 +1,6 @@
 """Rewrites an int8 .tflite so that weights of up to 4 bits take half a byte, and every code of every tensor stays.
 
-The int8 codes of such weights are multiples of 16 (`quantizers.int8_refinement`). A packed file holds the sixteenth of
+The int8 codes of such weights are multiples of 16 (`packable.int8_refinement`). A packed file holds the sixteenth of
 each, as INT4, at 16 times the scale; so do its biases, which are multiples of 16 too (`bias_alignment.align`). Sums are
 then the same numbers up to a power of two, which float32 keeps: the kernels round to the same codes.
 
@@ -17,7 +17,16 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq.quantization.packable import BYTES_OF_SCALE
-from tfmiaq.tflite.flatbuffer import TFLiteModel, is_packed, operation_names, pack, read_model, unpack
+from tfmiaq.tflite.flatbuffer import (
+    TFLiteModel,
+    declare_own,
+    is_own,
+    is_packed,
+    operation_names,
+    pack,
+    read_model,
+    unpack,
+)
 
 # An INT4 code is the upper half of an int8 code.
 UPPER_HALF = 16
@@ -188,7 +197,10 @@ def pack_weights(file: TFLiteModel) -> bytes:
     for operator in operators:
         packer.pack(operator)
     _empty_unread_buffers(model)
-    return pack(model)
+    packed = pack(model)
+    if is_own(read_model(file)):
+        declare_own(packed)
+    return packed
 
 
 class _Packer:

@@ -114,7 +114,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     """
     wrappers = list(quantized_layers(model))
     x = _by_name(model, x)
-    if not len(next(iter(x.values()))):
+    if not all(np.ndim(array) and len(array) for array in x.values()):
         raise ValueError("verify: Expected at least one record. Received none.")
     interpreter = Interpreter(tflite)
     arrays = _for_file(x, interpreter)

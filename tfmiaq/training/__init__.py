@@ -1,7 +1,10 @@
 """How models are trained: a recipe, and distillation."""
 
-from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill, out_of_fold_predictions
+from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill
+from tfmiaq.training.dp_sgd import DPSGD, Guarantee, without_batch_normalization
+from tfmiaq.training.out_of_fold import out_of_fold_predictions
 from tfmiaq.training.recipe import (
+    CLIPPED,
     FINE_TUNING,
     FROM_SCRATCH,
     TrainingRecipe,
@@ -12,11 +15,14 @@ from tfmiaq.training.recipe import (
 from tfmiaq.training.stages import CrossDistilledTraining, FloatTraining, QuantizedTraining
 
 __all__ = [
+    "CLIPPED",
+    "DPSGD",
     "FINE_TUNING",
     "FROM_SCRATCH",
     "CrossDistillation",
     "CrossDistilledTraining",
     "FloatTraining",
+    "Guarantee",
     "QuantizedTraining",
     "TrainingRecipe",
     "cosine_sgd",
@@ -25,4 +31,5 @@ __all__ = [
     "distill",
     "flips_and_shifts",
     "out_of_fold_predictions",
+    "without_batch_normalization",
 ]

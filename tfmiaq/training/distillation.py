@@ -6,24 +6,17 @@ TensorFlow is imported when a model is trained, so that the command line prints 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
-import joblib
 import numpy as np
 from scipy import special
-from sklearn import model_selection
-from tqdm.auto import tqdm
 
 from tfmiaq import signals
-from tfmiaq._checks import N_JOBS, SEED, check, check_fields, integer, real
-from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
-from tfmiaq.caching.store import ARRAYS, Store
-from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe
-
-TrainFloat = Callable[[Any, Any], Any]
-_REPEATS = integer(1, 1000)
+from tfmiaq._checks import AT_LEAST_ONE, check, check_fields, integer, real
+from tfmiaq.training.dp_sgd import has_batch_normalization
+from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
+from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +34,8 @@ class CrossDistillation:
             `folds` times `repeats` teachers. From 1 to 1000.
         teacher_weight: Weight of the teachers' output in the soft label, from 0 (the true label alone) to 1 (the
             output alone).
+        left_out: From the training of how many of the `folds` teachers a record is left out; they label it. 1 for
+            folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
 
     Raises:
         InvalidArgumentError: Fields out of their ranges; all of them are listed.
@@ -49,9 +44,11 @@ class CrossDistillation:
     folds: int = 5
     repeats: int = 1
     teacher_weight: float = 1.0
+    left_out: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, folds=integer(2), repeats=_REPEATS, teacher_weight=real(0, 1))
+        check_fields(self, folds=integer(2), repeats=REPEATS, teacher_weight=real(0, 1), left_out=AT_LEAST_ONE)
+        check("CrossDistillation", left_out=(self.left_out, integer(1, self.folds - 1)))
 
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
@@ -108,6 +105,8 @@ def distill(
     check("distill", temperature=(temperature, real(1e-6)), keep=(keep, real(0, 1, closed="right")))
     _check_training("distill", student, recipe)
     x = np.asarray(x)
+    if not x.ndim or x.dtype.kind not in "biuf":
+        raise ValueError(f"distill: Expected records as an array of numbers, shape (n, ...). Received {x!r:.80}.")
     recipe = dataclasses.replace(FINE_TUNING, learning_rate=0.05) if recipe is None else recipe
     logits = signals.predict_logits(teacher, x, recipe.batch_size, "distill")
     classes = student.outputs[0].shape[-1]
@@ -129,124 +128,6 @@ def _check_training(owner: str, student: Any, recipe: Optional[Any]) -> None:
     if not isinstance(student, keras.Model):
         raise TypeError(f"{owner}: Expected a keras.Model as student. Received {type(student).__name__}.")
     check_recipe(owner, recipe)
-
-
-def _fold_predictions(
-    number: int, train_fn: TrainFloat, x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int, cache: Optional[Any]
-) -> tuple[int, np.ndarray]:
-    """Returns the number of a fold, and the probabilities on it of a model that is trained on all other records."""
-    kept: np.ndarray = np.ones(len(y), bool)
-    kept[fold] = False
-
-    def train() -> dict[str, np.ndarray]:
-        # The teacher is queried, and not used after that.
-        lend = getattr(train_fn, "lend", None)
-        with own_python_state(seed) if lend else own_random_state(seed):
-            teacher = (lend or train_fn)(x[kept], y[kept])
-            logits = signals.predict_logits(teacher, x[~kept])
-        return {"probabilities": special.softmax(logits, axis=1).astype(np.float32)}
-
-    found = Store(cache).get_or_make(
-        "" if cache is None else fingerprint("out of fold", x, y, kept, train_fn, seed),
-        train,
-        ARRAYS,
-        lambda stored: len(stored.get("probabilities", ())) == len(fold),
-    )
-    return number, found["probabilities"]
-
-
-def _folds(count: int, folds: int, seed: int, groups: Optional[np.ndarray]) -> list[np.ndarray]:
-    """Returns the indices of each fold's records; no group is split."""
-    if groups is None:
-        splits = model_selection.KFold(folds, shuffle=True, random_state=seed).split(np.zeros(count))
-        return [fold for _, fold in splits]
-    fold_of = signals.group_folds(groups, folds, np.random.default_rng(seed))
-    return [np.flatnonzero(fold_of == fold) for fold in range(folds)]
-
-
-def out_of_fold_predictions(
-    train_fn: TrainFloat,
-    x: Any,
-    y: Any,
-    *,
-    folds: int = 5,
-    repeats: int = 1,
-    groups: Optional[Any] = None,
-    cache: Optional[Any] = None,
-    n_jobs: Optional[int] = None,
-    seed: int = 0,
-    verbose: bool = True,
-) -> np.ndarray:
-    """Returns the outputs of models on training records that they were not trained on.
-
-    The records are split into folds; for each fold a teacher is trained on all others and queried on this one. So no
-    output carries what only training on the record itself could have taught (knowledge cross-distillation, Chourasia et
-    al. 2022, section 4; Split-AI of SELENA, Tang et al. 2022, is the same with overlapping sets).
-
-    Two ways around that are measured. The outputs on other records come from teachers that were trained on this one,
-    and carry something of it. And a second record of the same person, or a near-duplicate, voids it, because the
-    teachers of the record's fold have seen the twin. `cross_distill` has the figures.
-
-    Args:
-        train_fn: Function from records and labels (x, y) to a trained model.
-        x: Training records, shape (n, ...).
-        y: Integer classes, shape (n,), or one-hot.
-        folds: Number of folds, as of `CrossDistillation`.
-        repeats: How often the records are split anew, as of `CrossDistillation`.
-        groups: Shape (n,), a value for each record, such as its person, patient or device: no group is split over
-            folds, so that no teacher has seen another record of the person. None where each record is one.
-        cache: Folder that keeps every finished teacher's outputs, so that a call that was stopped goes on. None keeps
-            nothing.
-        n_jobs: Processes that train teachers side by side (joblib). None for one, or for what joblib's context says.
-        seed: Seed of the splits and of the teachers' trainings.
-        verbose: Show a progress bar over the teachers where standard error is a terminal.
-
-    Returns:
-        Probabilities, float32, shape (n, classes); each row sums to 1.
-
-    Raises:
-        InvalidArgumentError: Folds, repeats, n_jobs or a seed out of their ranges; not a group for each record, or
-            fewer groups than folds.
-        TypeError: A train_fn that cannot be called.
-        RuntimeError: A worker process died. What was finished is in the cache.
-        ValueError: Records and labels that do not go together; a teacher whose outputs are labels, or that has no
-            output for some class.
-    """
-    if not callable(train_fn):
-        raise TypeError(
-            f"out_of_fold_predictions: Expected a function from (x, y) to a model. Received {train_fn!r:.200}."
-        )
-    x, y = signals.pair((x, y), "train", "out_of_fold_predictions")
-    checked = check(
-        "out_of_fold_predictions",
-        folds=(folds, integer(2, len(y))),
-        repeats=(repeats, _REPEATS),
-        n_jobs=(n_jobs, N_JOBS),
-        seed=(seed, SEED),
-    )
-    folds, repeats, seed = checked["folds"], checked["repeats"], checked["seed"]
-    groups = None if groups is None else signals.check_groups(groups, len(y), "out_of_fold_predictions")
-    held_out = [fold for repeat in range(repeats) for fold in _folds(len(y), folds, seed + repeat, groups)]
-    calls = [
-        joblib.delayed(_fold_predictions)(number, train_fn, x, y, fold, seed + number, cache)
-        for number, fold in enumerate(held_out)
-    ]
-    died = (
-        "out_of_fold_predictions: A process that trained a teacher died, by lack of memory perhaps. What is finished "
-        "is kept in the cache, if there is one: make the same call again to go on, with a smaller n_jobs."
-    )
-    running = in_parallel(calls, checked["n_jobs"], died)
-    found = dict(tqdm(running, total=len(calls), desc="teachers", disable=None if verbose else True))
-    widths = {probabilities.shape[1] for probabilities in found.values()}
-    if len(widths) > 1 or max(widths) <= y.max():
-        raise ValueError(
-            f"out_of_fold_predictions: Expected a probability for each of {y.max() + 1} classes. Received "
-            f"{', '.join(map(str, sorted(widths)))}."
-        )
-    total = np.zeros((len(y), widths.pop()), np.float32)
-    for number, fold in enumerate(held_out):
-        total[fold] += found[number]
-    return total / repeats
 
 
 def cross_distill(
@@ -288,7 +169,8 @@ def cross_distill(
         x: Training records, shape (n, ...).
         y: Integer classes, shape (n,), or one-hot.
         options: Folds, repeats and the teachers' weight. None for `CrossDistillation()`.
-        recipe: How the student is trained. None for `tfmiaq.training.FROM_SCRATCH`.
+        recipe: How the student is trained. None for `tfmiaq.training.CLIPPED` where all its layers of weights are
+            Dense, else for `tfmiaq.training.FROM_SCRATCH`.
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
         cache: As of `out_of_fold_predictions`.
         n_jobs: As of `out_of_fold_predictions`.
@@ -320,7 +202,9 @@ def cross_distill(
         seed=seed,
         verbose=verbose,
     )
-    return (FROM_SCRATCH if recipe is None else recipe).fit(student, np.asarray(x), soft)
+    if recipe is None:
+        recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
+    return recipe.fit(student, np.asarray(x), soft)
 
 
 def soft_labels(
@@ -350,6 +234,7 @@ def soft_labels(
         y,
         folds=options.folds,
         repeats=options.repeats,
+        left_out=options.left_out,
         groups=groups,
         cache=cache,
         n_jobs=n_jobs,

@@ -13,6 +13,8 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check_fields, real
+from tfmiaq.training import dp_sgd
+from tfmiaq.training.dp_sgd import DPSGD, Guarantee
 
 
 def cosine_sgd(
@@ -83,9 +85,11 @@ class TrainingRecipe:
         mixup: alpha of mixup (Zhang et al. 2018, section 2): each record of a batch, and its label, is mixed with
             another one, with weights drawn from Beta(alpha, alpha). 0 for none, or at least 0.01. For records whose
             values can be mixed, not for codes.
+        dp: Clipping of each record's gradient, and noise (`tfmiaq.training.DPSGD`). None for plain steps.
 
     Raises:
-        InvalidArgumentError: Fields out of their ranges; all of them are listed.
+        InvalidArgumentError: Fields out of their ranges; all of them are listed. dp with mixup, whose rows are of two
+            records each.
     """
 
     epochs: int = 10
@@ -95,6 +99,7 @@ class TrainingRecipe:
     augment: Optional[Any] = None
     weight_decay: Optional[float] = None
     mixup: float = 0.0
+    dp: Optional[DPSGD] = None
 
     def __post_init__(self) -> None:
         check_fields(
@@ -108,6 +113,18 @@ class TrainingRecipe:
         if self.augment is not None and not callable(self.augment):
             raise InvalidArgumentError(
                 f"TrainingRecipe: Expected augment to be a Keras layer or None. Received {self.augment!r:.200}."
+            )
+        if self.dp is not None and not isinstance(self.dp, DPSGD):
+            raise InvalidArgumentError(f"TrainingRecipe: Expected dp to be a DPSGD or None. Received {self.dp!r:.200}.")
+        if self.dp is not None and self.mixup:
+            raise InvalidArgumentError(
+                f"TrainingRecipe: dp clips gradients by record, and rows of mixup are of two records each. Expected "
+                f"mixup=0 beside dp. Received {self.mixup:g}."
+            )
+        if self.dp is not None and self.dp.copies > 1 and self.augment is None:
+            raise InvalidArgumentError(
+                f"TrainingRecipe: Expected augment beside copies={self.dp.copies}: copies that are not changed are "
+                "the same. Received None."
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -137,11 +154,19 @@ class TrainingRecipe:
         Returns:
             The model.
         """
-        from tfmiaq._backend import tf
-
         y = self.labels(model, y)
         self.compile(model, len(x), y)
-        if self.augment is None and not self.mixup:
+        if self.dp is not None:
+            expected = min(self.batch_size, len(x)) if self.dp.poisson else None
+            with dp_sgd.stepping(model, self.dp, expected):
+                return self._fit(model, x, y, callbacks)
+        return self._fit(model, x, y, callbacks)
+
+    def _fit(self, model: Any, x: np.ndarray, y: np.ndarray, callbacks: Sequence[Any]) -> Any:
+        from tfmiaq._backend import tf
+
+        poisson = self.dp is not None and self.dp.poisson
+        if self.augment is None and not self.mixup and not poisson:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
         records, labels = tf.constant(x), tf.constant(y)
@@ -150,9 +175,36 @@ class TrainingRecipe:
             seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
             return self.batch(tf.gather(records, chosen), tf.gather(labels, chosen), seed)
 
-        chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
+        def sample(_: Any) -> Any:
+            return tf.where(tf.random.uniform([len(x)]) < self.batch_size / len(x))[:, 0]
+
+        if poisson:
+            chosen = tf.data.Dataset.range(-(-len(x) // self.batch_size)).map(sample)
+        else:
+            chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
         model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
         return model
+
+    def guarantee(self, records: int, delta: Optional[float] = None, model: Optional[Any] = None) -> Guarantee:
+        """Returns what a training by this recipe guarantees for each of its records (differential privacy).
+
+        It holds for labels that are the records' own: labels of teachers that were trained on the records carry what
+        the teachers have learnt of them.
+
+        Args:
+            records: Number of training records.
+            delta: Part of the guarantee that may fail. None for a tenth of a record, 0.1 / records, or 1e-5 if that is
+                less.
+            model: The model that is trained. One that is quantized has no guarantee: the ranges of its activations come
+                from the records without noise. None for a float model.
+
+        Returns:
+            The guarantee, which prints as its epsilon, or as "no guarantee" with the reason.
+
+        Raises:
+            ImportError: There is an epsilon to compute, and no dp-accounting.
+        """
+        return dp_sgd.guarantee(self.dp, records, self.batch_size, self.epochs, delta, model)
 
     def labels(self, model: Any, y: np.ndarray) -> np.ndarray:
         """Returns the labels that a model is trained on: soft ones for mixup, else those that are given."""
@@ -164,7 +216,10 @@ class TrainingRecipe:
         """Compiles a model with the optimizer for a number of records, and with the loss for labels such as y."""
         from tfmiaq._backend import keras
         from tfmiaq.quantization.layer_graph import ends_in_softmax
+        from tfmiaq.training import per_record
 
+        if self.dp is not None:
+            per_record.check_model("TrainingRecipe", model)
         loss = self.loss
         if loss is None:
             kind = (
@@ -174,7 +229,14 @@ class TrainingRecipe:
         model.compile(cosine_sgd(self.learning_rate, self.epochs, records, self.batch_size, self.weight_decay), loss)
 
     def batch(self, x: Any, y: Any, seed: Any) -> tuple[Any, Any]:
-        """Returns a batch as it is trained on: augmented, and mixed by a seed of two integers."""
+        """Returns a batch as it is trained on: augmented, in as many copies as dp has, and mixed by a seed.
+
+        The seed is two integers. The copies of a record stand together.
+        """
+        from tfmiaq._backend import tf
+
+        if self.dp is not None and self.dp.copies > 1:
+            x, y = tf.repeat(x, self.dp.copies, axis=0), tf.repeat(y, self.dp.copies, axis=0)
         if self.augment is not None:
             x = self.augment(x, training=True)
         return _mixed(x, y, self.mixup, seed) if self.mixup else (x, y)
@@ -187,13 +249,27 @@ FROM_SCRATCH = TrainingRecipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
 """Trains a model that starts from random weights, as the multilayer perceptron and the ResNets of docs/frontier.md."""
 
 
-def default_recipe(cross_distills: bool) -> TrainingRecipe:
+CLIPPED = TrainingRecipe(epochs=30, learning_rate=2.0, batch_size=1600, dp=DPSGD(clip=1.0))
+"""Trains the student of cross-distillation where all its trained layers are dense, and it has no BatchNormalization.
+
+It is measured with 1,600 records, so that a step has all of them (docs/defences_measured.md). It guarantees nothing.
+"""
+
+
+def default_recipe(cross_distills: bool, model: Optional[Any] = None) -> TrainingRecipe:
     """Returns the recipe of a quantized model: from scratch with cross-distillation, else fine-tuning.
 
     With cross-distillation the quantized model starts from random weights, because a copy of the float model has the
-    training records in its weights.
+    training records in its weights. Where all its trained layers are dense the recipe is `CLIPPED`, else, or without a
+    model, `FROM_SCRATCH`.
+
+    Args:
+        cross_distills: Whether teachers label the records.
+        model: The float model, or the student.
     """
-    return FROM_SCRATCH if cross_distills else FINE_TUNING
+    if not cross_distills:
+        return FINE_TUNING
+    return CLIPPED if model is not None and dp_sgd.is_dense(model) else FROM_SCRATCH
 
 
 def check_recipe(owner: str, recipe: Optional[Any]) -> None:

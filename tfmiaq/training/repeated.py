@@ -24,6 +24,7 @@ from tfmiaq.quantization import quantize_model
 from tfmiaq.quantization.inspection import is_quantized
 from tfmiaq.quantization.transformations.functional import is_functional
 from tfmiaq.quantization.transformations.seeds import seed_new_layers
+from tfmiaq.training import dp_sgd
 from tfmiaq.training.layer_names import without_names
 from tfmiaq.training.recipe import TrainingRecipe
 
@@ -172,6 +173,8 @@ def _can_repeat(model: Any, recipe: TrainingRecipe) -> bool:
         return False
     return (
         type(recipe) is TrainingRecipe
+        # A Poisson sample has another number of records each time.
+        and not (recipe.dp is not None and recipe.dp.poisson)
         and (recipe.loss is None or isinstance(recipe.loss, keras.losses.Loss))
         and all(getattr(type(model), name) is getattr(keras.Model, name) for name in _METHODS)
         and len(model.inputs) == len(model.outputs) == 1
@@ -339,11 +342,15 @@ class _Training:
         size = self._recipe.batch_size
         for start in tf.range(0, tf.shape(order)[0], size):
             chosen = order[start : start + size]
-            batch = self._recipe.batch(tf.gather(x, chosen), tf.gather(y, chosen), tf.stack([seed, start]))
-            self._step(*batch)
+            of_step = tf.stack([seed, start])
+            self._step(*self._recipe.batch(tf.gather(x, chosen), tf.gather(y, chosen), of_step), of_step)
 
-    def _step_of_batch(self, x: Any, y: Any) -> None:
+    def _step_of_batch(self, x: Any, y: Any, seed: Any) -> None:
         model = self._model
+        if self._recipe.dp is not None:
+            gradients, _ = dp_sgd.gradients(model, x, y, self._recipe.dp, seed)
+            model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+            return
         # As in `fit`, which gives a loss a last axis for labels too.
         y = y[:, None] if y.shape.rank == 1 else y
         with tf.GradientTape() as tape:

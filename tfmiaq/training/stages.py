@@ -18,7 +18,9 @@ import numpy as np
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.training.distillation import CrossDistillation, TrainFloat, out_of_fold_predictions, soft_labels
+from tfmiaq.training.distillation import CrossDistillation, soft_labels
+from tfmiaq.training.dp_sgd import has_batch_normalization, without_batch_normalization
+from tfmiaq.training.out_of_fold import TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import TrainingRecipe
 
 
@@ -161,23 +163,44 @@ class QuantizedTraining:
         return _train_quantized(model, model, self.policy, self.recipe, x, y, False)
 
 
+def _train_student(
+    student: Any, policy: Optional[BitwidthPolicy], recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, own: bool
+) -> Any:
+    """Returns a student that is trained from its own weights: quantized, or float without a policy."""
+    from tfmiaq.training import repeated
+
+    if policy is not None:
+        return _train_quantized(student, student, policy, recipe, x, y, own)
+    seed, after = _seeds()
+    with own_random_state(seed), repeated.random_state_in_variables():
+        fresh = type(student).from_config(student.get_config()) if own else None
+    trained = repeated.train(student, recipe, x, y, seed)
+    if trained is not None and not own:
+        return trained
+    with own_random_state(seed):
+        trained = recipe.fit(student, x, y) if trained is None else _copied(trained, fresh, recipe, x, y)
+    return _left_at(after, trained)
+
+
 @dataclasses.dataclass(frozen=True)
 class CrossDistilledTraining:
     """Trains the quantized model by cross-distillation, from random weights.
+
+    A recipe that clips by record (`dp`) trains a student without the BatchNormalization layers that the model has.
 
     Example:
         >>> distil = tfmiaq.CrossDistilledTraining(policy, recipe, train_float, tfmiaq.CrossDistillation(5, 3))
         >>> reference_models = tfmiaq.ReferenceModels([train_float, distil], count=16)
 
     Attributes:
-        policy: The bits of each layer.
-        recipe: How the quantized model is trained.
+        policy: The bits of each layer. None for a float student.
+        recipe: How the student is trained.
         train_fn: Function from (x, y) to a trained float model, the teacher. A `FloatTraining` costs least.
         options: Folds, repeats and the teachers' weight.
         cache: Folder that keeps the teachers' outputs. None keeps nothing.
     """
 
-    policy: BitwidthPolicy
+    policy: Optional[BitwidthPolicy]
     recipe: TrainingRecipe
     train_fn: TrainFloat
     options: CrossDistillation
@@ -190,7 +213,9 @@ class CrossDistilledTraining:
     def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
         """Trains the teachers, whose outputs a call then finds in the cache."""
         more: dict[str, Any] = {"cache": self.cache, "verbose": verbose, "groups": groups}
-        out_of_fold_predictions(self.train_fn, x, y, folds=self.options.folds, repeats=self.options.repeats, **more)
+        options = dataclasses.asdict(self.options)
+        del options["teacher_weight"]
+        out_of_fold_predictions(self.train_fn, x, y, **options, **more)
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
         """Returns the trained quantized model, the same whether its teachers are trained or found in the cache.
@@ -210,9 +235,10 @@ class CrossDistilledTraining:
         seed, after = _seeds()
         with own_random_state(seed), repeated.random_state_in_variables():
             # Before the teachers, who may be trained in the place of a model that is lent.
-            student = keras.models.clone_model(model)
+            clips = self.recipe.dp is not None and has_batch_normalization(model)
+            student = without_batch_normalization(model) if clips else keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
         more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
         soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
-        trained = _train_quantized(student, student, self.policy, self.recipe, x, soft, own)
+        trained = _train_student(student, self.policy, self.recipe, x, soft, own)
         return _left_at(after, trained) if own else trained

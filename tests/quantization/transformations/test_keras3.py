@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import outputs_of
 
 import tfmiaq
 from tfmiaq._backend import keras as keras2
@@ -115,7 +116,7 @@ def test_the_twin_answers_alike(name):
         for t in model.inputs
     ]
     records = dict(zip(("image", "vector"), records)) if len(records) > 1 else records[0]
-    for one, other in zip(*(tf.nest.flatten(m.predict(records, verbose=0)) for m in (model, twin))):
+    for one, other in zip(*(tf.nest.flatten(outputs_of(m, records)) for m in (model, twin))):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
 
 
@@ -124,8 +125,8 @@ def test_a_keras_3_model_goes_the_whole_way(name):
     model = MODELS[name]()
     quantized = tfmiaq.quantize_model(model, strict=True)
     x = np.random.default_rng(0).normal(size=(64, *model.inputs[0].shape[1:])).astype(np.float32)
-    quantized.compile(keras2.optimizers.Adam(1e-3), "mse")
-    quantized.fit(x, model.predict(x, verbose=0), epochs=2, verbose=0)
+    quantized.compile(keras2.optimizers.Adam(1e-3), "mse", run_eagerly=True)
+    quantized.fit(x, outputs_of(model, x), epochs=2, verbose=0)
     buffer = tfmiaq.convert(quantized, "edgetpu")
     result = tfmiaq.verify(quantized, buffer, x)
     assert result.exact

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved
 from tfmiaq.auditing.reporting.report import AuditReport
+from tfmiaq.caching.store import private_folder, write_text
 from tfmiaq.metrics import RATES, format_figure
 
 Report = Union[AuditReport, str, "os.PathLike[str]"]
@@ -110,6 +111,7 @@ class Comparison:
         return page.render(
             "comparison.html",
             verdict=self.verdict,
+            leaks=any(report.leaks for group in self.reports.values() for report in group),
             head=self.head(),
             rows=self.rows(),
             attack_head=self.attack_head(),
@@ -133,11 +135,10 @@ class Comparison:
 
     def save(self, folder: Any) -> pathlib.Path:
         """Writes `comparison.json`, `comparison.md` and `comparison.html` into a folder, which is made if need be."""
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "comparison.md").write_text(self.to_markdown(), encoding="utf-8")
-        (folder / "comparison.html").write_text(self.to_html(), encoding="utf-8")
+        folder = private_folder(folder)
+        write_text(folder / "comparison.json", json.dumps(self.to_dict(), indent=2))
+        write_text(folder / "comparison.md", self.to_markdown().rstrip("\n"))
+        write_text(folder / "comparison.html", self.to_html())
         return folder
 
 
@@ -167,6 +168,8 @@ def compare(reports: Mapping[str, Union[Report, Sequence[Report]]]) -> Compariso
         TypeError: Anything else than reports.
         ValueError: No reports, or a path that `AuditReport.load` cannot read.
     """
+    if not isinstance(reports, Mapping):
+        raise TypeError(f"compare: Expected reports by name, a mapping. Received {type(reports).__name__}.")
     grouped = {}
     for name, given in dict(reports).items():
         group = tuple(given) if isinstance(given, (list, tuple)) else (given,)

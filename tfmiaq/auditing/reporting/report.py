@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any, Optional, Union
 
 import numpy as np
 
 from tfmiaq import metrics
 from tfmiaq._checks import check, real
-from tfmiaq.auditing.reporting import attackers, markdown, page, plots, saved, wording
+from tfmiaq.auditing import gate, verdict
+from tfmiaq.auditing.findings import Finding
+from tfmiaq.auditing.reporting import attackers, contents, files, page, plots, saved, wording
 from tfmiaq.auditing.reporting.canary_report import CanaryReport
 from tfmiaq.auditing.reporting.exposure import Exposure
-from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, estimate, with_interval
-from tfmiaq.metrics import RATES, Estimate, format_figure
+from tfmiaq.auditing.reporting.provenance import Provenance
+from tfmiaq.auditing.reporting.results import AttackResult, Decided, Slice, decisions, with_interval
+from tfmiaq.caching.store import private_folder, write_text, write_whole
+from tfmiaq.metrics import RATES, Estimate
 
 _MOST_CURVES = 6
 
@@ -24,7 +30,8 @@ _MOST_CURVES = 6
 class AuditReport(Decided):
     """What an audit found; prints as Markdown.
 
-    An attack and its threshold are chosen on one half of the records and applied to the other half, both ways.
+    The verdict is over all attacks. The report's own figures are those of an attacker who chooses: an attack and its
+    threshold are chosen on one half of the records and applied to the other half, both ways.
 
     Attributes:
         attacks: Every attack by itself.
@@ -34,13 +41,16 @@ class AuditReport(Decided):
         curves: (fpr, tpr) of the two ways.
         member_accuracy: Accuracy of the target on members.
         non_member_accuracy: Accuracy of the target on non-members.
-        seed: Seed of halves and attack models.
-        slices: The first attack that was picked, class by class and by right and wrong labels.
+        seed: Seed of reference models and attack models.
+        slices: Classes, right and wrong labels, quarters of the loss and attributes of the user's, each with the attack
+            that says most of it.
         exposed: Indices of the most exposed members, most exposed first: by the strongest attack on each, the lowest
             false positive rate at which it finds the record. `records` writes them all.
-        epsilon: Lower bound on epsilon, of the picked attack (`metrics.epsilon_lower_bound`).
+        epsilon: Lower bound on epsilon, on one half of the records, of the attack that has the highest on the other
+            (`metrics.epsilon_lower_bound`).
         skipped: Attacks that did not run, each with the reason.
         reference_models: Number of reference models, 0 for none.
+        reference_set_size: Number of records that each of them trained on, about; None where it is not known.
         label_only: Whether the target gave labels instead of scores.
         groups: Numbers of groups of members and of non-members, or None where each record is one.
         half_sizes: Members and non-members of the halves that the curves are of; () for halves as even as can be.
@@ -48,6 +58,10 @@ class AuditReport(Decided):
         access: "file" for an attacker who holds the file and reads the logits inside, "query" for one who can only ask.
         query: The report of who can only ask, where this one is of who holds the file; else None.
         unread: Why the logits inside a .tflite were not read, or empty.
+        independent: As how many independent members and non-members the records count: fewer than there are where they
+            have duplicates or are of one person, and half as many where a picked attack learns. () for all of them.
+        findings: What a look at the sets found, told first.
+        about: What was audited, when and with what.
     """
 
     attacks: tuple[AttackResult, ...]
@@ -63,6 +77,7 @@ class AuditReport(Decided):
     epsilon: float = 0.0
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_models: int = 0
+    reference_set_size: Optional[int] = None
     label_only: bool = False
     access: str = "query"
     query: Optional[AuditReport] = None
@@ -70,6 +85,9 @@ class AuditReport(Decided):
     groups: Optional[tuple[int, ...]] = None
     half_sizes: tuple[tuple[int, int], ...] = ()
     canaries: Optional[CanaryReport] = None
+    independent: tuple[float, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    about: Provenance = dataclasses.field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if not self.half_sizes:
@@ -97,6 +115,12 @@ class AuditReport(Decided):
     def non_members(self) -> int:
         """Number of non-members."""
         return self.confusion.non_members
+
+    @property
+    def attack_accuracy(self) -> Estimate:
+        """Balanced accuracy of the attacker, 0 to 1; 0.5 is a coin."""
+        members, non_members = self.independent or (self.members, self.non_members)
+        return self.confusion.accuracy_estimate(sizes=(members, non_members))
 
     @property
     def gap_attack_accuracy(self) -> float:
@@ -127,22 +151,46 @@ class AuditReport(Decided):
             return None
         return float(np.mean([metrics.tpr_at_fpr(fpr, tpr, limit) for fpr, tpr in self.curves]))
 
-    @property
-    def verdict(self) -> str:
-        """What was found, in one sentence."""
-        return wording.verdict(self.attack_accuracy, self.auc, self.leaks, self.chosen, self.access)
+    @functools.cached_property
+    def verdict(self) -> verdict.Verdict:
+        """What was found, in three parts, over all attacks and both attackers; prints as sentences."""
+        reports = [self] if self.query is None else [self, self.query]
+        views = [
+            verdict.View(attackers.NAMES[report.access] if self.query else "", report.attacks, report.slices)
+            for report in reports
+        ]
+        return verdict.judge(views, self.findings)
 
     @property
     def leaks(self) -> bool:
-        """Whether the 95 % interval of attack accuracy or of AUC lies above a coin's 0.5."""
-        return self.attack_accuracy.low > 0.5 or self.auc.low > 0.5
+        """Whether any part of the verdict is "leaks"."""
+        return self.verdict.leaks
+
+    def gate(self, conditions: Iterable[Union[str, gate.Condition]], allow_unresolved: bool = False) -> gate.Gate:
+        """Judges limits on the figures of all attacks, for a build that stops on a leak.
+
+        Example:
+            >>> judged = report.gate(["auc>0.55", "tpr@0.01>0.02", "epsilon>1"])
+            >>> print(judged.passed, judged)
+
+        Args:
+            conditions: Limits: "auc>0.55", "accuracy>0.55", "tpr@0.01>0.02" or "epsilon>1".
+            allow_unresolved: Whether a limit lets the gate pass that the records are too few to judge.
+
+        Returns:
+            The gate: `passed`, and a check with its reason for each limit. A figure passes where the upper ends of its
+            intervals, of all attacks, are no higher than the limit (`tfmiaq.auditing.gate.judge`). A finding that voids
+            the audit fails it.
+
+        Raises:
+            InvalidArgumentError: No conditions, another form, or limits out of their range.
+        """
+        return gate.judge(self, conditions, allow_unresolved)
 
     @property
     def assumptions(self) -> list[str]:
         """What the figures rest on, and what was not tested."""
-        return wording.assumptions(
-            self.reference_models, self.label_only, self.access, self.unread, self.groups is not None, self.attacks
-        )
+        return wording.assumptions(self.headline(), self.attacks)
 
     def headline(self) -> dict[str, Any]:
         """Returns the report's own figures as JSON values, without attacks, slices and records: for a model's metadata.
@@ -151,7 +199,8 @@ class AuditReport(Decided):
         """
         return {
             "schema": saved.SCHEMA,
-            "verdict": self.verdict,
+            "verdict": self.verdict.to_dict(),
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
             **with_interval("attack_accuracy", self.attack_accuracy),
             **with_interval("auc", self.auc),
             **decisions(self.confusion),
@@ -165,6 +214,7 @@ class AuditReport(Decided):
             "chosen": list(self.chosen),
             "seed": self.seed,
             "reference_models": self.reference_models,
+            "reference_set_size": self.reference_set_size,
             "label_only": self.label_only,
             "groups": None if self.groups is None else list(self.groups),
             "access": self.access,
@@ -191,69 +241,24 @@ class AuditReport(Decided):
 
     def figures(self) -> list[tuple[str, str]]:
         """Returns names and values of the report's own figures, as text."""
-        return [
-            ("attack accuracy", format_figure(self.attack_accuracy)),
-            ("AUC", format_figure(self.auc)),
-            ("advantage", format_figure(self.advantage)),
-            ("TPR", format_figure(self.tpr)),
-            ("FPR", format_figure(self.fpr)),
-            ("precision", format_figure(self.precision)),
-            ("recall", format_figure(self.recall)),
-            ("F1 of members", format_figure(self.f1_members)),
-            ("F1 of non-members", format_figure(self.f1_non_members)),
-            *((name, format_figure(self.tpr_at_fpr(rate))) for name, rate in zip(attackers.RATE_NAMES, RATES)),
-            ("lower bound on epsilon", f"{self.epsilon:.2f}"),
-            ("gap attack accuracy", format_figure(self.gap_attack_accuracy)),
-            ("target's accuracy on members", format_figure(self.member_accuracy)),
-            ("target's accuracy on non-members", format_figure(self.non_member_accuracy)),
-        ]
+        return contents.figures(self)
 
     def attack_head(self) -> list[str]:
         """Returns the column names of the table of attacks."""
-        return ["attack", "accuracy", "AUC", *attackers.RATE_NAMES, "needs"]
+        return list(contents.ATTACK_HEAD)
 
     def attack_rows(self) -> list[tuple[str, ...]]:
         """Returns one row of text for each attack: name, accuracy, AUC, TPR at each rate, and what it needs."""
-        return [
-            (
-                attack.name,
-                format_figure(attack.confusion.accuracy),
-                format_figure(attack.auc),
-                *(format_figure(attack.tpr_at_fpr(rate)) for rate in RATES),
-                attack.note,
-            )
-            for attack in self.attacks
-        ]
+        return contents.attack_rows(self.attacks)
 
     def worst_slices(self, count: int = 5) -> list[Slice]:
-        """Returns the slices of highest AUC."""
-        return sorted(self.slices, key=lambda part: -part.auc)[:count]
-
-    def _attacker_rows(self) -> list[list[str]]:
-        return [] if self.query is None else [attackers.row(self.query), attackers.row(self)]
-
-    def _shown(self, most_slices: int) -> dict[str, Any]:
-        """Returns what Markdown and page show, as text and rows of text."""
-        return {
-            "verdict": self.verdict,
-            "attackers": (attackers.HEAD, self._attacker_rows()),
-            "figures": self.figures(),
-            "attack_head": self.attack_head(),
-            "attack_rows": self.attack_rows(),
-            "picked": self.chosen[0],
-            "slice_rows": [
-                (part.name, f"{part.members} + {part.non_members}", format_figure(part.auc))
-                for part in self.worst_slices(most_slices)
-            ],
-            "skipped": self.skipped,
-            "sizes": wording.sizes(self.members, self.non_members, self.groups, self.seed),
-            "canaries": self.canaries,
-            "assumptions": self.assumptions,
-        }
+        """Returns the slices of lowest p-values, of those with records enough."""
+        judged = [part for part in self.slices if part.auc is not None]
+        return sorted(judged, key=lambda part: (part.p_value, -float(part.auc or 0.0)))[:count]
 
     def to_markdown(self) -> str:
         """Returns the report as Markdown."""
-        return markdown.report(**self._shown(most_slices=5))
+        return contents.to_markdown(self)
 
     def to_html(self) -> str:
         """Returns the report as one page with its plots. That of a loaded report has no histogram of scores."""
@@ -261,14 +266,8 @@ class AuditReport(Decided):
         histogram = None
         if picked.member_scores is not None and picked.non_member_scores is not None:
             histogram = plots.histogram_svg(picked.name, picked.member_scores, picked.non_member_scores)
-        return page.render(
-            "report.html",
-            leaks=self.leaks,
-            roc=plots.roc_svg(self._strongest_curves(), {picked.name: self.members}),
-            histogram=histogram,
-            exposed=self.exposed,
-            **self._shown(most_slices=12),
-        )
+        roc = plots.roc_svg(self._strongest_curves(), {picked.name: self.members})
+        return contents.to_html(self, roc, histogram)
 
     def _strongest_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         strongest = sorted(self.attacks, key=lambda attack: -attack.auc)[:_MOST_CURVES]
@@ -289,9 +288,10 @@ class AuditReport(Decided):
         )
 
     def _repr_html_(self) -> str:
-        about = [(attackers.HEAD, self._attacker_rows())] if self.query else []
-        tables = [*about, (("figure", "value"), self.figures()), (self.attack_head(), self.attack_rows())]
-        return page.render("notebook.html", verdict=self.verdict, tables=tables)
+        tables = [(contents.FIGURE_HEAD, self.figures()), (self.attack_head(), self.attack_rows())]
+        if self.query is not None:
+            tables.insert(0, contents.attackers_table(self))
+        return page.render("notebook.html", verdict=str(self.verdict), tables=tables)
 
     def save(self, folder: Any) -> pathlib.Path:
         """Writes `report.json`, `report.md`, `report.html` (one file, plots inside) and `roc.png` into a folder.
@@ -304,12 +304,12 @@ class AuditReport(Decided):
         Returns:
             The folder.
         """
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / saved.FILE).write_text(saved.to_text(self._to_saved()), encoding="utf-8")
-        (folder / "report.md").write_text(f"{self.to_markdown()}\n![ROC](roc.png)\n", encoding="utf-8")
-        (folder / "report.html").write_text(self.to_html(), encoding="utf-8")
-        plots.save_roc({attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}, folder / "roc.png")
+        folder = private_folder(folder)
+        write_text(folder / saved.FILE, saved.to_text(files.to_saved(self)))
+        write_text(folder / "report.md", f"{self.to_markdown()}\n![ROC](roc.png)")
+        write_text(folder / "report.html", self.to_html())
+        curves = {attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}
+        write_whole(folder / "roc.png", lambda path: plots.save_roc(curves, path))
         return folder
 
     def records(self, path: Any) -> pathlib.Path:
@@ -343,54 +343,4 @@ class AuditReport(Decided):
         Raises:
             ValueError: No such file; a file that is not a report, is damaged or has another schema.
         """
-        path, content = saved.read(path)
-        try:
-            report = cls._from_saved(content)
-            for name in report.chosen:
-                report[name]
-            is_whole = saved.same_figures(report._to_saved(), content)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error
-        if not is_whole:
-            raise ValueError(f"AuditReport.load: '{path}' is damaged: its figures contradict each other.")
-        return report
-
-    def _to_saved(self) -> dict[str, Any]:
-        return {
-            **self.to_dict(),
-            "attacks": {attack.name: attack.to_saved() for attack in self.attacks},
-            "confusion": dataclasses.asdict(self.confusion),
-            "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(self.curves, self.half_sizes)],
-            "query": None if self.query is None else self.query._to_saved(),
-        }
-
-    @classmethod
-    def _from_saved(cls, content: dict[str, Any]) -> AuditReport:
-        one, other = content["chosen"]
-        return cls(
-            attacks=tuple(AttackResult.from_saved(*item) for item in content["attacks"].items()),
-            chosen=(one, other),
-            confusion=metrics.Confusion(**content["confusion"]),
-            auc=estimate("auc", content),
-            curves=tuple(saved.counts_to_curve(counts) for counts in content["curves"]),
-            member_accuracy=content["member_accuracy"],
-            non_member_accuracy=content["non_member_accuracy"],
-            seed=content["seed"],
-            slices=tuple(
-                Slice(part["name"], part["members"], part["non_members"], estimate("auc", part))
-                for part in content["slices"]
-            ),
-            exposed=tuple(content["most_exposed_members"]),
-            epsilon=content["epsilon_lower_bound"],
-            skipped=content["not_tested"],
-            reference_models=content["reference_models"],
-            label_only=content["label_only"],
-            groups=None if content["groups"] is None else tuple(content["groups"]),
-            half_sizes=tuple(
-                (counts["true_positives"][-1], counts["false_positives"][-1]) for counts in content["curves"]
-            ),
-            canaries=None if content["canaries"] is None else CanaryReport.from_dict(content["canaries"]),
-            access=content["access"],
-            query=None if content["query"] is None else cls._from_saved(content["query"]),
-            unread=content["unread"],
-        )
+        return files.load(cls, path)

@@ -79,6 +79,12 @@ class AttackResult:
         seconds: Processor time that the attack took, without that of reference models. Not saved.
         growth: AUC with the first 2, 4, 8, ... of the reference models and with all of them, by their number; empty
             for an attack without reference models.
+        independent: As how many independent members and non-members the records count in intervals and tests: fewer
+            than there are where records have duplicates or are of one person, and half as many for an attack that
+            learns from known members. () for all of them.
+        learns: Whether it learned from known members and non-members (`attacks.Attack.learns`).
+        p_values: How likely as much is without any leak, for each test by itself: "auc"; "tpr@0.01" and "tpr@0.001"
+            where the non-members resolve them; "records" for the members above every non-member.
     """
 
     name: str
@@ -92,19 +98,27 @@ class AttackResult:
     note: str = ""
     seconds: float = 0.0
     growth: dict[int, float] = dataclasses.field(default_factory=dict)
+    independent: tuple[float, ...] = ()
+    learns: bool = False
+    p_values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Numbers of independent members and non-members."""
+        members, non_members = self.independent or (self.confusion.members, self.confusion.non_members)
+        return float(members), float(non_members)
 
     @property
     def attack_accuracy(self) -> Estimate:
         """Balanced accuracy of the attack, 0 to 1; 0.5 is a coin."""
-        return self.confusion.accuracy_estimate()
+        return self.confusion.accuracy_estimate(sizes=self.sizes)
 
     def tpr_at_fpr(self, limit: float) -> Optional[Estimate]:
         """Returns the true positive rate at no more than `limit` false positives.
 
         None where the non-members are too few to resolve it.
         """
-        sizes = self.confusion.members, self.confusion.non_members
-        return metrics.tpr_estimate(self.fpr, self.tpr, *sizes, limit)
+        return metrics.tpr_estimate(self.fpr, self.tpr, *self.sizes, limit)
 
     def __repr__(self) -> str:
         return f"AttackResult({self.name!r:.60}, attack accuracy {self.attack_accuracy}, AUC {self.auc})"
@@ -123,6 +137,9 @@ class AttackResult:
             },
             "needs": self.note,
             "auc_by_reference_models": {str(count): auc for count, auc in self.growth.items()},
+            "independent_records": list(self.sizes),
+            "learns": self.learns,
+            "p_values": self.p_values,
         }
 
     def to_saved(self) -> dict[str, Any]:
@@ -145,29 +162,47 @@ class AttackResult:
             threshold=content["threshold"],
             note=content["needs"],
             growth={int(count): auc for count, auc in content["auc_by_reference_models"].items()},
+            independent=tuple(content["independent_records"]),
+            learns=content["learns"],
+            p_values=content["p_values"],
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """The attack that was picked, on some of the records.
+    """Some of the records, under the attack that says most of them.
 
     Attributes:
-        name: Which records, as "class 3" or "right label".
+        name: Which records, as "class 3", "right label" or "sex = f".
         members: Their number among the members.
         non_members: Their number among the non-members.
-        auc: AUC on them.
+        auc: AUC on them. Its interval is simultaneous: with a probability of 95 % those of all slices and attacks hold
+            together. None for too few records to judge.
+        attack: The attack.
+        p_value: How likely an AUC as far from 0.5 is without any leak, corrected for the number of attacks.
     """
 
     name: str
     members: int
     non_members: int
-    auc: Estimate
+    auc: Optional[Estimate] = None
+    attack: str = ""
+    p_value: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the slice as JSON values."""
-        sizes = {"name": self.name, "members": self.members, "non_members": self.non_members}
-        return {**sizes, **with_interval("auc", self.auc)}
+        """Returns the slice as JSON values. An AUC of too few records is null."""
+        found: dict[str, Any] = {"name": self.name, "members": self.members, "non_members": self.non_members}
+        if self.auc is None:
+            return {**found, "auc": None}
+        return {**found, **with_interval("auc", self.auc), "attack": self.attack, "p_value": self.p_value}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Slice:
+        """Returns the slice of the JSON values that `to_dict` gives."""
+        sizes = content["name"], content["members"], content["non_members"]
+        if content["auc"] is None:
+            return cls(*sizes)
+        return cls(*sizes, estimate("auc", content), content["attack"], content["p_value"])
 
 
 def with_interval(name: str, estimate: Estimate) -> dict[str, Any]:

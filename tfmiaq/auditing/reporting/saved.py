@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import numbers
+import os
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
+from tfmiaq.loading.json_text import parse_json
+from tfmiaq.loading.limits import read_text
+
 # Raised when keys of report.json, or what they mean, change.
-SCHEMA = 4
+SCHEMA = 5
+# What is read too, for what it holds.
+OLDER_SCHEMA = 4
 FILE = "report.json"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -48,20 +54,19 @@ def read(path: Any) -> tuple[pathlib.Path, dict[str, Any]]:
     Raises:
         ValueError: No such file, no JSON, no report, or one of another schema.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"AuditReport.load: Expected the path of a report. Received {type(path).__name__}.")
     path = pathlib.Path(path)
     path = path / FILE if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"AuditReport.load: No report at '{path}'.") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"AuditReport.load: '{path}' cannot be read as JSON: {error}.") from error
+    if not path.is_file():
+        raise ValueError(f"AuditReport.load: No report at '{path}'.")
+    content = parse_json(read_text(path, "AuditReport.load"), f"AuditReport.load: '{path}' cannot be read as JSON")
     if not isinstance(content, dict) or not {"schema", "verdict", "attacks"} <= set(content):
         raise ValueError(f"AuditReport.load: '{path}' is not the report.json of an audit.")
-    if content["schema"] != SCHEMA:
+    if content["schema"] not in (SCHEMA, OLDER_SCHEMA):
         raise ValueError(
-            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads schema "
-            f"{SCHEMA}. Audit again to make a report that it reads."
+            f"AuditReport.load: '{path}' has schema {content['schema']!r:.50}, and this version of tfmiaq reads "
+            f"schemas {OLDER_SCHEMA} and {SCHEMA}. Audit again to make a report that it reads."
         )
     return path, content
 

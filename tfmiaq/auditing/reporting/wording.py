@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from tfmiaq.auditing.reporting.results import AttackResult
-from tfmiaq.metrics import Estimate
+from tfmiaq.signals.reference_sets import are_alike
 
 # A doubling of reference models that adds less to the AUC is taken to add nothing.
 _SETTLED = 0.003
-
-
-def verdict(attack_accuracy: Estimate, auc: Estimate, leaks: bool, chosen: Sequence[str], access: str) -> str:
-    """Returns what an audit found, in one sentence.
-
-    Args:
-        attack_accuracy: Balanced accuracy of the attacker.
-        auc: AUC of the attacker.
-        leaks: Whether the interval of either lies above a coin's 0.5.
-        chosen: Names of the attacks picked.
-        access: "query" or "file".
-    """
-    holds = access == "file"
-    attacker = "An attacker who holds the file" if holds else "An attacker"
-    accuracy = (
-        f"accuracy {attack_accuracy.value:.3f} (95 % interval {attack_accuracy.low:.3f} to {attack_accuracy.high:.3f}; "
-        "a coin has 0.5)"
-    )
-    if not leaks:
-        return (
-            f"None of the attacks that ran{' with the file at hand' if holds else ''} distinguishes members from "
-            f"non-members better than a coin on these records: {accuracy}."
-        )
-    if attack_accuracy.low <= 0.5:
-        return f"{attacker} has {accuracy}, which may be a coin's, but orders records better than one: AUC {auc}."
-    return (
-        f"{attacker}{' and' if holds else ' who'} chooses the attack and its threshold on other records distinguishes "
-        f"members from non-members with {accuracy}, by {' and '.join(dict.fromkeys(chosen))}."
-    )
 
 
 def growth(attacks: Sequence[AttackResult]) -> list[str]:
@@ -75,23 +46,19 @@ def growth(attacks: Sequence[AttackResult]) -> list[str]:
     ]
 
 
-def assumptions(
-    reference_models: int, label_only: bool, access: str, unread: str, grouped: bool, attacks: Sequence[AttackResult]
-) -> list[str]:
+def assumptions(headline: Mapping[str, Any], attacks: Sequence[AttackResult]) -> list[str]:
     """Returns what the figures of an audit rest on, and what was not tested.
 
     Args:
-        reference_models: Number of reference models, 0 for none.
-        label_only: Whether the target gave labels instead of scores.
-        access: "query" or "file".
-        unread: Why the logits inside a .tflite were not read, or empty.
-        grouped: Whether records belong to groups.
+        headline: `AuditReport.headline()`.
         attacks: The attacks that ran.
     """
+    reference_models, access, unread = headline["reference_models"], headline["access"], headline["unread"]
     if reference_models:
         about = (
             f"{reference_models} reference models were trained through the given pipeline. The figures hold for an "
             "attacker who knows it; with more reference models the attack can be stronger."
+            f"{_of_other_size(headline['reference_set_size'], headline['members'])}"
         )
     else:
         about = (
@@ -110,23 +77,36 @@ def assumptions(
         found.append(
             "The attacker sees outputs only. One who holds the model's file reads the logits in front of them."
         )
-    if label_only:
+    if headline["label_only"]:
         found.append("The target gives labels, so that only label-only attacks ran.")
-    if grouped:
+    if headline["groups"] is not None:
         found.append(
-            "No group is split by halves, folds and reference models. Intervals take records for independent, which "
-            "those of a group are not: they are narrower than they should be."
+            "No group is split by halves, folds and reference models, and intervals count the records of a group as "
+            "dependent on one another."
         )
     return [
         *found,
+        "The verdict corrects for the number of attacks and slices (Holm): a model that does not leak is said to in at "
+        "most one of twenty audits. The intervals of single attacks are not corrected, those of slices are.",
         "Members and non-members are taken to come from one distribution.",
         "The bound on epsilon takes records for independent, though one training has seen them all, and delta for 0; "
-        "its threshold was chosen on one half of the records and the bound taken on the other.",
+        "attack and threshold were chosen on one half of the records and the bound taken on the other.",
         "Empirical resistance is not differential privacy.",
     ]
 
 
-def sizes(members: int, non_members: int, groups: Optional[tuple[int, ...]], seed: int) -> str:
-    """Returns the numbers of records and groups, and the seed, in one sentence."""
-    of = ["", ""] if groups is None else [f" of {count} groups" for count in groups]
-    return f"{members} members{of[0]}, {non_members} non-members{of[1]}, seed {seed}."
+def _of_other_size(size: Optional[int], members: int) -> str:
+    """Returns a sentence on training sets of reference models that are of another size than the target's, or none."""
+    if size is None or are_alike(size, members):
+        return ""
+    return (
+        f" Each trained on about {size} records and the target on {members}: the audited records, or the population, "
+        f"allow no more alike. Models of {'fewer' if size < members else 'more'} records memorize otherwise than the "
+        "target, so that the attack is weaker than one with sets as large as the target's."
+    )
+
+
+def sizes(report: Any) -> str:
+    """Returns the numbers of records and groups of an `AuditReport`, and the seed, in one sentence."""
+    of = ["", ""] if report.groups is None else [f" of {count} groups" for count in report.groups]
+    return f"{report.members} members{of[0]}, {report.non_members} non-members{of[1]}, seed {report.seed}."

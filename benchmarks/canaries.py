@@ -1,0 +1,147 @@
+"""What attacks find of canaries, which are made to be memorized: three kinds, with and without a defence: Location-30.
+
+    python benchmarks/canaries.py --location=location30.npz
+
+Each model trains on all members and on the canaries that coins give it; each is the target in turn. A float multilayer
+perceptron; and one of 2-bit weights, 4-bit activations and outputs of 1 bit that is cross-distilled by 15 teachers. Of
+that one who can only ask sees the rounded outputs, and who holds the file the logits in front of them: training does
+not see the rounding, so that the logits are those of the cross-distilled model without it. The null is the same audit
+of models that train on the members alone: canaries have had no part in them, and the AUC must be 0.5.
+
+`--cache` keeps every finished model's signals, so that a run that was stopped goes on; rows are written as they come.
+About twelve minutes of processor time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import networks
+import numpy as np
+from absl import app, flags
+
+import tfmiaq
+from tfmiaq.auditing.canaries import KINDS
+
+LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.", required=True)
+MODELS = flags.DEFINE_integer("models", 20, "Models of each pipeline and kind.", 3)
+CANARIES = flags.DEFINE_integer("canaries", 100, "Canaries of each kind.", 10)
+MEMBERS = flags.DEFINE_integer("members", 1_600, "Members, and as many records that canaries are made from.", 100)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of records, canaries, memberships and trainings.", 0)
+CACHE = flags.DEFINE_string("cache", "out/canaries", "Folder of finished models' signals.")
+RESULTS = flags.DEFINE_string("results", "benchmarks/canaries.json", "Result file.")
+_NULL = "no canaries (null)"
+
+
+@dataclasses.dataclass(frozen=True)
+class MembersOnly:
+    """A stage that trains on the first records alone, which are the members.
+
+    Attributes:
+        stage: The stage.
+        members: Their number.
+    """
+
+    stage: Any
+    members: int
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that defines the stage, for its fingerprint."""
+        return {"members only": self.stage, "members": self.members}
+
+    def __call__(self, *given: Any) -> Any:
+        """The trained model."""
+        return self.stage(*self._first(given))
+
+    def lend(self, *given: Any) -> Any:
+        """The trained model, which the next training may change."""
+        return self.stage.lend(*self._first(given))
+
+    def _first(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        *model, x, y = given
+        return (*model, x[: self.members], y[: self.members])
+
+
+def _pipelines(shape: tuple[int, ...]) -> dict[str, list[Any]]:
+    def recipe(epochs: int) -> tfmiaq.TrainingRecipe:
+        return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=0.1, batch_size=64, weight_decay=5e-4)
+
+    build = functools.partial(networks.mlp, shape, 30)
+    train_float = tfmiaq.FloatTraining(build, recipe(24))
+    cross = tfmiaq.CrossDistilledTraining(
+        tfmiaq.BitwidthPolicy.uniform(2, 4, output=tfmiaq.OutputBits(1, 0.2)),
+        recipe(24),
+        tfmiaq.FloatTraining(build, recipe(3)),
+        tfmiaq.CrossDistillation(folds=5, repeats=3),
+    )
+    return {"float": [train_float], "cross-distilled": [train_float, cross]}
+
+
+def _rows(members: Any, non_members: Any) -> Iterator[dict[str, Any]]:
+    for kind in (*KINDS, _NULL):
+        canaries = tfmiaq.Canaries(KINDS[0] if kind == _NULL else kind, CANARIES.value)
+        for name, pipeline in _pipelines(members[0].shape[1:]).items():
+            stages = [MembersOnly(stage, len(members[1])) for stage in pipeline] if kind == _NULL else pipeline
+            options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
+            for access in ("query",) if name == "float" else ("file", "query"):
+                started = time.process_time()
+                report = tfmiaq.audit_canaries(
+                    options, members, non_members, canaries, access=access, batch_size=2_048, seed=SEED.value
+                )
+                yield {
+                    "canaries": kind,
+                    "model": name if access == "file" or name == "float" else f"{name}, outputs of 1 bit",
+                    "access": access,
+                    "processor_seconds": round(time.process_time() - started, 1),
+                    **report.to_dict(),
+                }
+
+
+def _text(found: dict[str, Any], rate: str) -> str:
+    value = found["tpr_at_fpr"][rate]
+    return "unresolved" if value is None else f"{value:.2f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, of the attack that has the higher AUC in each."""
+    lines = [
+        "| canaries | model | attack | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR | lower bound on epsilon |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        name, found = max(row["attacks"].items(), key=lambda item: item[1]["auc"])
+        low, high = found["auc_interval"]
+        lines.append(
+            f"| {row['canaries']} | {row['model']} | {name} | {found['auc']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{_text(found, '0.01')} | {_text(found, '0.001')} | {row['one_run_epsilon_median']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    with np.load(LOCATION.value) as file:
+        x, y = file["x"].astype(np.float32), file["y"].astype(np.int64)
+    y = y - y.min()
+    chosen = np.random.default_rng(SEED.value).permutation(len(y))[: 2 * MEMBERS.value]
+    inside, outside = chosen[: MEMBERS.value], chosen[MEMBERS.value :]
+    rows: list[dict[str, Any]] = []
+    command = (
+        f"python benchmarks/canaries.py --location=location30.npz --models={MODELS.value} "
+        f"--canaries={CANARIES.value} --members={MEMBERS.value} --seed={SEED.value}"
+    )
+    for row in _rows((x[inside], y[inside]), (x[outside], y[outside])):
+        rows.append(row)
+        content = {"command": command, "rows": rows}
+        pathlib.Path(RESULTS.value).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    app.run(main)

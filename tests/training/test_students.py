@@ -1,0 +1,93 @@
+"""The student of cross-distillation: which recipe it has, and which layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tfmiaq
+from tfmiaq._backend import keras
+from tfmiaq.caching import own_random_state
+from tfmiaq.training import (
+    CLIPPED,
+    DPSGD,
+    FINE_TUNING,
+    FROM_SCRATCH,
+    default_recipe,
+    distillation,
+    repeated,
+    without_batch_normalization,
+)
+
+layers = keras.layers
+
+
+def normalized():
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, use_bias=False, name="hidden")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x))
+
+
+def plain():
+    return without_batch_normalization(normalized())
+
+
+def convolution():
+    return keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(3)])
+
+
+def _records(count=24):
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(count, 6)).astype(np.float32), np.arange(count) % 3
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"), [(normalized, CLIPPED), (plain, CLIPPED), (convolution, FROM_SCRATCH), (None, FROM_SCRATCH)]
+)
+def test_dense_networks_have_a_recipe_of_their_own(model, expected):
+    model = None if model is None else model()
+    assert default_recipe(True, model) is expected
+    assert default_recipe(False, model) is FINE_TUNING
+    if expected is CLIPPED:
+        assert default_recipe(True, tfmiaq.quantize_model(model)) is CLIPPED
+
+
+@pytest.mark.parametrize(("build", "expected"), [(normalized, FROM_SCRATCH), (plain, CLIPPED)])
+def test_a_student_that_is_given_keeps_its_layers(build, expected, monkeypatch):
+    used = []
+    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, *_: used.append(recipe) or model)
+    monkeypatch.setattr(distillation, "soft_labels", lambda *_, **__: np.zeros((24, 3), np.float32))
+    tfmiaq.cross_distill(lambda x, y: None, build(), *_records())
+    assert used == [expected]
+
+
+def test_without_batch_normalization_a_bias_is_left():
+    model = plain()
+    assert not any(isinstance(layer, layers.BatchNormalization) for layer in model.layers)
+    assert [layer.name for layer in model.layers][1:] == ["hidden", "norm", "relu", "logits"]
+    assert model.get_layer("hidden").use_bias
+    x = _records()[0]
+    kernel, bias, last, end = model.get_weights()
+    np.testing.assert_allclose(model(x), np.maximum(x @ kernel + bias, 0) @ last + end, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", [None, tfmiaq.BitwidthPolicy.uniform(2, 4)])
+@pytest.mark.parametrize("dp", [None, DPSGD(1.0)])
+def test_a_clipped_student_has_no_batch_normalization(policy, dp):
+    repeated.forget()
+    recipe = tfmiaq.TrainingRecipe(epochs=2, learning_rate=0.1, batch_size=24, dp=dp)
+    teacher = tfmiaq.FloatTraining(normalized, tfmiaq.TrainingRecipe(epochs=1))
+    stage = tfmiaq.CrossDistilledTraining(policy, recipe, teacher, tfmiaq.CrossDistillation(2))
+    x, y = _records()
+    with own_random_state(0):
+        model = stage(normalized(), x, y)
+    own = model.get_weights()
+    with own_random_state(0):
+        lent = stage.lend(normalized(), x, y).get_weights()
+    for one, other in zip(own, lent):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    kinds = {type(getattr(layer, "layer", layer)).__name__ for layer in model.layers}
+    assert ("BatchNormalization" in kinds) == (dp is None)
+    assert any(layer.name.startswith("quant_") for layer in model.layers) == (policy is not None)
+    repeated.forget()
