@@ -301,7 +301,7 @@ def test_the_command_line_packs_and_prints_the_table(files, tmp_path, monkeypatc
         asked.update(given, target=target)
         return files[1]
 
-    monkeypatch.setattr("tfmiaq.cli.commands.load_model", lambda text: None)
+    monkeypatch.setattr("tfmiaq.cli.commands.load_model", lambda *given, **more: None)
     monkeypatch.setattr("tfmiaq.tflite.conversion.convert", convert)
     with pytest.raises(SystemExit) as status:
         main(["convert", "quantized.keras", str(tmp_path / "model.tflite"), "--pack"])
