@@ -44,13 +44,14 @@ RECORDS_OF_IMAGES = flags.DEFINE_integer("records", 2_000, "Images of the pool; 
 CACHE = flags.DEFINE_string("cache", "out/attacks", "Folder of finished models' signals.")
 N_JOBS = flags.DEFINE_integer("n_jobs", None, "Processes that train reference models.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/attacks.json", "Result file.")
+ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the table of the rows that are there, and run nothing.")
 TABLE = flags.DEFINE_string("table", "docs/attacks_measured.md", "Markdown table.")
 _COUNTS = (4, 8, 16, 32, 64)
 _SLOW = ("multi-layer perceptron", "random forest", "k nearest neighbours", "logistic regression")
 _HEAD = """Written by `python benchmarks/attacks.py`. Means over targets, each on its own random half of the pool.
 Reference models went through the target's own pipeline, each on its own random half too. *null* is the AUC of the same
 attack with memberships that are drawn anew, and must be 0.5; its standard deviation is 0.010 for Location-30 (3,200
-records) and 0.009 for ResNet-8 (4,000). Who holds the file reads the logits in front of the rounding of outputs; where
+records) and 0.013 for ResNet-8 (2,000). Who holds the file reads the logits in front of the rounding of outputs; where
 outputs are not rounded, both attackers have the same. Seconds are processor time of the attack alone."""
 
 
@@ -115,6 +116,11 @@ def _resnet8() -> Task:
     )
 
 
+def file_name(name: str, model: str, task: Task, seed: int) -> str:
+    """The name of the file of a target's signals."""
+    return f"target-{name}-{model.replace(' ', '-').replace(',', '')}-{len(task.pool[1])}-{seed}.npz"
+
+
 def _target(
     pipeline: list[Any], task: Task, seed: int, store: pathlib.Path
 ) -> tuple[dict[str, Any], np.ndarray, float]:
@@ -137,6 +143,7 @@ def _target(
         view = getattr(held, access)
         found = signals.extract(view, task.pool)
         views[access] = dataclasses.replace(found, **signals.query_augmented(view, task.pool, queries))
+    views["file"] = dataclasses.replace(views["file"], hidden=held.hidden(x))
     accuracy = float((signals.predict_logits(model, task.test[0]).argmax(1) == task.test[1]).mean())
     arrays = {f"{access}:{name}": a for access, view in views.items() for name, a in view.to_arrays().items()}
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +205,7 @@ def _run(name: str, task: Task) -> Iterator[dict[str, Any]]:
                 options, task.pool, batch_size=2_048, queries=queries, progress=bar.update, access="file"
             )
         for seed in range(TARGETS.value):
-            stored = folder / f"target-{name}-{model.replace(' ', '-').replace(',', '')}-{len(task.pool[1])}-{seed}.npz"
+            stored = folder / file_name(name, model, task, seed)
             views, inside, accuracy = _target(pipeline, task, seed, stored)
             for access in signals.ACCESS if model in task.rounded else ("query",):
                 seen = references if access == "file" else references.query or references
@@ -216,9 +223,11 @@ def _run(name: str, task: Task) -> Iterator[dict[str, Any]]:
                         yield {**key, **row}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, means over targets."""
+def table(rows: list[dict[str, Any]], notes: dict[str, str]) -> str:
+    """The rows as Markdown, means over targets, each task's behind what is noted of it."""
     lines = []
+    for task, note in notes.items():
+        lines += [f"{task}: {note}", ""]
     models = {(row["task"], row["model"], row["access"]): None for row in rows}
     for task, model, access in models:
         of_model = [r for r in rows if (r["task"], r["model"], r["access"]) == (task, model, access)]
@@ -244,13 +253,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    if "location30" in TASKS.value and LOCATION.value is None:
+    if "location30" in TASKS.value and LOCATION.value is None and not ONLY_TABLE.value:
         raise app.UsageError("--tasks=location30 needs --location, the path of its .npz.")
     results = pathlib.Path(RESULTS.value)
     kept: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     rows: list[dict[str, Any]] = kept.get("rows", [])
     commands: dict[str, str] = kept.get("commands", {})
-    for name in TASKS.value:
+    notes: dict[str, str] = kept.get("notes", {})
+    for name in () if ONLY_TABLE.value else TASKS.value:
+        notes.pop(name, None)
         task = {"location30": _location, "resnet8": _resnet8}[name]()
         rows = [row for row in rows if row["task"] != name]
         commands[name] = (
@@ -259,10 +270,11 @@ def main(argv: list[str]) -> None:
         )
         for row in _run(name, task):
             rows.append(row)
-            results.write_text(json.dumps({"commands": commands, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    text = f"# Attacks, measured\n\n{_HEAD}\n\n{table(rows)}"
+            content = {"commands": commands, "notes": notes, "rows": rows}
+            results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = f"# Attacks, measured\n\n{_HEAD}\n\n{table(rows, notes)}"
     pathlib.Path(TABLE.value).write_text(text, encoding="utf-8")
-    print(table(rows))
+    print(table(rows, notes))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def table(results: list[dict[str, Any]]) -> str:
             rates = [strongest(found, column)[1] for column in (2, 1)]
             cells += [f"{auc:.3f} ± {spread:.3f} ({attack})", " / ".join(f"{rate:.3f}" for rate in rates)]
         tests = [row["test_accuracy"] for row in found]
-        spread = np.std(tests, ddof=1) if len(tests) > 1 else 0.0
+        spread = float(np.std(tests, ddof=1)) if len(tests) > 1 else 0.0
         lines.append(
             f"| {name} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
             f"{' | '.join(cells)} | {found[0]['reference_models']} | {len(found)} |"

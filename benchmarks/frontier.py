@@ -9,7 +9,8 @@ through the same defence. The outputs of every model on the pool stay in `--fold
 on. Whenever a row is finished, all finished rows are scored and written. The whole of it takes days on two cores; what
 is in the result file was made task by task, with --models=4 for CIFAR-10 (10,000 training images and the test set in
 one .npz). Its rows of DP-SGD were trained with tensorflow-privacy's optimizers, with GroupNormalization, at a rate of
-0.25 without momentum; they are trained with `tfmiaq.training.DPSGD` now. docs/defences_measured.md has tuned DP-SGD.
+0.25 without momentum; they are trained with `tfmiaq.training.DPSGD` now. docs/frontier.md has tuned DP-SGD.
+The tables are no part of the documentation: their attacks are weaker than those of `defences_location.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ MODELS = flags.DEFINE_integer("models", 5, "Models of each row: targets, and eac
 RECORDS = flags.DEFINE_integer("records", None, "Records of the pool; the task's own number if not given.", 100)
 FOLDER = flags.DEFINE_string("folder", "out/frontier", "Folder of every model's outputs.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/frontier.json", "Result file.")
-TABLE = flags.DEFINE_string("table", "docs/frontier.md", "Markdown tables of all that is there.")
-FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+TABLE = flags.DEFINE_string("table", "out/frontier.md", "Markdown tables of all that is there.")
+FIGURES = flags.DEFINE_string("figures", "out/figures", "Folder of the figures.")
 
 
 def _outputs(model: Any, pool: signals.Records, augmented: bool = False) -> dict[str, np.ndarray]:

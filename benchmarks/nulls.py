@@ -184,11 +184,14 @@ def markdown(tables: dict[str, Any]) -> str:
     lines = []
     if "false alarms" in tables:
         alarms = tables["false alarms"]
-        lines += ["| audits without a leak | said to leak | 95 % interval |", "| --- | --- | --- |"]
+        lines += ["| of audits without a leak | part | 95 % interval |", "| --- | --- | --- |"]
         named = {name: found for name, found in alarms.items() if "rate" in found}
         groups = {
-            f"{name} {value}": found for name in ("size", "mix", "duplicates") for value, found in alarms[name].items()
+            f"said to leak, {name} {value}": found
+            for name in ("size", "mix", "duplicates")
+            for value, found in alarms[name].items()
         }
+        named = {"said to leak, of all" if name == "all" else name: found for name, found in named.items()}
         lines += [f"| {name} | {_of(found)} | {_interval(found)} |" for name, found in {**named, **groups}.items()]
     if "power" in tables:
         power = tables["power"]

@@ -205,19 +205,27 @@ def _load_csv(paths: list[pathlib.Path], label: Optional[str]) -> list[tuple[np.
     for path in paths:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            names = list(rows.fieldnames or ())
+            try:
+                names = list(rows.fieldnames or ())
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{str(path)!r} is damaged, or no .csv in UTF-8 ({error}).") from error
             if label not in names:
                 way = "Name the column of labels: --label=COLUMN." if label is None else f"It has no {label!r}."
-                raise ValueError(f"{str(path)!r} has the columns {', '.join(names)}. {way}")
+                raise ValueError(f"{str(path)!r} has the columns {', '.join(names):.300}. {way}")
             if columns is not None and set(names) != set(columns):
                 raise ValueError(
                     f"{str(path)!r} has other columns than {str(paths[0])!r}: "
-                    f"{', '.join(sorted(set(names) ^ set(columns)))}."
+                    f"{', '.join(sorted(set(names) ^ set(columns))):.300}."
                 )
             columns = columns or names
-            table = list(rows)
+            try:
+                table = list(rows)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{str(path)!r} is damaged, or no .csv in UTF-8 ({error}).") from error
         x = [[_number(row[name], name, path, at) for name in columns if name != label] for at, row in enumerate(table)]
         y = [row[label] for row in table]
+        if None in y:
+            raise ValueError(f"{str(path)!r} has no label in record {y.index(None)}: its line is too short.")
         found.append((np.array(x, np.float32).reshape(len(table), len(columns) - 1), _labels_of_text(y)))
     if found[0][1].dtype.kind != found[1][1].dtype.kind:
         # One set has whole numbers alone, or one of them names.
@@ -230,8 +238,8 @@ def _number(text: Optional[str], column: str, path: pathlib.Path, at: int) -> fl
         return float(text) if text else float("nan")
     except ValueError as error:
         raise ValueError(
-            f"{str(path)!r} has text in the column {column!r}: {text!r} in record {at}. Write numbers, as the model "
-            "takes them; or audit a pipeline that takes text in Python, with a pandas.DataFrame as x."
+            f"{str(path)!r} has text in the column {column!r:.80}: {text!r:.80} in record {at}. Write numbers, as the "
+            "model takes them; or audit a pipeline that takes text in Python, with a pandas.DataFrame as x."
         ) from error
 
 

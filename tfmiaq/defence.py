@@ -32,7 +32,8 @@ from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
-# docs/defence.md: cross-distillation gains where the gap is wide, and it costs accuracy where the gap is narrow.
+# docs/frontier.md: where the gap is wide, cross-distillation leaks less than every other row of its accuracy. Where it
+# is narrow, teachers of fewer records cost accuracy.
 _MEMORIZED_GAP = 0.2
 _MODELS = keras_model(functools.partial(open_keras_model, imported=True))
 
@@ -141,10 +142,9 @@ def defend(
     """Takes a model the whole way: audit, bits, quantization-aware training, audit, .tflite, verification, audit.
 
     A float model that has memorized its records is not trained on: there the quantized model starts from random weights
-    and learns its records from teachers that were not trained on them (`cross_distill`). This default is under
-    re-examination: its figures in docs/frontier.md are of 3 to 4 reference models, and docs/attacks_measured.md finds
-    far more with whole outputs and 64 (Location-30). A second record of the same person, or a near-duplicate, voids
-    cross-distillation where `groups` do not tell of it. `cross_distillation=False` turns it off.
+    and learns its records from teachers that were not trained on them (`cross_distill`); where all its layers of
+    weights are dense, in large clipped batches and without BatchNormalization. docs/defence.md has figures. A second
+    record of the same person voids that where `groups` do not tell of it. `cross_distillation=False` turns it off.
 
     The output bits of a policy hide from who can only ask. The audit of the .tflite has both attackers: its own figures
     are of who holds the file, which reads the logits in front of the rounding, and `query` has those of the other.
@@ -165,8 +165,8 @@ def defend(
         train: Pair (x, y) of training records: the members.
         test: Pair (x, y) of records of the same distribution that were not trained on.
         policy: Bit-widths, or how to search for them. None for `BitwidthPolicy.mia_default()`.
-        recipe: How the quantized model is trained. None for `tfmiaq.training.FROM_SCRATCH` with cross-distillation, and
-            for `tfmiaq.training.FINE_TUNING` without.
+        recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
+            cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
             on from the float model, on the true labels. None for `CrossDistillation()` if `model` is a function, no
             recipe is given, and the accuracy of the float model on its members is at least 0.2 above that on the other

@@ -146,7 +146,7 @@ def folds(is_member: np.ndarray, groups: Optional[np.ndarray], generator: np.ran
         generator: Draws the order.
     """
     fold: np.ndarray = np.zeros(len(is_member), int)
-    alone = np.ones(len(is_member), bool)
+    alone: np.ndarray = np.ones(len(is_member), bool)
     kinds = np.stack([is_member, ~is_member]).astype(int)
     totals = np.zeros((2, 2))
     if groups is not None:

@@ -33,13 +33,14 @@ class WholeOutput(Attack):
 
     What the target says of a record is compared with the middle between the means of the models that trained on it and
     of those that did not: its log-probabilities, with the true class first and the others in the order of the reference
-    models' mean; the same, averaged over augmented queries; and its confidence and entropies. Each of these views
-    enters by its Fisher score (the linear discriminant with the covariance within models, and each record's own
-    difference of means, shrunk to that of all records), and by its first columns. A logistic regression weighs them,
-    beside the sorted log-probabilities, the entropy and the correctness of the label. It is fitted on reference models,
-    each compared with the others but the one that trained on just the other records; of no record it is known whether
-    the target trained on it (after Nasr et al. 2019 and Ye et al. 2022, who attack whole outputs, and Carlini et al.
-    2022, who compare with models that did and did not train on a record).
+    models' mean; the same, averaged over augmented queries; its confidence and entropies; and, of who holds the file,
+    the size of the last hidden layer. Each of these views enters by its Fisher score (the linear discriminant with the
+    covariance within models, and each record's own difference of means, shrunk to that of all records), and by its
+    first columns. A logistic regression weighs them, beside the sorted log-probabilities, the entropy and the
+    correctness of the label. It is fitted on reference models, each compared with the others but the one that trained
+    on just the other records; of no record it is known whether the target trained on it (after Nasr et al. 2019 and Ye
+    et al. 2022, who attack whole outputs, and Carlini et al. 2022, who compare with models that did and did not train
+    on a record).
 
     Without models that trained on a record, or with fewer than four, the score is `Difficulty`'s.
 
@@ -109,6 +110,9 @@ def _views(target: Signals, references: ReferenceSignals, augmented: bool) -> li
         _View.fit(target.outputs, references.outputs, trained_on, order),
         _View.fit(target.features[:, scalars], references.features[:, :, scalars], trained_on, None),
     ]
+    own, others = target.hidden, references.hidden
+    if own is not None and others is not None and 0 < own.shape[1] == others.shape[2]:
+        views.append(_View.fit(own, others, trained_on, None))
     if augmented:
         of_target, of_references = target.augmented_outputs, references.augmented_outputs
         assert of_target is not None and of_references is not None

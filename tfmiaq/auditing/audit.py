@@ -210,6 +210,8 @@ def audit(
         found = {}
         for name, view in targets.items():
             found[name] = sets.signals(view, progress.step)
+            if held is not None and name == FILE:
+                found[name] = dataclasses.replace(found[name], hidden=held.hidden(sets.x()))
             if can_query and (augmented_queries or by_name or found[name].losses is None):
                 requirements.check_queries(make, sets.members[0].dtype, found[name])
                 progress.step("augmented queries", 0)

@@ -89,8 +89,8 @@ def _shared(members: Records, non_members: Records, found: Signals, is_member: n
 def _hashes(members: Records, non_members: Records, found: Signals, is_member: np.ndarray) -> tuple[str, Any, Any]:
     if members[0].shape[1:] != (0,):
         kind = np.result_type(*(matrix(x[:1]).dtype for x in (members[0], non_members[0])))
-        of_members, of_others = (record_hashes(matrix(x).astype(kind, copy=False)) for x, _ in (members, non_members))
-        return "record", of_members, of_others
+        one, other = (record_hashes(matrix(x).astype(kind, copy=False)) for x, _ in (members, non_members))
+        return "record", one, other
     if found.losses is None:
         return "output", None, None
     rows = np.column_stack([found.labels, found.features, *([] if found.logits is None else [found.logits])])
@@ -203,7 +203,7 @@ def _largest(found: Signals, is_member: np.ndarray) -> str:
 def _auc_of_labels(codes: np.ndarray, is_member: np.ndarray) -> float:
     """Returns the AUC of naive Bayes on labels alone, learnt on one half of the records and applied to the other."""
     generator = np.random.default_rng(0)
-    half = np.zeros(len(codes), bool)
+    half: np.ndarray = np.zeros(len(codes), bool)
     for mask in (is_member, ~is_member):
         places = generator.permutation(np.flatnonzero(mask))
         half[places[: len(places) // 2]] = True

@@ -48,7 +48,7 @@ def audit(given: Arguments) -> int:
     reference_models = _reference_models(given)
     canaries = _canaries(given)
     members, non_members, groups = load_records(given)
-    slices = None if given.slices is None else _slices(given.slices, len(members[1]), len(non_members[1]))
+    slices = None if given.slices is None else _slices(given, len(members[1]), len(non_members[1]))
     # All of them are read before the first is audited.
     targets = {name: load_target(text, given) for name, text in zip(names, given.targets)}
     other = None if given.other is None else load_target(given.other, given)
@@ -107,17 +107,18 @@ def _judge(given: Arguments, conditions: list[Any], reports: dict[str, Any]) -> 
     return SUCCEEDED if all(gate.passed for gate in gates.values()) else FAILED
 
 
-def _slices(path: pathlib.Path, members: int, non_members: int) -> dict[str, Any]:
+def _slices(given: Arguments, members: int, non_members: int) -> dict[str, Any]:
     """Returns the attributes of a file: for each NAME its arrays NAME_train, as far as members go, and NAME_test."""
     import numpy as np
 
-    with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+    from tfmiaq.loading.arrays import read_npz
+
+    found = {name: np.atleast_1d(values) for name, values in read_npz(given.slices, given.max_bytes).items()}
     names = sorted({name.removesuffix("_train").removesuffix("_test") for name in found})
     missing = [name for base in names for name in (f"{base}_train", f"{base}_test") if name not in found]
     if missing or not names:
         raise ValueError(
-            f"--slices: Expected arrays NAME_train and NAME_test of each attribute in {path}. Missing: "
+            f"--slices: Expected arrays NAME_train and NAME_test of each attribute in {given.slices}. Missing: "
             f"{', '.join(missing) or 'all'}."
         )
     for base in names:

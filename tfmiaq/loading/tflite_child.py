@@ -25,15 +25,20 @@ def _interpreter_type(runtime: str, whole: bool) -> Any:
         import tensorflow as tf
 
         return tf.lite.Interpreter
+    if "tensorflow" not in sys.modules:
+        _stand_in_for_tensorflow()
+    from tensorflow.lite.python.interpreter import Interpreter
+
+    return Interpreter
+
+
+def _stand_in_for_tensorflow() -> None:
     # The interpreter alone takes a tenth of a second to import, TensorFlow several.
     found = importlib.util.find_spec("tensorflow")
     assert found is not None and found.submodule_search_locations is not None
     package = types.ModuleType("tensorflow")
     package.__path__ = list(found.submodule_search_locations)
     sys.modules["tensorflow"] = package
-    from tensorflow.lite.python.interpreter import Interpreter
-
-    return Interpreter
 
 
 def _limit_memory(more: int) -> None:

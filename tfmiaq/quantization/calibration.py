@@ -77,7 +77,7 @@ def calibrate(
             that `quantized` holds; they are those of the float model until it is trained or calibrated.
         rounding: "learned", or "nearest" for the nearest levels.
         iterations: Steps of Adam for each layer, at least 1.
-        batch_size: Records in each step, at least 1.
+        batch_size: Records in each step, at least 1; of the outputs of a convolution as many times 32 positions.
         seed: Seed of the order of the records.
         verbose: Show a progress bar where standard error is a terminal.
 

@@ -61,6 +61,52 @@ class LogitsModel:
             logits = np.asarray(self._head(logits))
         return outputs, logits
 
+    def hidden(self, x: Any, batch_size: int = 256) -> Optional[np.ndarray]:
+        """Returns the values of the last hidden layer, shape (n, width): what the last Dense layer reads.
+
+        Args:
+            x: As for `predict`.
+            batch_size: As for `predict`.
+
+        Returns:
+            The values; None where no Dense layer makes the logits, or one that reads the records.
+        """
+        tensor = self._both.outputs[1]
+        if isinstance(self._head, LogitsModel):
+            return self._head.hidden(self._values(tensor, x, batch_size), batch_size)
+        if self._head is None:
+            tensor = _before_dense(tensor)
+        elif not isinstance(self._head, _layers.Dense):
+            return None
+        if tensor is None or any(tensor is given for given in self._both.inputs):
+            return None
+        return self._values(tensor, x, batch_size)
+
+    def _values(self, tensor: Any, x: Any, batch_size: int) -> np.ndarray:
+        model = keras.Model(self._both.inputs, tensor)
+        if not self._is_traced:
+            return np.asarray(model.predict(x, batch_size=batch_size, verbose=0))
+        x = np.asarray(x)
+        x = x.astype(keras.backend.floatx(), copy=False) if x.dtype.kind == "f" else x
+        # Once for each model: tracing `predict` costs more than it saves.
+        parts = [model(tf.constant(x[i : i + batch_size]), training=False) for i in range(0, len(x), batch_size)]
+        return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _before_dense(tensor: Any) -> Optional[Any]:
+    """Returns the tensor that the Dense layer reads which makes a tensor, or None if another layer makes it."""
+    while True:
+        read = functional.tensors_read(tensor)
+        if len(read) != 1:
+            return None
+        layer = functional.layer_of(tensor)
+        made = inner(layer)
+        if isinstance(made, _layers.Dense):
+            return read[0] if len(read[0].shape) == 2 else None
+        if not (isinstance(layer, QuantizeLayer) or _only_squashes(made)):
+            return None
+        tensor = read[0]
+
 
 def _before_squashing(tensor: Any) -> tuple[Any, Optional[Any]]:
     """Returns the tensor of logits; or one that a layer, or a model of its own, makes the logits of, and that one."""

@@ -1,4 +1,4 @@
-"""What an attacker has of a target: its outputs alone, or the file, and with it the logits behind the outputs."""
+"""What an attacker has of a target: its outputs alone, or the file, and with it what lies behind the outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from tfmiaq.signals.targets import Target
 
 QUERY, FILE = "query", "file"
 ACCESS = (QUERY, FILE)
+HIDDEN = "hidden"
 # Bytes of outputs that wait for the other view's turn. What is above is computed again.
 _MOST_BYTES = 2**28
+# Records whose hidden layer is in memory at once: it may be much wider than outputs.
+_MOST_HIDDEN = 8_192
 
 
 class ClosedModelError(ValueError):
@@ -39,6 +42,8 @@ class HeldModel:
         query: The model's outputs: a function, and a target of `signals.extract`.
         file: The logits behind them, shape (n, classes): another one.
 
+    `hidden` has what else the holder reads: the size of the last hidden layer.
+
     Raises:
         TypeError: A target that is neither.
         ClosedModelError: A model whose logits cannot be found.
@@ -46,11 +51,34 @@ class HeldModel:
     """
 
     def __init__(self, target: Target, batch_size: int = 256, threads: Optional[int] = None) -> None:
-        self._predict = _opened(target, threads)
+        self._predict, self._last_hidden = _opened(target, threads)
         self._batch_size = batch_size
         self._waiting: dict[tuple[str, bytes], np.ndarray] = {}
         self.query: Callable[[Any], np.ndarray] = functools.partial(self._view, QUERY)
         self.file: Callable[[Any], np.ndarray] = functools.partial(self._view, FILE)
+
+    def hidden(self, x: Any) -> np.ndarray:
+        """Returns how large the last hidden layer is: what a Dense layer reads that makes the logits.
+
+        Hidden units of two models have nothing to do with each other. Their norms and their number have: a network that
+        has been trained on a record answers it with more and larger units.
+
+        Args:
+            x: Records, shape (n, ...).
+
+        Returns:
+            Shape (n, 3), float32: logarithms of the Euclidean and of the absolute norm, and the part of the units that
+            are above zero. Shape (n, 0) where the model has no such layer.
+        """
+        x = x if hasattr(x, "dtype") else Inputs(x)
+        found = []
+        for start in range(0, len(x), _MOST_HIDDEN):
+            values = self._last_hidden(arrays(x[start : start + _MOST_HIDDEN]), self._batch_size)
+            if values is None:
+                return _no_hidden(x)
+            norms = [np.log(np.linalg.norm(values, order, axis=1) + 1e-6) for order in (2, 1)]
+            found.append(np.column_stack([*norms, (values > 0).mean(1)]).astype(np.float32))
+        return np.concatenate(found)
 
     def _view(self, name: str, x: Any) -> np.ndarray:
         x = x if hasattr(x, "dtype") else Inputs(x)
@@ -62,6 +90,10 @@ class HeldModel:
         if sum(array.nbytes for array in self._waiting.values()) + found[other].nbytes <= _MOST_BYTES:
             self._waiting[other, key] = found[other]
         return found[name]
+
+
+def _no_hidden(x: Any) -> np.ndarray:
+    return np.zeros((len(x), 0), np.float32)
 
 
 def _digest(x: Any) -> bytes:
@@ -81,20 +113,23 @@ def _is_keras(target: Target) -> bool:
     return hasattr(target, "predict_on_batch")
 
 
-def _opened(target: Target, threads: Optional[int]) -> Callable[[Any, int], tuple[np.ndarray, np.ndarray]]:
+def _opened(target: Target, threads: Optional[int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the functions that give outputs and logits, and the last hidden layer."""
     if is_file(target):
         from tfmiaq.tflite.inner import NoLogitsError, OpenFile
 
         try:
             content: Any = bytes(target) if isinstance(target, (bytearray, memoryview)) else target
-            return OpenFile(content, threads).predict
+            file = OpenFile(content, threads)
+            return file.predict, file.hidden
         except NoLogitsError as error:
             raise ClosedModelError(str(error)) from error
     if _is_keras(target):
         from tfmiaq.quantization.logits import LogitsModel
 
         try:
-            return LogitsModel(target).predict
+            model = LogitsModel(target)
+            return model.predict, model.hidden
         except ValueError as error:
             raise ClosedModelError(str(error)) from error
     raise TypeError(
@@ -136,8 +171,10 @@ def hold(
         return None, str(error)
 
 
-def views(target: Target, batch_size: int, threads: Optional[int] = None) -> dict[str, Target]:
+def views(target: Target, batch_size: int, threads: Optional[int] = None) -> dict[str, Any]:
     """Returns a model as a target for each access; the model itself for both where its logits cannot be read.
+
+    Under HIDDEN there is the function from records to `HeldModel.hidden`.
 
     That is right for models of the attacker's own: of functions, classifiers and subclassed models no rounding is known
     that the outputs would have to be read in front of.
@@ -150,10 +187,11 @@ def views(target: Target, batch_size: int, threads: Optional[int] = None) -> dic
     Raises:
         ValueError: A file that is no .tflite.
     """
+    closed = {**dict.fromkeys(ACCESS, target), HIDDEN: _no_hidden}
     if not is_file(target) and not _is_keras(target):
-        return dict.fromkeys(ACCESS, target)
+        return closed
     try:
         held = HeldModel(target, batch_size, threads)
     except ClosedModelError:
-        return dict.fromkeys(ACCESS, target)
-    return {QUERY: held.query, FILE: held.file}
+        return closed
+    return {QUERY: held.query, FILE: held.file, HIDDEN: held.hidden}

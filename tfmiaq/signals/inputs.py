@@ -92,7 +92,7 @@ class Inputs:
 
     def matrix(self) -> np.ndarray:
         """Returns the records as float64 of shape (n, d), for distances and hashes; text becomes a number."""
-        columns = []
+        columns: list[np.ndarray] = []
         for part in self.parts.values():
             flat = part.reshape(len(self), -1)
             if flat.dtype.kind not in "biuf":

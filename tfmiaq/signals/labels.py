@@ -44,7 +44,7 @@ def read_labels(
         )
     if found.ndim == 2:
         return _of_rows(found, name, owner, any_kind)
-    whole = found.astype(np.int64) if bool(np.all(np.mod(found, 1) == 0)) else None
+    whole: Optional[np.ndarray] = found.astype(np.int64) if bool(np.all(np.mod(found, 1) == 0)) else None
     if not any_kind and (whole is None or (whole < 0).any()):
         where = int(np.flatnonzero((np.mod(found, 1) != 0) | (found < 0))[0])
         raise ValueError(

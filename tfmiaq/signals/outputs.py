@@ -82,13 +82,13 @@ class Labels:
         """
         y = np.concatenate(labels)
         kind = CLASSES if y.ndim == 1 and y.dtype.kind in "iu" else SEVERAL if y.dtype == np.int8 else VALUES
-        numbers = np.unique(y[:10_000])[:3]
+        numbers: np.ndarray = np.unique(y[:10_000])[:3]
         bad = np.flatnonzero((np.mod(y, 1) != 0) | (y < 0)) if y.ndim == 1 else np.zeros(0, int)
         scale = float(np.var(y.astype(np.float64), axis=0).mean()) or 1.0
         where = int(bad[0]) if len(bad) else None
-        quarters = np.quantile(y.reshape(len(y), -1).sum(1), [0.25, 0.5, 0.75])
-        low, high = float(y.min()), float(y.max())
-        return cls(kind, y.shape[1:], low, high, tuple(numbers.tolist()), scale, where, tuple(map(float, quarters)))
+        quarters = np.asarray(np.quantile(y.reshape(len(y), -1).sum(1), [0.25, 0.5, 0.75])).tolist()
+        ends = float(y.min()), float(y.max())
+        return cls(kind, y.shape[1:], *ends, tuple(numbers.tolist()), scale, where, tuple(quarters))
 
     @property
     def are_binary(self) -> bool:

@@ -21,6 +21,7 @@ class ReferenceSignals:
         augmented: Shape (k, n, columns), as `Signals.augmented`, or None without augmented queries.
         outputs: Shape (k, n, classes), as `Signals.outputs`, or None where only features are known.
         augmented_outputs: Shape (k, n, 3, classes), as `Signals.augmented_outputs`, or None without augmented queries.
+        hidden: Shape (k, n, columns), as `Signals.hidden`, or None.
         query: Where these are signals of the models' logits, those of their outputs; else None.
         set_size: Number of records that a model trained on, about; None where it is not known.
     """
@@ -30,6 +31,7 @@ class ReferenceSignals:
     augmented: Optional[np.ndarray] = None
     outputs: Optional[np.ndarray] = None
     augmented_outputs: Optional[np.ndarray] = None
+    hidden: Optional[np.ndarray] = None
     query: Optional[ReferenceSignals] = None
     set_size: Optional[int] = None
 

@@ -17,7 +17,7 @@ from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, Store, keras_model
 from tfmiaq.loading.keras_files import open_keras_model
-from tfmiaq.signals.access import FILE, QUERY, views
+from tfmiaq.signals.access import FILE, HIDDEN, QUERY, views
 from tfmiaq.signals.inputs import given
 from tfmiaq.signals.queries import Queries, count_of, query_augmented
 from tfmiaq.signals.records import Records
@@ -127,7 +127,7 @@ def _arrays_of(model: Any, pool: Records, job: _Job) -> Arrays:
     if job.access == QUERY and job.folder is None:
         return _arrays_of_view(model, pool, job)
     seen = views(model, job.batch_size)
-    inside = _arrays_of_view(seen[FILE], pool, job)
+    inside = {**_arrays_of_view(seen[FILE], pool, job), HIDDEN: seen[HIDDEN](pool[0])}
     # Of a model that gives labels the attacker, who has trained it, reads the logits.
     outputs = inside if seen[QUERY] is seen[FILE] else _arrays_of_view(seen[QUERY], pool, job, inside)
     return {**outputs, **{f"{FILE}_{name}": array for name, array in inside.items()}}
@@ -157,6 +157,7 @@ def _keys(job: _Job) -> dict[str, tuple[str, ...]]:
         names[fingerprint(job.keys[-1], job.queries, count_of(job.queries))] = ("augmented", "augmented_outputs")
     if job.access == FILE:
         inside = {fingerprint(key, FILE): tuple(f"{FILE}_{name}" for name in of_key) for key, of_key in names.items()}
+        inside[fingerprint(job.keys[-1], FILE)] += (f"{FILE}_{HIDDEN}",)
         names.update(inside)
     return names
 

@@ -69,6 +69,8 @@ class Signals:
         augmented_confidences: Shape (n,), mean over those queries of the logit-scaled confidence, or None.
         augmented_outputs: Shape (n, 3, at most 128), float16, means of the log-probabilities over three groups of those
             queries (`signals.AugmentedQueries`), or None. Of quantized outputs they tell how often classes tie.
+        hidden: Shape (n, 3 or 0), float32, the size of the last hidden layer (`HeldModel.hidden`), or None for who does
+            not hold the file.
         residuals: Shape (n, 2), of values: the output and the signed error, means over columns, in standard deviations
             of the values; else None.
         task: "classes", "several labels" or "values": what the labels are.
@@ -84,6 +86,7 @@ class Signals:
     label_agreement: Optional[np.ndarray] = None
     augmented_confidences: Optional[np.ndarray] = None
     augmented_outputs: Optional[np.ndarray] = None
+    hidden: Optional[np.ndarray] = None
     residuals: Optional[np.ndarray] = None
     task: str = CLASSES
 

@@ -102,6 +102,28 @@ def find_logits(model: Any) -> int:
     return found
 
 
+def find_hidden(model: Any) -> Optional[int]:
+    """Returns the index of the tensor that the last weights read, which holds the last hidden layer of a ModelT.
+
+    Returns:
+        The index; None where the last weights are no FULLY_CONNECTED, or read what the file reads.
+
+    Raises:
+        NoLogitsError: As `find_logits`.
+    """
+    graph, frontier = _Graph(model), {find_logits(model)}
+    for _, (name, operator) in reversed(graph.operators):
+        written = frontier & set(_indices(operator.outputs))
+        if not written:
+            continue
+        if name in _WEIGHTED:
+            read = int(operator.inputs[0])
+            is_input = read in _indices(model.subgraphs[0].inputs)
+            return read if name == "FULLY_CONNECTED" and not is_input else None
+        frontier = (frontier - written) | graph.read_by(operator)
+    return None
+
+
 def _check_weights(graph: _Graph, logits: int) -> None:
     """Raises NoLogitsError unless an operation with weights makes the logits, or known ones behind such operations."""
     frontier = {logits}
@@ -140,6 +162,7 @@ class OpenFile:
     """
 
     def __init__(self, model: TFLiteModel, threads: Optional[int] = None) -> None:
+        self._given, self._threads = model, threads
         # The interpreter checks the file before it is read here.
         self._interpreter = Interpreter(model, threads=threads)
         unpacked = unpack(model)
@@ -171,6 +194,28 @@ class OpenFile:
             return outputs, outputs
         outputs, (logits,) = self._interpreter.predict_also(x, batch_size)
         return outputs, logits.reshape(len(logits), self._classes)
+
+    def hidden(self, x: Any, batch_size: int = 256) -> Optional[np.ndarray]:
+        """Returns the values of the last hidden layer, shape (n, width), or None where there is none (`find_hidden`).
+
+        Args:
+            x: As for `predict`.
+            batch_size: As for `predict`.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        model = unpack(self._given)
+        index = find_hidden(model)
+        if index is None:
+            return None
+        try:
+            interpreter = Interpreter(_with_outputs(model, [index]), threads=self._threads, also=[index])
+        except ValueError:
+            # As for the logits: not every tensor can be shown.
+            return None
+        values = interpreter.predict_also(x, batch_size)[1][0]
+        return values.reshape(len(values), -1)
 
 
 def _classes(interpreter: Interpreter, logits: int, output: int) -> int:

@@ -246,13 +246,13 @@ FINE_TUNING = TrainingRecipe()
 """Trains a trained model on, after quantization."""
 
 FROM_SCRATCH = TrainingRecipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
-"""Trains a model that starts from random weights, as the multilayer perceptron and the ResNets of docs/frontier.md."""
+"""Trains a model that starts from random weights, such as the networks of benchmarks/frontier.py."""
 
 
 CLIPPED = TrainingRecipe(epochs=30, learning_rate=2.0, batch_size=1600, dp=DPSGD(clip=1.0))
 """Trains the student of cross-distillation where all its trained layers are dense, and it has no BatchNormalization.
 
-It is measured with 1,600 records, so that a step has all of them (docs/defences_measured.md). It guarantees nothing.
+It is measured with 1,600 records, so that a step has all of them (docs/frontier.md). It guarantees nothing.
 """
 
 

@@ -73,7 +73,7 @@ def load(cls: Any, path: Any) -> Any:
         found = to_saved(report)
         is_whole = older.agrees(found, content) if is_older else saved.same_figures(found, content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {str(error):.300}).") from error
     if not is_whole:
         raise ValueError(f"AuditReport.load: '{path}' is damaged: its figures contradict each other.")
     return report

@@ -68,8 +68,8 @@ def assumptions(headline: Mapping[str, Any], attacks: Sequence[AttackResult]) ->
     found = [about, *growth(attacks)]
     if access == "file":
         found.append(
-            "The attacker holds the file and reads the logits in front of output rounding, softmax or argmax; other "
-            "tensors of the file were not attacked."
+            "The attacker holds the file and reads the logits in front of output rounding, softmax or argmax, and the "
+            "size of the last hidden layer; other tensors of the file were not attacked."
         )
     elif unread:
         found.append(f"The logits inside the file were not found ({unread}): what its holder reads was not tested.")
