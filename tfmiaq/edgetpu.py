@@ -18,7 +18,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._tables import format_table, html_table
-from tfmiaq.tflite.flatbuffer import TFLiteModel, operation_names, read_model, unpack
+from tfmiaq.tflite.flatbuffer import TFLiteModel, is_packed, operation_names, read_model, unpack
 
 COMPILER = "edgetpu_compiler"
 # On-chip memory for parameters, in bytes: about 8 MB (coral.ai, "Edge TPU Compiler", parameter data caching).
@@ -312,12 +312,17 @@ def check(model: TFLiteModel) -> EdgeTpuCheck:
         The table, the bytes of parameters, and the compiler's log.
 
     Raises:
-        ValueError: No such file, what it holds is no TFLite model, or a damaged one.
+        ValueError: No such file, what it holds is no TFLite model, a damaged one, or one of packed weights.
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
     data = read_model(model)
     unpacked = unpack(data)
+    if is_packed(data):
+        raise ValueError(
+            "edgetpu.check: The file has packed weights (INT4), and the Edge TPU takes int8. Convert the model with "
+            "target='edgetpu', without pack=True."
+        )
     try:
         checks, parameters = _check_operations(unpacked, schema)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -243,9 +243,12 @@ def convert(given: Arguments) -> int:
     model, labels = load_model(given.model, given), load_labels(given)
     from tfmiaq.caching.store import write_whole
     from tfmiaq.tflite.conversion import convert
+    from tfmiaq.tflite.stored import stored_weights
 
-    buffer = convert(model, given.target, io_type=given.io_type, labels=labels)
+    buffer = convert(model, given.target, io_type=given.io_type, labels=labels, pack=given.pack)
     write_whole(given.file, lambda path: path.write_bytes(buffer))
+    if given.pack:
+        print(stored_weights(buffer))
     print(f"{given.file}: {len(buffer):,} bytes")
     return SUCCEEDED
 

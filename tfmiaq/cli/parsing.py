@@ -216,6 +216,11 @@ def _add_convert(parser: Any) -> None:
     parser.add_argument("file", type=pathlib.Path, help="the .tflite to write")
     _add_conversion(parser)
     parser.add_argument("--io_type", choices=("int8", "uint8"), help="type of input and output for edgetpu (int8)")
+    parser.add_argument(
+        "--pack",
+        action="store_true",
+        help="two weights of up to 4 bits in a byte, for mobile; runs from TensorFlow 2.21 or LiteRT 2.1 on",
+    )
 
 
 def _add_verify(parser: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from tfmiaq._backend import Quantizer, keras, tf
+from tfmiaq.quantization.packable import int8_refinement
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
 
@@ -160,12 +161,6 @@ def weight_codes(weights: Any, bits: Any, per_channel: bool) -> tuple[Any, Any]:
     uniform = tf.clip_by_value(tf.round(weights / step), -top, top)
     codes = alive * (is_low * sign * kept + (1.0 - is_low) * uniform)
     return codes, step
-
-
-def int8_refinement(bits: Any) -> Any:
-    """Returns how many int8 codes lie between two neighbouring weight levels: floor(127 / n), n = 2^(b-1) - 1 or 1."""
-    top = tf.maximum(tf.pow(2.0, tf.cast(bits, tf.float32) - 1.0) - 1.0, 1.0)
-    return tf.floor(127.0 / top + 1e-3)
 
 
 @_register

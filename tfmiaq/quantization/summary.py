@@ -10,9 +10,20 @@ from tfmiaq._tables import format_table, html_table
 from tfmiaq.policy import BitwidthPolicy, OutputBits
 from tfmiaq.quantization.inspection import current_bits, is_quantized, output_bits, quantized_layers
 from tfmiaq.quantization.layer_specs import spec_for_counts
+from tfmiaq.quantization.packable import fits_int4
 from tfmiaq.quantization.plan import LayerPlan, plan_model
 
-_HEAD = ("layer", "type", "weight bits", "activation bits", "weights", "stored B", "packed B", "multiply-adds")
+_HEAD = (
+    "layer",
+    "type",
+    "weight bits",
+    "activation bits",
+    "weights",
+    "stored B",
+    "INT4 B",
+    "packed B",
+    "multiply-adds",
+)
 
 
 def _shown(bits: Optional[int]) -> str:
@@ -31,6 +42,7 @@ class LayerSummary:
             or is float.
         weights: Number of kernel weights.
         stored_bytes: Size of kernel and bias as TFLite stores them: int8 weights, int32 biases, float32 if float.
+        int4_bytes: The same as `convert(pack=True)` stores it: two weights in a byte where a kernel reads them so.
         packed_bytes: The same with weights at their own bit-width.
         multiply_adds: Multiply-accumulate operations for one record.
         note: Why the layer stays float, or an empty string.
@@ -42,13 +54,14 @@ class LayerSummary:
     activation_bits: Optional[int]
     weights: int
     stored_bytes: int
+    int4_bytes: int
     packed_bytes: int
     multiply_adds: int
     note: str = ""
 
     def row(self) -> tuple[str, ...]:
         """Returns the cells of the layer's row in a `ModelSummary`, without its note."""
-        counts = (self.weights, self.stored_bytes, self.packed_bytes, self.multiply_adds)
+        counts = (self.weights, self.stored_bytes, self.int4_bytes, self.packed_bytes, self.multiply_adds)
         bits = (_shown(self.weight_bits), _shown(self.activation_bits))
         return self.name, self.kind, *bits, *(f"{count:,}" for count in counts)
 
@@ -75,6 +88,11 @@ class ModelSummary:
         return sum(layer.stored_bytes for layer in self.layers)
 
     @property
+    def int4_bytes(self) -> int:
+        """Bytes of all weights and biases as `convert(pack=True)` stores them."""
+        return sum(layer.int4_bytes for layer in self.layers)
+
+    @property
     def packed_bytes(self) -> int:
         """Bytes of all weights and biases with each weight at its own bit-width."""
         return sum(layer.packed_bytes for layer in self.layers)
@@ -86,7 +104,7 @@ class ModelSummary:
 
     def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         weights = sum(layer.weights for layer in self.layers)
-        counts = (weights, self.stored_bytes, self.packed_bytes, self.multiply_adds)
+        counts = (weights, self.stored_bytes, self.int4_bytes, self.packed_bytes, self.multiply_adds)
         total = ("total", "", "", "", *(f"{count:,}" for count in counts))
         if not any(layer.note for layer in self.layers):
             return _HEAD, [*(layer.row() for layer in self.layers), total]
@@ -124,13 +142,15 @@ def _summarize(
     kernel = getattr(layer, spec.kernel, None) if spec.kernel else None
     count = 0 if kernel is None else math.prod(kernel.shape)
     bias_bytes = 4 * int(layer.bias.shape[0]) if getattr(layer, "use_bias", False) and count else 0
+    stored = bias_bytes + (count if weight_bits else 4 * count)
     return LayerSummary(
         name=layer.name,
         kind=type(layer).__name__,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         weights=count,
-        stored_bytes=bias_bytes + (count if weight_bits else 4 * count),
+        stored_bytes=stored,
+        int4_bytes=bias_bytes + math.ceil(count / 2) if fits_int4(layer, weight_bits) else stored,
         packed_bytes=bias_bytes + (math.ceil(count * weight_bits / 8) if weight_bits else 4 * count),
         multiply_adds=spec.multiply_adds(tuple(kernel.shape), *shapes) if kernel is not None else 0,
         note=note,
@@ -142,7 +162,7 @@ def _shapes(layer: Any) -> tuple[Any, Any]:
 
 
 def summary(model: Any, policy: Optional[BitwidthPolicy] = None) -> ModelSummary:
-    """Returns bits, stored size, packed size and multiply-adds of each layer.
+    """Returns bits, size in an int8 file, in a packed one and by bits alone, and multiply-adds of each layer.
 
     Of a model that is not quantized yet, what `quantize_model` would make of it: which layers take which bits, which
     stay float, and why.

@@ -12,11 +12,13 @@ import numpy as np
 
 from tfmiaq._backend import QuantizeLayer, QuantizeWrapperV2, activation_quantizers, number, weight_quantizers
 from tfmiaq.quantization import quantizers
-from tfmiaq.quantization.inspection import quantized_layers
+from tfmiaq.quantization.inspection import current_bits, quantized_layers
 from tfmiaq.quantization.layer_graph import LayerGraph, inner
 from tfmiaq.quantization.layer_specs import keeps_codes, spec_of
+from tfmiaq.quantization.packable import fits_int4, int8_refinement
 from tfmiaq.quantization.transformations.folding import norm_as_affine
 from tfmiaq.quantization.transformations.functional import sources
+from tfmiaq.tflite.packing import UPPER_HALF
 
 
 def output_scale(layer: Any) -> Optional[float]:
@@ -38,7 +40,7 @@ def _weight_scale(wrapper: Any) -> np.ndarray:
     kernel, quantizer, variables = weight_quantizers(wrapper)[0]
     bits = number(variables["bits"])
     _, step = quantizers.weight_codes(kernel, bits, quantizer.per_channel)
-    scale = (step / quantizers.int8_refinement(bits)).numpy()
+    scale = (step / int8_refinement(bits)).numpy()
     return spec_of(wrapper.layer).of_channels(kernel.shape, scale)
 
 
@@ -47,13 +49,16 @@ def _on_grid(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
     return np.round(bias / unit) * unit
 
 
-def align(model: Any) -> None:
+def align(model: Any, packed: bool = False) -> None:
     """Moves each bias, and each offset of a BatchNormalization that folds into one, to the nearest int32 code.
 
-    No bias moves by more than half of input scale times weight scale. Doing it twice changes nothing more.
+    No bias moves by more than half of input scale times weight scale. Doing it twice changes nothing more. A packed
+    file has a weight scale 16 times as large, and what lies on its grid lies on the other too: aligned for packing, a
+    model keeps its biases in an int8 file.
 
     Args:
         model: A trained quantized model; its biases are set in place.
+        packed: Take the scale of a packed file, for the layers whose weights it holds as INT4.
     """
     layer_graph = LayerGraph.of_quantized(model)
     for wrapper in quantized_layers(model):
@@ -63,6 +68,8 @@ def align(model: Any) -> None:
         if len(scales) != 1 or None in scales:
             continue
         unit = np.float64(scales.pop()) * _weight_scale(wrapper).astype(np.float64)
+        if packed and fits_int4(wrapper.layer, current_bits(wrapper).weight):
+            unit = unit * UPPER_HALF
         bias = wrapper.layer.bias if getattr(wrapper.layer, "use_bias", False) else None
         norm = layer_graph.norm_behind(wrapper.layer)
         if norm is not None:

@@ -14,7 +14,6 @@ from tfmiaq._checks import check_choice
 from tfmiaq._version import __version__
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.inspection import get_policy, quantized_layers
-from tfmiaq.quantization.layer_graph import LayerGraph
 from tfmiaq.quantization.plan import check_finite
 from tfmiaq.quantization.transformations import copying
 from tfmiaq.quantization.transformations.functional import (
@@ -26,8 +25,11 @@ from tfmiaq.quantization.transformations.functional import (
 )
 from tfmiaq.tflite import bias_alignment
 from tfmiaq.tflite.flatbuffer import declare_own, operation_names, unpack
+from tfmiaq.tflite.front import without_front
 from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
+from tfmiaq.tflite.packed_runtime import check_runs_packed
+from tfmiaq.tflite.packing import pack_weights
 from tfmiaq.tflite.quiet import quiet
 from tfmiaq.tflite.verification import verify
 
@@ -69,6 +71,7 @@ def convert(
     audit: Optional[HasHeadline] = None,
     check: bool = True,
     input_shape: Any = None,
+    pack: bool = False,
 ) -> bytes:
     """Converts a trained quantized model to TFLite.
 
@@ -86,8 +89,16 @@ def convert(
     that the model leaves open stay open in a mobile file. `tfmiaq.tflite.Interpreter` runs them all on any number of
     records.
 
+    With `pack`, weights of 1 to 4 bits take half a byte where TFLite has a kernel that computes with them exactly: in
+    Dense layers, and in 1 x 1 convolutions of stride 1. The others stay int8; `tfmiaq.tflite.stored_weights` tells
+    which, and why. The biases of packed layers are moved further: at 4 bits by up to half of input scale times weight
+    step, at 3 bits by half of that, at 2 and 1 by a seventh. The model takes them over, so that files converted from it
+    afterwards, packed or not, give the same outputs, bit by bit. Packed files run on XNNPACK, from TensorFlow 2.21 or
+    LiteRT 2.1 on (docs/packed.md).
+
     Example:
         >>> pathlib.Path("model.tflite").write_bytes(tfmiaq.convert(quantized, target="edgetpu"))
+        >>> print(tfmiaq.tflite.stored_weights(tfmiaq.convert(quantized, pack=True)))
 
     Args:
         model: A model from `quantize_model`, trained for at least one step or calibrated (`tfmiaq.calibrate`).
@@ -98,6 +109,7 @@ def convert(
         check: Compare levels and outputs of the file with the trained ones, as `verify` does, on random records.
         input_shape: Shape of one record, for a model that leaves sizes open; for several inputs a dictionary by name.
             "edgetpu" needs it for such a model.
+        pack: Two weights of up to 4 bits in a byte; for "mobile".
 
     Returns:
         The flatbuffer; `tfmiaq.tflite.read_metadata` reads its metadata.
@@ -105,20 +117,22 @@ def convert(
     Raises:
         ValueError: An unknown target or type, labels that are not one for each class, a model that is not quantized or
             has seen no data; for "edgetpu", a model with layers that stay float, or with open sizes and no
-            `input_shape`; a file whose levels or outputs are not the trained ones.
+            `input_shape`; a file whose levels or outputs are not the trained ones; `pack` for "edgetpu", or with
+            `check` where this TensorFlow does not run packed files.
     """
     _check_arguments(model, target, io_type, labels, audit)
+    _check_packing(pack, target, check)
     shapes = _shapes(model, target, input_shape)
     _check_lengths(model, shapes)
     _check_ranges_seen(model)
     check_finite(model, "convert")
-    bias_alignment.align(model)
-    shipped, normalization = _without_front(model) if target == "edgetpu" else (model, {})
+    bias_alignment.align(model, packed=pack)
+    shipped, normalization = without_front(model) if target == "edgetpu" else (model, {})
     buffer = _converted(_unrolled(shipped, shapes), target, _INTEGERS[io_type or "int8"], shapes)
     if target == "edgetpu":
         _check_integer_only(buffer)
     buffer = write_metadata(
-        buffer,
+        pack_weights(buffer) if pack else buffer,
         {
             "version": __version__,
             "target": target,
@@ -232,6 +246,17 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: An
         raise TypeError(f"convert: Expected audit to be a report of tfmiaq.audit, or None. Received {audit!r:.80}.")
 
 
+def _check_packing(pack: bool, target: str, check: bool) -> None:
+    if pack and target != "mobile":
+        raise ValueError(
+            f"convert: pack=True goes with target 'mobile'. Received {target!r}, which takes int8 weights."
+        )
+    if pack and check:
+        check_runs_packed(
+            "convert", "tensorflow", "; or pass check=False for a file that is not compared with the model"
+        )
+
+
 def _check_levels(model: Any, buffer: bytes, shapes: dict[str, tuple[Optional[int], ...]]) -> None:
     """Raises ValueError if the file's levels or outputs are not the trained ones, on random records: any show them."""
     result = verify(model, buffer, _random_records(model, shapes))
@@ -271,62 +296,6 @@ def _holds(model: Any, shapes: dict[str, tuple[Optional[int], ...]], size: int) 
     except (ValueError, tf.errors.InvalidArgumentError):
         return False
     return all(0 not in output.shape for output in tf.nest.flatten(outputs))
-
-
-def _without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """Returns the model without its preprocessing, and by input the scale and the offset that replace it.
-
-    Raises:
-        ValueError: Preprocessing that is no scale and offset.
-    """
-    layer_graph = LayerGraph.of_quantized(model)
-    inputs = {layer.name for layer in input_layers(model)}
-    if layer_graph.front <= inputs:
-        return model, {}
-    normalization = {name: {"scale": 1.0, "offset": 0.0} for name in inputs}
-    for layer in layer_graph.layers:
-        if layer.name not in layer_graph.front - inputs:
-            continue
-        scale, offset = _scale_and_offset(layer)
-        origin = _origin(layer, layer_graph)
-        if layer.name not in (c.name for c in layer_graph.consumers[origin]) and len(layer_graph.consumers[origin]) > 1:
-            raise ValueError(f"convert: Input {origin!r} is preprocessed in several ways; do that before the model.")
-        known = normalization[origin]
-        known["offset"] = np.add(np.multiply(known["offset"], scale), offset).tolist()
-        known["scale"] = np.multiply(known["scale"], scale).tolist()
-
-    def call(layer: Any, args: tuple, kwargs: dict, path: tuple) -> Any:
-        return args[0] if layer.name in layer_graph.front else layer(*args, **kwargs)
-
-    # The file's input takes what the preprocessing gave.
-    types = {name: {"dtype": "float32"} for name in inputs if layer_graph.front & _readers(name, layer_graph)}
-    keys = dict(zip((layer.name for layer in input_layers(model)), input_keys(model)))
-    normalization = {keys[name]: known for name, known in normalization.items()}
-    return rebuild(model, call, input_configs=types), normalization
-
-
-def _readers(name: str, layer_graph: LayerGraph) -> set[str]:
-    return {layer.name for layer in layer_graph.consumers[name]}
-
-
-def _origin(layer: Any, layer_graph: LayerGraph) -> str:
-    while layer_graph.inputs[layer.name]:
-        layer = layer_graph.inputs[layer.name][0]
-    return str(layer.name)
-
-
-def _scale_and_offset(layer: Any) -> tuple[Any, Any]:
-    if isinstance(layer, _layers.Rescaling):
-        return np.asarray(layer.scale, float), np.asarray(layer.offset, float)
-    if isinstance(layer, _layers.Normalization) and not layer.invert:
-        deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.backend.epsilon())
-        return (1.0 / deviation).reshape(-1), (-np.asarray(layer.mean) / deviation).reshape(-1)
-    if type(layer).__name__.startswith("Random"):
-        return 1.0, 0.0
-    raise ValueError(
-        f"convert: {layer.name!r} ({type(layer).__name__}) in front of the network is no scale and offset, and an Edge "
-        "TPU file holds no float operation. Do it before the model, or convert with target='mobile'."
-    )
 
 
 def _check_lengths(model: Any, shapes: Mapping[str, Sequence[Optional[int]]]) -> None:

@@ -78,6 +78,19 @@ def operation_names(model: Any) -> list[str]:
     return [names.get(codes[o.opcodeIndex], f"operation {codes[o.opcodeIndex]}") for o in model.subgraphs[0].operators]
 
 
+def is_packed(model: TFLiteModel) -> bool:
+    """Returns whether a .tflite holds weights of half a byte, as those of `convert(pack=True)`.
+
+    Raises:
+        ValueError: As `read_model`.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    root = schema.Model.GetRootAs(read_model(model), 0)
+    graphs = [root.Subgraphs(index) for index in range(root.SubgraphsLength())]
+    return any(g.Tensors(i).Type() == schema.TensorType.INT4 for g in graphs for i in range(g.TensorsLength()))
+
+
 def pack(model: Any) -> bytes:
     """Returns the bytes of a ModelT."""
     builder = flatbuffers.Builder(1024)

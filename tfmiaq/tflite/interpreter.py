@@ -8,8 +8,9 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq._checks import AT_LEAST_ONE, Where, check, check_choice, integer, real
-from tfmiaq.tflite.flatbuffer import TFLiteModel, is_own, read_model
+from tfmiaq.tflite.flatbuffer import TFLiteModel, is_own, is_packed, read_model
 from tfmiaq.tflite.metadata import read_metadata
+from tfmiaq.tflite.packed_runtime import check_runs_packed
 from tfmiaq.tflite.runtimes import RUNTIMES, InChild, InProcess
 
 _ISOLATED = Where(lambda value: value is None or isinstance(value, bool), "True, False or None")
@@ -30,8 +31,8 @@ class Interpreter:
         timeout: Seconds that one run in a child process may take, above 0. A child that takes longer is ended.
 
     Raises:
-        ValueError: No TFLite model, a damaged one, one that the interpreter refuses or dies of, an unknown runtime, or
-            numbers out of their ranges.
+        ValueError: No TFLite model, a damaged one, one that the interpreter refuses or dies of, an unknown runtime,
+            numbers out of their ranges, or packed weights that the runtime does not compute with.
         ImportError: The runtime is not installed.
     """
 
@@ -49,6 +50,8 @@ class Interpreter:
         numbers = {"threads": (threads, _THREADS), "timeout": (timeout, real(0, closed="neither"))}
         checked = check("Interpreter", isolated=(isolated, _ISOLATED), **numbers)
         data = read_model(model)
+        if is_packed(data):
+            check_runs_packed("Interpreter", runtime, "; or convert without pack=True")
         self.isolated = not is_own(data) if isolated is None else isolated
         """Whether the file runs in a child process."""
         kind = InChild if self.isolated else InProcess

@@ -19,6 +19,7 @@ from tfmiaq.quantization.transformations.functional import input_keys, input_lay
 from tfmiaq.tflite.agreement import OutputAgreement, compare_outputs, predict
 from tfmiaq.tflite.flatbuffer import TFLiteModel, unpack
 from tfmiaq.tflite.interpreter import Interpreter
+from tfmiaq.tflite.packing import stored_codes
 from tfmiaq.tflite.steps import constants, steps_of_outputs
 
 
@@ -32,7 +33,7 @@ class LayerLevels:
         bits: Its bit-width.
         trained: Number of distinct levels of the trained tensor; for activations, the most that the bits allow.
         stored: Number of distinct levels in the .tflite; for activations, those that the records reached.
-        exact: Weights: every stored code is the trained one, with its sign. Activations: no code outside the
+        exact: Weights: every stored code times its scale is the trained weight. Activations: no code outside the
             trained levels.
     """
 
@@ -97,7 +98,8 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     """Compares a .tflite with the quantized model that it was converted from.
 
     A file is exact when every stored level is a trained one and every output agrees with the model's within what
-    rounding explains: `OutputAgreement` says how far that is. Kernels are matched by the names of their layers.
+    rounding explains: `OutputAgreement` says how far that is. Kernels are matched by the names of their layers. Packed
+    files are compared in the same way.
 
     Args:
         model: The trained model from `quantize_model`.
@@ -132,7 +134,7 @@ def verify(model: Any, tflite: TFLiteModel, x: Any) -> Verification:
     for _ in interpreter.runs(arrays):
         codes.update()
     layers = [
-        *_compare_weights(model, wrappers, interpreter, codes.constants),
+        *_compare_weights(model, wrappers, _Kernel.all_of(unpacked)),
         *_compare_activations(wrappers, codes),
         *_compare_outputs(model, codes),
     ]
@@ -167,7 +169,6 @@ class _Codes:
         self._interpreter = interpreter
         self._seen: dict[tuple[float, int], np.ndarray] = {}
         details = [tensor for tensor in interpreter.tensor_details() if tensor["dtype"] == np.int8]
-        self.constants = [tensor for tensor in details if tensor["index"] in constants]
         self._tensors = [tensor for tensor in details if tensor["index"] not in constants]
 
     def update(self) -> None:
@@ -228,33 +229,68 @@ def _by_name(model: Any, x: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _folded_signs(layer_graph: LayerGraph, layer: Any, codes: np.ndarray, axis: int) -> np.ndarray:
-    """Returns a kernel's codes as stored: a BatchNormalization of negative scale that folds into it flips a channel."""
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """A constant tensor of a file."""
+
+    name: str
+    codes: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def all_of(cls, unpacked: Any) -> list[_Kernel]:
+        """Returns the constant int8 and INT4 tensors of a ModelT that have scales."""
+        kernels = []
+        for tensor in unpacked.subgraphs[0].tensors:
+            codes, quantization = stored_codes(unpacked, tensor), tensor.quantization
+            if codes is None or quantization is None or quantization.scale is None:
+                continue
+            scale = np.asarray(quantization.scale, np.float64)
+            if scale.size > 1:
+                scale = scale.reshape(
+                    [-1 if axis == quantization.quantizedDimension else 1 for axis in range(codes.ndim)]
+                )
+            kernels.append(cls(tensor.name.decode(), codes, codes * scale))
+        return kernels
+
+    def is_of(self, layer: str) -> bool:
+        """Returns whether the name, which joins the names of operations, has that of a layer as a part of a path."""
+        return any(layer in operation.split("/") for operation in self.name.split(";"))
+
+    def has_shape(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether the tensor may hold a kernel; packed, a 1 x 1 kernel has lost its two axes of the image."""
+        return self.codes.shape == shape or (shape[1:-1] == (1, 1) and self.codes.shape == (shape[0], shape[-1]))
+
+
+def _folded(layer_graph: LayerGraph, layer: Any, kernel: np.ndarray, axis: int) -> np.ndarray:
+    """Returns a kernel as stored: with the factors of a BatchNormalization that folds into it."""
     norm = layer_graph.norm_behind(layer)
     if norm is None:
-        return codes
-    factor = norm_as_affine(norm)[1]
-    return codes * np.expand_dims(np.where(factor < 0, -1, 1), tuple(i for i in range(codes.ndim) if i != axis))
+        return kernel
+    folded: np.ndarray = kernel * np.expand_dims(
+        norm_as_affine(norm)[1], tuple(i for i in range(kernel.ndim) if i != axis)
+    )
+    return folded
 
 
-def _compare_weights(
-    model: Any, wrappers: list[Any], interpreter: Interpreter, constants: list[dict[str, Any]]
-) -> Iterator[LayerLevels]:
+def _compare_weights(model: Any, wrappers: list[Any], kernels: list[_Kernel]) -> Iterator[LayerLevels]:
     layer_graph = LayerGraph.of_quantized(model)
     for wrapper in wrappers:
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(number(variables["bits"]))
-            codes = quantizers.weight_codes(kernel, float(bits), quantizer.per_channel)[0].numpy()
+            codes, steps = (
+                array.numpy().astype(np.float64)
+                for array in quantizers.weight_codes(kernel, float(bits), quantizer.per_channel)
+            )
             spec = spec_of(wrapper.layer)
-            codes, axis = spec.stored(codes) * float(quantizers.int8_refinement(bits)), spec.stored_channel_axis
-            expected = _folded_signs(layer_graph, wrapper.layer, codes, axis)
-            alike = [tensor for tensor in constants if list(tensor["shape"]) == list(codes.shape)]
+            steps = spec.stored(np.broadcast_to(steps, codes.shape))
+            steps = _folded(layer_graph, wrapper.layer, steps, spec.stored_channel_axis)
+            expected = spec.stored(codes) * steps
+            alike = [found for found in kernels if found.has_shape(expected.shape)]
             # Of another tool's file, or where the converter has merged equal kernels, no tensor has the layer's name.
-            own = [tensor for tensor in alike if _is_of(tensor, wrapper.name)]
-            kernels: list[np.ndarray] = [
-                interpreter.tensor(tensor["index"]).astype(np.float32) for tensor in own or alike
-            ]
-            shares = [float(np.mean(found == expected)) for found in kernels]
+            own = [found for found in alike if found.is_of(wrapper.name)]
+            candidates = own or alike
+            shares = [_share_of_equal(found.values, expected, steps) for found in candidates]
             # A layer that is called several times may have a tensor for each call: all of them are its own.
             pick = int(np.argmin(shares) if own else np.argmax(shares)) if shares else None
             yield LayerLevels(
@@ -262,14 +298,19 @@ def _compare_weights(
                 tensor="weight",
                 bits=bits,
                 trained=len(np.unique(codes)),
-                stored=0 if pick is None else len(np.unique(kernels[pick])),
+                stored=0 if pick is None else len(np.unique(candidates[pick].codes)),
                 exact=pick is not None and shares[pick] == 1.0,
             )
 
 
-def _is_of(tensor: dict[str, Any], layer: str) -> bool:
-    """Returns whether a tensor's name, which joins the names of operations, has that of a layer as a part of a path."""
-    return any(layer in operation.split("/") for operation in str(tensor["name"]).split(";"))
+# Levels are a whole step apart; scales are float32, and the converter folds a BatchNormalization in float32.
+_OF_A_STEP = 1e-3
+
+
+def _share_of_equal(stored: np.ndarray, trained: np.ndarray, steps: np.ndarray) -> float:
+    """Returns the share of stored weights that are the trained ones, up to the precision of their scale."""
+    difference = np.abs(stored.reshape(trained.shape) - trained)
+    return float(np.mean(difference <= _OF_A_STEP * np.abs(steps)))
 
 
 def _compare_activations(wrappers: list[Any], codes: _Codes) -> Iterator[LayerLevels]:
