@@ -29,7 +29,7 @@ import tfmiaq
 from tfmiaq import datasets
 from tfmiaq.tflite import bias_alignment
 from tfmiaq.tflite.packing import pack_weights
-from tfmiaq.tflite.runtimes import _interpreter_type
+from tfmiaq.tflite.runtimes import interpreter_type
 
 keras = tfmiaq.keras
 DATASET = flags.DEFINE_string("dataset", "cifar10", "Name of a data set of images, or the path of an .npz file.")
@@ -64,7 +64,7 @@ def _time_ratio(packed: bytes, plain: bytes, runtime: str, seconds: float = 1.0)
     """Returns microseconds of one record in both files, and the median of the ratios of runs in turns."""
     runners = []
     for buffer in (packed, plain):
-        runner = _interpreter_type(runtime)(model_content=buffer, num_threads=1)
+        runner = interpreter_type(runtime)(model_content=buffer, num_threads=1)
         runner.allocate_tensors()
         details = runner.get_input_details()[0]
         x = np.random.default_rng(0).random(details["shape"]).astype(details["dtype"])

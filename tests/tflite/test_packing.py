@@ -263,7 +263,7 @@ class _ComputesOtherwise:
 def test_a_runtime_that_computes_something_else_gives_one_clear_error(quantized, files, monkeypatch, kind):
     if kind is _ComputesOtherwise:
         pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(packed_runtime, "_interpreter_type", lambda runtime: kind)
+    monkeypatch.setattr(packed_runtime, "interpreter_type", lambda runtime: kind)
     _, packed, _ = files
     with pytest.raises(ValueError, match=r"Interpreter: TensorFlow .* does not run packed files.*without pack=True"):
         Interpreter(packed)

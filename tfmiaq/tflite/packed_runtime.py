@@ -11,14 +11,14 @@ from tfmiaq._backend import tf
 from tfmiaq.tflite.flatbuffer import pack
 from tfmiaq.tflite.packing import FULLY_CONNECTED_VERSION, pack_int4
 from tfmiaq.tflite.quiet import quiet
-from tfmiaq.tflite.runtimes import _interpreter_type
+from tfmiaq.tflite.runtimes import interpreter_type
 
 _CHANNELS, _INPUTS = 6, 10
 _SCALES = np.linspace(0.01, 0.06, _CHANNELS, dtype=np.float32)
 _INPUT_SCALE, _OUTPUT_SCALE = np.float32(0.5), np.float32(0.9)
-_WEIGHTS = (np.arange(_CHANNELS * _INPUTS).reshape(_CHANNELS, _INPUTS) * 5) % 15 - 7
-_BIAS = np.arange(_CHANNELS, dtype=np.int32) * 3 - 7
-_RECORD = ((np.arange(_INPUTS) * 37) % 256 - 128).astype(np.int8)
+_WEIGHTS: np.ndarray = (np.arange(_CHANNELS * _INPUTS).reshape(_CHANNELS, _INPUTS) * 5) % 15 - 7
+_BIAS: np.ndarray = np.arange(_CHANNELS, dtype=np.int32) * 3 - 7
+_RECORD: np.ndarray = ((np.arange(_INPUTS) * 37) % 256 - 128).astype(np.int8)
 
 
 def _expected() -> np.ndarray:
@@ -92,7 +92,7 @@ def check_runs_packed(caller: str, runtime: str, way_out: str) -> None:
         runtime: As for `Interpreter`.
         way_out: What its last sentence ends with.
     """
-    if runs_packed(_interpreter_type(runtime)):
+    if runs_packed(interpreter_type(runtime)):
         return
     name = f"TensorFlow {tf.__version__}" if runtime == "tensorflow" else "the installed ai-edge-litert"
     raise ValueError(

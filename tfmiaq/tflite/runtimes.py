@@ -24,7 +24,7 @@ OPENING_SECONDS = 120.0
 """Time in which a child opens a file. Its imports count."""
 
 
-def _interpreter_type(runtime: str) -> Any:
+def interpreter_type(runtime: str) -> Any:
     check_choice("Interpreter", "runtime", runtime, RUNTIMES)
     if runtime == "tensorflow":
         return tf.lite.Interpreter
@@ -50,7 +50,7 @@ class InProcess:
     """
 
     def __init__(self, data: bytes, runtime: str, keep_tensors: bool, threads: Optional[int], timeout: float) -> None:
-        kind = _interpreter_type(runtime)
+        kind = interpreter_type(runtime)
         with quiet():
             self._interpreter = kind(
                 model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
@@ -107,7 +107,7 @@ class InChild:
 
     def __init__(self, data: bytes, runtime: str, keep_tensors: bool, threads: Optional[int], timeout: float) -> None:
         if runtime != "tensorflow":
-            _interpreter_type(runtime)  # Tells a name that is unknown, or not installed.
+            interpreter_type(runtime)  # Tells a name that is unknown, or not installed.
         self._timeout = timeout
         self._lock = threading.Lock()
         # Operations of TensorFlow that TFLite has none for ("Flex") need all of TensorFlow.
