@@ -25,6 +25,7 @@ OPENING_SECONDS = 120.0
 
 
 def interpreter_type(runtime: str) -> Any:
+    """Returns the class of a runtime's interpreter; raises ImportError where the runtime is not installed."""
     check_choice("Interpreter", "runtime", runtime, RUNTIMES)
     if runtime == "tensorflow":
         return tf.lite.Interpreter
