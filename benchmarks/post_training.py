@@ -70,6 +70,8 @@ _FIRST = (
     (8, 8, _OUTSIDE),
     (3, 8, _OUTSIDE),
 )
+# Flags that say where things are, and what of the whole is measured now.
+_OF_THIS_RUN = ("--dataset", "--cache", "--results", "--docs", "--networks", "--rows")
 _BEGIN, _END = "<!-- begin of the measured rows -->", "<!-- end of the measured rows -->"
 
 
@@ -310,14 +312,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         found = [row for row in rows if row["network"] == network]
         found.sort(key=lambda row: (-(row["activation"] or 9), -(row["weight"] or 9), order.index(row["way"])))
         for row in found:
-            best, attacks = row["attacks"][row["strongest"]], row["attacks"]
+            attacks = row["attacks"]
+            strongest = max(attacks, key=lambda name: attacks[name]["auc"])
+            best = attacks[strongest]
             way, is_null = row["way"], row["way"] == "null"
             bits = [str(row[name] or "float") for name in ("weight", "activation")]
             accuracies = ["" if is_null else f"{row[name]:.3f}" for name in ("test_accuracy", "member_accuracy")]
             aucs = [f"{attacks[name]['auc']:.3f}" for name in ("LiRA", "RMIA")]
             tpr = best["tpr_at_1_percent_fpr"]
             cells = [*bits, "memberships drawn anew" if is_null else "" if way == "float" else way, *accuracies]
-            cells += [row["strongest"], f"{best['auc']:.3f} ({best['auc_low']:.3f} to {best['auc_high']:.3f})", *aucs]
+            cells += [strongest, f"{best['auc']:.3f} ({best['auc_low']:.3f} to {best['auc_high']:.3f})", *aucs]
             lines.append(f"| {' | '.join(cells)} | {'' if tpr is None else f'{tpr:.3f}'} |")
         lines.append("")
     return "\n".join(lines)
@@ -364,9 +368,7 @@ def main(argv: list[str]) -> None:
                     continue
                 bits = {"way": row.way, "weight": row.weight, "activation": row.activation}
                 finished = {**key, **bits, **experiment.score(row)}
-                arguments = [
-                    a for a in sys.argv[1:] if not a.startswith(("--dataset", "--cache", "--results", "--docs"))
-                ]
+                arguments = [a for a in sys.argv[1:] if not a.startswith(_OF_THIS_RUN)]
                 command = " ".join(["python benchmarks/post_training.py --dataset=cifar10.npz", *arguments])
                 text = json.dumps({"command": command, "rows": [*kept, finished]}, indent=1)
                 results.write_text(text + "\n", encoding="utf-8")
