@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
             if bits is not None:
                 model = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(*bits))
             x = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
-            y = np.arange(batch) % 10
+            y: np.ndarray = np.arange(batch) % 10
             plain, clipped, noisy = (_milliseconds(model, x, y, dp) for dp in (None, DPSGD(1.0), DPSGD(1.0, 1.0)))
             rows.append(
                 {
