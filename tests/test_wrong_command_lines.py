@@ -14,7 +14,7 @@ from tfmiaq._backend import keras
 BROKEN = {
     "syntax.py": "def train(x, y:\n",
     "raises.py": "raise RuntimeError('no such device')\n",
-    "imports.py": "import no_such_package\n",
+    "needs_more.py": "import no_such_package\n",
     "pipeline_of_nothing.py": "def train(x, y):\n    raise AssertionError('trained')\n",
 }
 
@@ -116,7 +116,7 @@ LINES = {
     f"{AUDIT} --train_fn none.py:train": "Received 'none.py:train'",
     f"{AUDIT} --train_fn syntax.py:train": "'syntax.py:train' cannot be imported (SyntaxError",
     f"{AUDIT} --train_fn raises.py:train": "'raises.py:train' cannot be imported (RuntimeError: no such device)",
-    f"{AUDIT} --train_fn imports.py:train": "(ModuleNotFoundError: No module named 'no_such_package'",
+    f"{AUDIT} --train_fn needs_more.py:train": "(ModuleNotFoundError: No module named 'no_such_package'",
     f"{AUDIT} --train_fn pipeline_of_nothing.py:fit": "has no function 'fit'",
     f"{AUDIT} --train_fn pipeline_of_nothing.py:train --reference_models 1": "count to be an integer of at least 2",
     f"{AUDIT} --train_fn pipeline_of_nothing.py:train --n_jobs 0": "n_jobs",

@@ -50,15 +50,15 @@ def test_sets_drawn_alike_give_a_coin(seed, linear_scores):
     assert report.epsilon < 0.1
 
 
-class _FirstOfGrid(model_selection.GridSearchCV):
+class _LastOfGrid(model_selection.GridSearchCV):
     """Tries one choice of a grid: the suite's search for the best of up to 108 takes most of a minute."""
 
     def __init__(self, estimator, param_grid, **options):
-        super().__init__(estimator, {name: values[:1] for name, values in param_grid.items()}, **options)
+        super().__init__(estimator, {name: values[-1:] for name, values in param_grid.items()}, **options)
 
 
 def test_the_whole_suite_runs_and_finds_what_is_there(linear_scores, monkeypatch):
-    monkeypatch.setattr(model_selection, "GridSearchCV", _FirstOfGrid)
+    monkeypatch.setattr(model_selection, "GridSearchCV", _LastOfGrid)
     report = tfmiaq.audit(linear_scores, *_gaussians(2.0, 60, seed=0), attacks=SUITE)
     assert [attack.name for attack in report.attacks] == SUITE
     assert all(attack.auc > 0.75 for attack in report.attacks)

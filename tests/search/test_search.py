@@ -242,7 +242,10 @@ def test_a_study_in_a_database_goes_on_in_another_search(trained, sets, tmp_path
         ({"retrained": -1}, "Expected retrained to be an integer of at least 0. Received -1"),
         ({"max_accuracy_drop": 5}, "Expected max_accuracy_drop to be a finite number from 0 to below 1. Received 5"),
         ({"sample": 0}, "Expected sample"),
-        ({"storage": 3}, "Expected storage to be a URL or None. Received 3"),
+        (
+            {"storage": 3},
+            "Expected storage to be the URL of a database, such as sqlite:///search.db, or None. Received 3",
+        ),
         ({"n_trials": True, "retrained": 0.5, "sampler": None}, "Expected n_trials .* retrained .* sampler"),
     ],
 )

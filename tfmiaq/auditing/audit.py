@@ -213,7 +213,7 @@ def audit(
             if held is not None and name == FILE:
                 found[name] = dataclasses.replace(found[name], hidden=held.hidden(sets.x()))
             if can_query and (augmented_queries or by_name or found[name].losses is None):
-                requirements.check_queries(make, sets.members[0].dtype, found[name])
+                requirements.check_queries(make, sets.members[0], found[name])
                 progress.step("augmented queries", 0)
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
         units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tfmiaq import _privacy_suite
 from tfmiaq.attacks.base import (
     AUGMENTED_QUERIES,
@@ -68,9 +66,10 @@ def check_reference_models(reference_models: Any, members: int, non_members: int
     warn_of_small_population(reference_models, members)
 
 
-def check_queries(make: Queries, dtype: np.dtype, found: Signals) -> None:
+def check_queries(make: Queries, x: Any, found: Signals) -> None:
     """Raises ValueError for records that the augmented queries which come with the package cannot be made of."""
-    if isinstance(make, AugmentedQueries) and dtype.kind not in "biuf":
+    dtype = getattr(x, "dtype", None)
+    if isinstance(make, AugmentedQueries) and dtype is not None and dtype.kind not in "biuf":
         labels = " The target gives labels, and is attacked by such queries alone." if found.losses is None else ""
         raise ValueError(
             f"audit: Augmented queries change numbers a little, and records are {dtype}.{labels} Pass "

@@ -70,7 +70,7 @@ class HeldModel:
             Shape (n, 3), float32: logarithms of the Euclidean and of the absolute norm, and the part of the units that
             are above zero. Shape (n, 0) where the model has no such layer.
         """
-        x = x if hasattr(x, "dtype") else Inputs(x)
+        x = x if hasattr(x, "dtype") or isinstance(x, Inputs) else Inputs(x)
         found = []
         for start in range(0, len(x), _MOST_HIDDEN):
             values = self._last_hidden(arrays(x[start : start + _MOST_HIDDEN]), self._batch_size)

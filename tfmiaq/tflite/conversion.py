@@ -237,7 +237,9 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: An
     if io_type is not None:
         check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
         if target != "edgetpu":
-            raise ValueError(f"convert: io_type goes with target 'edgetpu'. Received {io_type!r} with {target!r}.")
+            raise ValueError(
+                f"convert: io_type 'int8' or 'uint8' goes with target 'edgetpu'. Received {io_type!r} with {target!r}."
+            )
     list(quantized_layers(model))
     classes = model.outputs[0].shape[-1]
     if labels is not None and (isinstance(labels, str) or len(labels) != classes):
