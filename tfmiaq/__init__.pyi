@@ -6,6 +6,7 @@ from . import losses as losses
 from . import metrics as metrics
 from . import signals as signals
 from . import tflite as tflite
+from . import training as training
 from ._version import __version__ as __version__
 from .auditing import AttackResult as AttackResult
 from .auditing import AuditReport as AuditReport
@@ -39,6 +40,7 @@ from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert
 from .tflite import verify as verify
+from .training import DPSGD as DPSGD
 from .training import CrossDistillation as CrossDistillation
 from .training import CrossDistilledTraining as CrossDistilledTraining
 from .training import FloatTraining as FloatTraining
