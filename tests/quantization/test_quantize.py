@@ -226,4 +226,4 @@ def test_child_processes_get_the_keras_of_their_parent():
         text=True,
     )
     assert (late.returncode != 0) == built_in, late.stderr
-    assert not built_in or "import tfmiaq before TensorFlow" in late.stderr
+    assert not built_in or "in front of all imports of tensorflow_model_optimization" in late.stderr

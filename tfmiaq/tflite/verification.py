@@ -15,7 +15,7 @@ from tfmiaq.quantization.inspection import quantized_layers, quantized_outputs
 from tfmiaq.quantization.layer_graph import LayerGraph, ends_in_softmax
 from tfmiaq.quantization.layer_specs import spec_of
 from tfmiaq.quantization.transformations.folding import norm_as_affine
-from tfmiaq.quantization.transformations.functional import input_keys, input_layers
+from tfmiaq.quantization.transformations.functional import called_layers, input_keys, input_layers
 from tfmiaq.tflite.agreement import OutputAgreement, compare_outputs, predict
 from tfmiaq.tflite.flatbuffer import TFLiteModel, unpack
 from tfmiaq.tflite.interpreter import Interpreter
@@ -275,6 +275,7 @@ def _folded(layer_graph: LayerGraph, layer: Any, kernel: np.ndarray, axis: int) 
 
 def _compare_weights(model: Any, wrappers: list[Any], kernels: list[_Kernel]) -> Iterator[LayerLevels]:
     layer_graph = LayerGraph.of_quantized(model)
+    calls = [id(layer) for layer in called_layers(model)]
     for wrapper in wrappers:
         for kernel, quantizer, variables in weight_quantizers(wrapper):
             bits = round(number(variables["bits"]))
@@ -291,8 +292,10 @@ def _compare_weights(model: Any, wrappers: list[Any], kernels: list[_Kernel]) ->
             own = [found for found in alike if found.is_of(wrapper.name)]
             candidates = own or alike
             shares = [_share_of_equal(found.values, expected, steps) for found in candidates]
-            # A layer that is called several times may have a tensor for each call: all of them are its own.
-            pick = int(np.argmin(shares) if own else np.argmax(shares)) if shares else None
+            # A layer that is called several times may have a tensor for each call: all of them are its own. One that is
+            # called once has one of them; the converter joins the names of operations that were equal at first.
+            is_shared = own and calls.count(id(wrapper)) > 1
+            pick = int(np.argmin(shares) if is_shared else np.argmax(shares)) if shares else None
             yield LayerLevels(
                 name=wrapper.layer.name,
                 tensor="weight",
