@@ -101,3 +101,17 @@ def trained(digits):
 def linear_scores():
     """A target that returns its one-column records as logits of class 0, against a constant 0 of class 1."""
     return lambda x: np.concatenate([x, np.zeros_like(x)], axis=1)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command line: its exit status, and what it printed."""
+
+    from tfmiaq import cli
+
+    def one(line):
+        with pytest.raises(SystemExit) as left:
+            cli.main(line.split())
+        return left.value.code, capsys.readouterr()
+
+    return one

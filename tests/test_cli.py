@@ -61,18 +61,6 @@ def _at_home(home, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs a command line: its exit status, and what it printed."""
-
-    def one(line):
-        with pytest.raises(SystemExit) as left:
-            cli.main(line.split())
-        return left.value.code, capsys.readouterr()
-
-    return one
-
-
 @pytest.fixture(scope="module")
 def defended(home):
     """The folder of `tfmiaq defend`."""

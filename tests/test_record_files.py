@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfmiaq import cli, datasets, signals
+from tfmiaq import datasets, signals
 
 COUNT = 40
-
-
-@pytest.fixture
-def run(capsys):
-    def one(line):
-        with pytest.raises(SystemExit) as left:
-            cli.main(line.split())
-        return left.value.code, capsys.readouterr()
-
-    return one
 
 
 @pytest.fixture

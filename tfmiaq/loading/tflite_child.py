@@ -14,6 +14,7 @@ import warnings
 from typing import Any
 
 from tfmiaq.loading import wire
+from tfmiaq.loading.interpreter_calls import InterpreterCalls
 
 
 def _interpreter_type(runtime: str, whole: bool) -> Any:
@@ -54,46 +55,13 @@ def _limit_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (taken + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-class _Served:
+class _Served(InterpreterCalls):
     """The interpreter, and what is asked of it."""
-
-    def __init__(self) -> None:
-        self._interpreter: Any = None
 
     def open(self, data: bytes, runtime: str, whole: bool, keep_tensors: bool, threads: Any, memory: int) -> None:
         kind = _interpreter_type(runtime, whole)
         _limit_memory(memory)
-        self._interpreter = kind(
-            model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
-        )
-        self._interpreter.allocate_tensors()
-
-    def details(self) -> Any:
-        runner = self._interpreter.get_signature_runner() if self._interpreter.get_signature_list() else None
-        return {
-            "inputs": self._interpreter.get_input_details(),
-            "outputs": self._interpreter.get_output_details(),
-            "tensors": self._interpreter.get_tensor_details(),
-            "signature": None if runner is None else [runner.get_input_details(), runner.get_output_details()],
-        }
-
-    def resize(self, index: int, shape: Any) -> None:
-        self._interpreter.resize_tensor_input(index, shape, strict=True)
-
-    def allocate(self) -> None:
-        self._interpreter.allocate_tensors()
-
-    def run(self, runs: Any, read: Any) -> Any:
-        found = []
-        for given in runs:
-            for index, array in given:
-                self._interpreter.set_tensor(index, array)
-            self._interpreter.invoke()
-            found.append([self._interpreter.get_tensor(index) for index in read])
-        return found
-
-    def tensor(self, index: int) -> Any:
-        return self._interpreter.get_tensor(index)
+        self.build(kind, data, keep_tensors, threads)
 
 
 def main() -> None:

@@ -96,11 +96,6 @@ class Labels:
         return self.kind == CLASSES and self.low >= 0 and self.high <= 1
 
 
-def label_scale(labels: Sequence[np.ndarray]) -> float:
-    """Returns the variance of the labels of several sets, by which squared errors are divided; 1 where it is 0."""
-    return Labels.of(labels).scale
-
-
 def as_scores(outputs: Any, count: int, name: str, start: int = 0, nan_in_x: int = 0) -> np.ndarray:
     """Returns outputs as scores (n, k), or as labels or values (n,).
 

@@ -16,6 +16,7 @@ import numpy as np
 from tfmiaq._backend import tf
 from tfmiaq._checks import check_choice
 from tfmiaq.loading import wire
+from tfmiaq.loading.interpreter_calls import InterpreterCalls
 from tfmiaq.loading.limits import MAX_BYTES
 from tfmiaq.tflite.quiet import quiet
 
@@ -36,7 +37,7 @@ def interpreter_type(runtime: str) -> Any:
     return LiteRt
 
 
-class InProcess:
+class InProcess(InterpreterCalls):
     """A file of this process' own, run in it.
 
     Args:
@@ -53,43 +54,7 @@ class InProcess:
     def __init__(self, data: bytes, runtime: str, keep_tensors: bool, threads: Optional[int], timeout: float) -> None:
         kind = interpreter_type(runtime)
         with quiet():
-            self._interpreter = kind(
-                model_content=data, experimental_preserve_all_tensors=keep_tensors, num_threads=threads
-            )
-            self._interpreter.allocate_tensors()
-
-    def details(self) -> dict[str, Any]:
-        """Returns what is known of "inputs", "outputs" and all "tensors", and the inputs and outputs of "signature"."""
-        runner = self._interpreter.get_signature_runner() if self._interpreter.get_signature_list() else None
-        return {
-            "inputs": self._interpreter.get_input_details(),
-            "outputs": self._interpreter.get_output_details(),
-            "tensors": self._interpreter.get_tensor_details(),
-            "signature": None if runner is None else [runner.get_input_details(), runner.get_output_details()],
-        }
-
-    def resize(self, index: int, shape: Sequence[int]) -> None:
-        """Gives an input another shape; `allocate` has to follow."""
-        # Strict: a size that the signature fixes stays. Resized, some kernels write where they must not.
-        self._interpreter.resize_tensor_input(index, shape, strict=True)
-
-    def allocate(self) -> None:
-        """Allocates the tensors."""
-        self._interpreter.allocate_tensors()
-
-    def run(self, runs: Sequence[Sequence[tuple[int, np.ndarray]]], read: Sequence[int]) -> list[list[np.ndarray]]:
-        """Returns the values of some tensors after each of several runs, on inputs by their indices."""
-        found = []
-        for given in runs:
-            for index, array in given:
-                self._interpreter.set_tensor(index, array)
-            self._interpreter.invoke()
-            found.append([self._interpreter.get_tensor(index) for index in read])
-        return found
-
-    def tensor(self, index: int) -> np.ndarray:
-        """Returns the value of one tensor."""
-        return self._interpreter.get_tensor(index)
+            self.build(kind, data, keep_tensors, threads)
 
 
 class InChild:
