@@ -38,6 +38,7 @@ FIGURE = flags.DEFINE_string("figure", "docs/figures/frontier-location30.png", "
 TUNE = flags.DEFINE_bool("tune", False, "Search rates and lengths on records outside of the pool instead.")
 _POOL, _QUERIES, _CLASSES = 3_200, 18, 30
 _WITH_NULL = "ours: cross-distilled, clip 1, 30 epochs"
+_NORMALIZED, _PLAIN = (functools.partial(net, (446,), _CLASSES) for net in (networks.mlp, networks.plain_mlp))
 
 
 def _small(epochs: int, **more: Any) -> tfmiaq.TrainingRecipe:
@@ -45,79 +46,79 @@ def _small(epochs: int, **more: Any) -> tfmiaq.TrainingRecipe:
     return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=0.1, batch_size=64, weight_decay=5e-4, **more)
 
 
-def _large(epochs: int, clip: Optional[float] = 1.0, noise: float = 0.0, rate: float = 2.0) -> tfmiaq.TrainingRecipe:
+def whole(epochs: int, clip: Optional[float] = 1.0, noise: float = 0.0, rate: float = 2.0) -> tfmiaq.TrainingRecipe:
     """All members in each batch."""
     return clipped(epochs, _POOL // 2, clip, noise, rate)
 
 
+def student(recipe: Any, build: Any = None, policy: Any = None, options: Any = None, taught: Any = None) -> Way:
+    """The way of a student of cross-distillation, by 15 teachers of 3 epochs if nothing else is said."""
+    store = str(pathlib.Path(CACHE.value) / "teachers")
+    teacher = taught or tfmiaq.FloatTraining(_NORMALIZED, _small(3))
+    options = options or tfmiaq.CrossDistillation(folds=5, repeats=3)
+    return Way(tfmiaq.CrossDistilledTraining(policy, recipe, teacher, options, store), build or _PLAIN)
+
+
 def rows() -> dict[str, Any]:
     """The pipelines of the rows, by name."""
-    normalized, plain = (functools.partial(net, (446,), _CLASSES) for net in (networks.mlp, networks.plain_mlp))
-    teacher = tfmiaq.FloatTraining(normalized, _small(3))
-    folds = tfmiaq.CrossDistillation(folds=5, repeats=3)
-    store = str(pathlib.Path(CACHE.value) / "teachers")
-
-    def student(
-        recipe: Any, build: Any = plain, policy: Any = None, options: Any = folds, taught: Any = teacher
-    ) -> Any:
-        return Way(tfmiaq.CrossDistilledTraining(policy, recipe, taught, options, store), build)
 
     def large(*arguments: Any, **more: Any) -> Any:
-        return Way(tfmiaq.FloatTraining(plain, _large(*arguments, **more)))
+        return Way(tfmiaq.FloatTraining(_PLAIN, whole(*arguments, **more)))
 
     def small(epochs: int, way: Optional[dict[str, Any]] = None, **more: Any) -> Any:
-        return Way(tfmiaq.FloatTraining(normalized, _small(epochs, **more)), **(way or {}))
+        return Way(tfmiaq.FloatTraining(_NORMALIZED, _small(epochs, **more)), **(way or {}))
 
     losses = tfmiaq.losses
     high_entropy = functools.partial(losses.HighEntropyLabels, alpha=0.01, from_logits=True)
     found: dict[str, Any] = {
-        "ours: cross-distilled, clip 1, 40 epochs": student(_large(40)),
-        "ours: cross-distilled, clip 1, 30 epochs": student(_large(30)),
-        "ours: cross-distilled, clip 1, 20 epochs": student(_large(20)),
+        "ours: cross-distilled, clip 1, 40 epochs": student(whole(40)),
+        "ours: cross-distilled, clip 1, 30 epochs": student(whole(30)),
+        "ours: cross-distilled, clip 1, 20 epochs": student(whole(20)),
         "DP-SGD, noise 0.75, 50 epochs": large(50, 1.0, 0.75),
         "DP-SGD, noise 0.5, 40 epochs": large(40, 1.0, 0.5),
         "plain, clip 1, 25 epochs": large(25),
         "DP-SGD, noise 1.0, 30 epochs": large(30, 1.0, 1.0),
         "plain, clip 1, 15 epochs": large(15),
         "DP-SGD, noise 0.5, 20 epochs": large(20, 1.0, 0.5),
-        "cross-distilled, BatchNormalization, batches of 64, 24 epochs": student(_small(24), normalized),
-        "ours: w2, cross-distilled, clip 1, 30 epochs": student(_large(30), policy=low_bits(2)),
+        "cross-distilled, BatchNormalization, batches of 64, 24 epochs": student(_small(24), _NORMALIZED),
+        "ours: w2, cross-distilled, clip 1, 30 epochs": student(whole(30), policy=low_bits(2)),
         "ours as defend has it: teachers of 24 epochs drawn once, w2 a4, clip 1, 30 epochs": student(
-            _large(30),
+            whole(30),
             policy=tfmiaq.BitwidthPolicy.mia_default(),
             options=tfmiaq.CrossDistillation(),
-            taught=tfmiaq.FloatTraining(normalized, _small(24)),
+            taught=tfmiaq.FloatTraining(_NORMALIZED, _small(24)),
         ),
         "DP-SGD, noise 0.5, rate 4, 20 epochs": large(20, 1.0, 0.5, 4.0),
-        "apart: no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2)),
+        "apart: no clip, rate 0.2, 30 epochs": student(whole(30, None, rate=0.2)),
         "DP-SGD, noise 0.5, rate 4, 30 epochs": large(30, 1.0, 0.5, 4.0),
-        "apart: BatchNormalization, no clip, rate 0.2, 30 epochs": student(_large(30, None, rate=0.2), normalized),
+        "apart: BatchNormalization, no clip, rate 0.2, 30 epochs": student(whole(30, None, rate=0.2), _NORMALIZED),
         "apart: batches of 64, no clip, 6 epochs": student(_small(6)),
-        "ours: w2, cross-distilled, clip 1, 45 epochs": student(_large(45), policy=low_bits(2)),
-        "apart: no clip, rate 0.2, 60 epochs": student(_large(60, None, rate=0.2)),
+        "ours: w2, cross-distilled, clip 1, 45 epochs": student(whole(45), policy=low_bits(2)),
+        "apart: no clip, rate 0.2, 60 epochs": student(whole(60, None, rate=0.2)),
         "ours: 10 folds drawn twice, clip 1, 30 epochs": student(
-            _large(30), options=tfmiaq.CrossDistillation(folds=10, repeats=2)
+            whole(30), options=tfmiaq.CrossDistillation(folds=10, repeats=2)
         ),
         "SELENA: 25 teachers, 10 without the record": student(
-            _small(24), normalized, options=tfmiaq.CrossDistillation(folds=25, left_out=10)
+            _small(24), _NORMALIZED, options=tfmiaq.CrossDistillation(folds=25, left_out=10)
         ),
         "early stopping: BatchNormalization, batches of 64, 3 epochs": small(3),
         "HAMP 0.3, its outputs to who can only ask, 4 epochs": small(4, {"hide": order_only}, loss=high_entropy(0.3)),
         "HAMP 0.5, its outputs to who can only ask, 4 epochs": small(4, {"hide": order_only}, loss=high_entropy(0.5)),
         "HAMP 0.5, its outputs to who can only ask, plain, clip 1, 40 epochs": Way(
-            tfmiaq.FloatTraining(plain, dataclasses.replace(_large(40), loss=high_entropy(0.5))), hide=order_only
+            tfmiaq.FloatTraining(_PLAIN, dataclasses.replace(whole(40), loss=high_entropy(0.5))), hide=order_only
         ),
         "RelaxLoss 1.0": small(24, loss=losses.RelaxLoss(1.0, from_logits=True)),
         "float, BatchNormalization, batches of 64, 24 epochs": small(24),
         "label smoothing 0.3": small(24, {"labels": functools.partial(smoothed, 0.3, _CLASSES)}),
         "DP-SGD, noise 1.0, 60 epochs": large(60, 1.0, 1.0),
-        "apart: clip 1, 80 epochs": student(_large(80)),
+        "apart: clip 1, 80 epochs": student(whole(80)),
         "early stopping: BatchNormalization, batches of 64, 2 epochs": small(2),
     }
     return found
 
 
-def _pool() -> tuple[signals.Records, signals.Records]:
+def pool_and_test() -> tuple[signals.Records, signals.Records]:
+    """The pool, and the records outside of it."""
     with np.load(LOCATION.value) as file:
         x, y = file["x"].astype(np.float32), file["y"].astype(np.int64)
     y = y - y.min()
@@ -126,18 +127,22 @@ def _pool() -> tuple[signals.Records, signals.Records]:
     return (x[inside], y[inside]), (x[outside], y[outside])
 
 
+def queries(pool: signals.Records) -> signals.AugmentedQueries:
+    """Augmented queries: six of each exchange rate."""
+    return dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
+
+
 def tune(outside: signals.Records) -> list[dict[str, Any]]:
     """Test accuracies of DP-SGD and of our student over rates and lengths, on records that no target trains on."""
     x, y = outside
     known: np.ndarray = np.random.default_rng(1).permutation(len(y)) < 1_200
-    teacher = tfmiaq.FloatTraining(functools.partial(networks.mlp, (446,), _CLASSES), _small(3))
+    teacher = tfmiaq.FloatTraining(_NORMALIZED, _small(3))
     soft = training.out_of_fold_predictions(teacher, x[known], y[known], repeats=3)
     found = []
     for name, labels, noise in (("DP-SGD", y[known], 0.5), ("DP-SGD", y[known], 1.0), ("ours", soft, 0.0)):
         for rate, epochs in itertools.product((1.0, 2.0, 4.0), (20, 30, 40, 50)):
             tfmiaq.keras.utils.set_random_seed(0)
-            build = functools.partial(networks.plain_mlp, (446,), _CLASSES)
-            model = tfmiaq.FloatTraining(build, _large(epochs, 1.0, noise, rate)).lend(x[known], labels)
+            model = tfmiaq.FloatTraining(_PLAIN, whole(epochs, 1.0, noise, rate)).lend(x[known], labels)
             right = signals.predict_logits(model, x[~known]).argmax(1) == y[~known]
             found.append(
                 {"kind": name, "noise": noise, "rate": rate, "epochs": epochs, "accuracy": float(right.mean())}
@@ -149,13 +154,12 @@ def tune(outside: signals.Records) -> list[dict[str, Any]]:
 def main(argv: list[str]) -> None:
     del argv
     results = pathlib.Path(RESULTS.value)
-    pool, test = _pool()
+    pool, test = pool_and_test()
     if TUNE.value:
         write(results, {**read(results), "tuning": tune(test)})
         return
-    queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
     command = "python benchmarks/defences_location.py --location=location30.npz"
-    found = measure(rows(), Setting(pool, test, queries), results, command, (_WITH_NULL,))
+    found = measure(rows(), Setting(pool, test, queries(pool)), results, command, (_WITH_NULL,))
     if found:
         write_report(found, pathlib.Path(TABLE.value), pathlib.Path(FIGURE.value))
 

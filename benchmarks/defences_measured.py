@@ -146,7 +146,11 @@ def _is_of(row: dict[str, Any], name: str, network: Optional[str]) -> bool:
 
 
 def measure(
-    rows: dict[str, Any], setting: Setting, results: pathlib.Path, command: str, with_null: Collection[str] = ()
+    rows: dict[str, Any],
+    setting: Setting,
+    results: pathlib.Path,
+    command: Optional[str],
+    with_null: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Measures the rows that the flags ask for and that are missing, writes each when it is finished, returns all.
 
@@ -154,7 +158,7 @@ def measure(
         rows: Pipelines by name.
         setting: Records and queries.
         results: The result file.
-        command: What makes the file, but for the flags that this module has.
+        command: What makes the file, but for the flags that this module has; None for what adds to a file.
         with_null: Rows that have null targets too.
     """
     for name, stage in rows.items():
@@ -166,7 +170,8 @@ def measure(
         found = list(_run(name, stage, setting, name in with_null))
         # What another run may have written meanwhile stays.
         kept = read(results)
-        kept["command"] = f"{command} --reference_models={REFERENCES.value} --targets={TARGETS.value}"
+        if command is not None:
+            kept["command"] = f"{command} --reference_models={REFERENCES.value} --targets={TARGETS.value}"
         others = [row for row in kept.get("rows", []) if not _is_of(row, name, setting.network)]
         kept["rows"] = [*others, *found]
         write(results, kept)

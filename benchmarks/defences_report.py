@@ -6,7 +6,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from seeds import mean
+from scipy import stats
+from seeds import grouped, mean
 
 NULL = "null: "
 _HEAD = """# The frontier, measured
@@ -33,6 +34,12 @@ the whole set, and its epsilon is far above what means anything. Its lengths and
 table: read it as a curve, and compare rows of one test accuracy.
 """
 
+_RANKS = """## What a cheaper attack says of a row
+
+Spearman's correlation between the rows' AUC by one attack and by the strongest one, for who holds the file. The first
+four attacks take no reference models. See in this table that the confidence attack says little of a row's rank, and the
+entropy attack much, though its AUC itself is far lower.
+"""
 _IMAGES = """
 # The frontier of image networks, measured
 
@@ -81,6 +88,20 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def ranks(results: list[dict[str, Any]]) -> str:
+    """How the rows' order by one attack's AUC agrees with that by the strongest, who holds the file, as Markdown."""
+    found = [row for row in results if row["access"] == "file" and not row["row"].startswith(NULL)]
+    groups = grouped(found, "row")
+    best = [strongest(group, 0)[1] for group in groups.values()]
+    ours = np.array(["ours" in name or "cross-distilled" in name or "apart" in name for (name,) in groups])
+    lines = ["| attack | of all rows | of cross-distilled rows |", "| --- | --- | --- |"]
+    for attack in ("gap", "confidence", "entropy", "label-only", "LiRA", "difficulty calibration", "whole output"):
+        values = np.array([np.mean([row["attacks"][attack][0] for row in group]) for group in groups.values()])
+        agreement = [stats.spearmanr(values[part], np.array(best)[part])[0] for part in (slice(None), ours)]
+        lines.append(f"| {attack} | {agreement[0]:.2f} | {agreement[1]:.2f} |")
+    return "\n".join(lines)
+
+
 def _family(name: str) -> tuple[str, str]:
     """Colour and marker of a row."""
     kinds = {"ours": ("tab:red", "*"), "DP-SGD": ("tab:blue", "o"), "plain": ("black", "s"), "apart": ("tab:gray", ".")}
@@ -122,7 +143,7 @@ def write_report(results: list[dict[str, Any]], document: pathlib.Path, path: pa
     """Writes the table and the figure."""
     figure(results, path)
     link = f"![Location-30](figures/{path.name})"
-    document.write_text(f"{_HEAD}\n{table(results)}\n\n{link}\n", encoding="utf-8")
+    document.write_text(f"{_HEAD}\n{table(results)}\n\n{link}\n\n{_RANKS}\n{ranks(results)}\n", encoding="utf-8")
 
 
 def write_tables(results: list[dict[str, Any]], document: pathlib.Path, members: int, side: int) -> None:
