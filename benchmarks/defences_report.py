@@ -22,16 +22,19 @@ random half of a pool of 3,200 records, 1,600 of them; each target and each refe
 goes through the row's whole pipeline. Test accuracy is on 1,810 records outside of the pool. Each AUC and each TPR is
 the largest mean over targets among all attacks of the audit but tensorflow-privacy's slow ones, with 18 augmented
 queries of each record; the name is that of the attack with the largest AUC. *Who holds the file* reads the logits,
-behind whatever output rounding there is. *1-bit outputs* is the same model with `OutputBits(1, 0.2)`, in front of who
-can only ask. The spread is the standard deviation over targets. Rows that begin with "null" are targets that trained
-on records outside of the pool, so that their AUC must be 0.5 but for the choice of the largest of some 20 attacks.
+behind whatever output rounding there is, and the size of the last hidden layer. *1-bit outputs* is the same model with
+`OutputBits(1, 0.2)`, in front of who can only ask. The spread is the standard deviation over targets. Rows that begin
+with "null" are targets that trained on records outside of the pool, so that their AUC must be 0.5 but for the choice of
+the largest of some 20 attacks.
 
 Batches hold all 1,600 members where a row has a clip, so that an epoch is one step; the rate is 2 then, with SGD,
 Nesterov momentum 0.9 and a cosine schedule. Rows with BatchNormalization have batches of 64, a rate of 0.1 and a weight
 decay of 5e-4, if they do not say otherwise. "Cross-distilled": 15 teachers of 3 epochs with BatchNormalization (5 folds
 drawn 3 times), and a student without. "Apart" takes our recipe apart. DP-SGD is `DPSGD(clip=1, noise)`; its batches are
 the whole set, and its epsilon is far above what means anything. Its lengths and noises, like ours, are rows of this
-table: read it as a curve, and compare rows of one test accuracy.
+table: read it as a curve, and compare rows of one test accuracy. HAMP gives who can only ask the outputs of random
+records in the order of the record's own classes; all other rows give outputs of 1 bit. Rows with a † were measured
+before who holds the file read the size of the last hidden layer too: their first AUC may be higher now.
 """
 
 _RANKS = """## What a cheaper attack says of a row
@@ -81,8 +84,9 @@ def table(results: list[dict[str, Any]]) -> str:
             cells += [f"{auc:.3f} ± {spread:.3f} ({attack})", " / ".join(f"{rate:.3f}" for rate in rates)]
         tests = [row["test_accuracy"] for row in found]
         spread = float(np.std(tests, ddof=1)) if len(tests) > 1 else 0.0
+        mark = "" if found[0].get("reads_hidden_layer") else " †"
         lines.append(
-            f"| {name} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
+            f"| {name}{mark} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
             f"{' | '.join(cells)} | {found[0]['reference_models']} | {len(found)} |"
         )
     return "\n".join(lines)
