@@ -49,11 +49,13 @@ docs: $(DOCS)/.ready  ## Builds the site into build/site; a warning or a broken 
 notebooks: $(VENV)/.notebooks  ## Executes the tutorials and writes their notebooks (Python 3.11 to 3.13)
 	PYTHONWARNINGS=ignore $(VENV)/bin/python tools/build_notebooks.py
 
+# What is on PYTHONPATH would stand in the place of the wheel.
+wheel: export PYTHONPATH =
 wheel: tools/check_python.py  ## Builds wheel and source archive into build/dist, and tests the wheel where nothing else is
 	@$(PYTHON) tools/check_python.py 3.10 3.13 $(MAKECMDGOALS)
 	rm -rf build/dist $(WHEEL)
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/python $(PIP_INSTALL) build
+	$(WHEEL)/bin/python $(PIP_INSTALL) build==1.6.1
 	$(WHEEL)/bin/python -m build --outdir build/dist .
 	$(WHEEL)/bin/python $(PIP_INSTALL) --constraint requirements/default.txt build/dist/*.whl
 	cp tools/check_wheel.py build/dist && cd build/dist && $(abspath $(WHEEL))/bin/python check_wheel.py
