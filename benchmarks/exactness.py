@@ -28,8 +28,8 @@ RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models 
 RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
 _HEAD = """Written by `{command}`: {epochs} epochs in all on {members:,} records,
-so the accuracies are not what the networks can reach. See in the tables that every file is exact, and that labels agree on at least 99.5 % of
-the records. "zipped" is the file in a compressed archive, as in an APK.
+so the accuracies are not what the networks can reach. See in the tables that every file is exact, and that labels agree
+on at least 99.5 % of the records. "zipped" is the file in a compressed archive, as in an APK.
 
 Where labels differ, it is by rounding alone: every level in the file is a trained one. Sums of few-bit weights and
 activations take few values. When one of them lies within a float32's precision of the middle between two codes, the
