@@ -230,8 +230,8 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: An
     if target == "int16x8":
         raise ValueError(
             "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
-            "bits take thousands of values in it, and weights of 3 to 7 bits other values (docs/layers.md). Use target "
-            "'mobile' or 'edgetpu'; both hold every level exactly."
+            "bits take thousands of values in it, and weights of 3 to 7 bits other values (docs/how_it_works.md). Use "
+            "target 'mobile' or 'edgetpu'; both hold every level exactly."
         )
     check_choice("convert", "target", target, TARGETS)
     if io_type is not None:
