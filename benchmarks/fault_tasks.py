@@ -208,8 +208,8 @@ def watch() -> None:
 
     fit, run, score = TrainingRecipe.fit, repeated._Training.run, Supernet.score
 
-    def noted_fit(self: Any, model: Any, x: Any, y: Any, *rest: Any) -> Any:
-        return noted("fit", identity(x, y, *model.get_weights()), lambda: fit(self, model, x, y, *rest))
+    def noted_fit(self: Any, model: Any, x: Any, y: Any, callbacks: Any = ()) -> Any:
+        return noted("fit", identity(x, y, *model.get_weights()), lambda: fit(self, model, x, y, callbacks))
 
     def noted_run(self: Any, weights: Any, x: Any, y: Any, seed: int) -> Any:
         name = identity(x, y, *weights, np.int64(seed))
