@@ -1,7 +1,7 @@
 """Is the .tflite the trained network? Agreement on 2,000 CIFAR-10 test images over weight and activation bits.
 
-    python benchmarks/exactness.py
-    python benchmarks/exactness.py --dataset=cifar10.npz
+    python benchmarks/exactness.py --members=2000
+    python benchmarks/exactness.py --members=2000 --dataset=cifar10.npz
 
 One float model of each network, and from it, for each row, a quantized model that trains on for an epoch at its bits.
 Rows are written as they come, and finished ones are not done again.
@@ -27,9 +27,9 @@ from tfmiaq import datasets
 RECORDS = flags.DEFINE_integer("records", 2_000, "Test records that both models classify.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/exactness.json", "Result file.")
 TABLE = flags.DEFINE_string("table", "docs/exactness.md", "Markdown table, written at the end.")
-_HEAD = """Written by `python benchmarks/exactness.py`: seven epochs in all on 10,000 records, so the accuracies are
-not what the networks can reach. See in the tables that every file is exact, and that labels agree on at least 99.5 % of
-the records. "zipped" is the file in a compressed archive, as in an APK.
+_HEAD = """Written by `{command}`: {epochs} epochs in all on {members:,} records,
+so the accuracies are not what the networks can reach. See in the tables that every file is exact, and that labels agree
+on at least 99.5 % of the records. "zipped" is the file in a compressed archive, as in an APK.
 
 Where labels differ, it is by rounding alone: every level in the file is a trained one. Sums of few-bit weights and
 activations take few values. When one of them lies within a float32's precision of the middle between two codes, the
@@ -91,6 +91,7 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    command = f"python benchmarks/exactness.py --members={MEMBERS.value}"
     results = pathlib.Path(RESULTS.value)
     rows = json.loads(results.read_text())["rows"] if results.is_file() else {}
     data = datasets.load(DATASET.value)
@@ -108,11 +109,12 @@ def main(argv: list[str]) -> None:
             model.set_weights(floats)
             quantized = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(8, 8))
             rows.setdefault(name, []).append(_row(quantized, data, weight, activation))
-            text = json.dumps({"command": "python benchmarks/exactness.py", "seed": 0, "rows": rows}, indent=1)
+            text = json.dumps({"command": command, "seed": 0, "rows": rows}, indent=1)
             results.write_text(text + "\n", encoding="utf-8")
     path = pathlib.Path(TABLE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# Exactness\n\n{_HEAD}\n\n{table(rows)}", encoding="utf-8")
+    head = _HEAD.format(command=command, epochs=FLOAT_EPOCHS.value + 1, members=MEMBERS.value)
+    path.write_text(f"# Exactness\n\n{head}\n\n{table(rows)}", encoding="utf-8")
     print(table(rows))
 
 
