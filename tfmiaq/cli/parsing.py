@@ -115,6 +115,11 @@ def _add_audit(parser: Any) -> None:
     )
     _add_folder(parser, "audit", "folder of the report")
     parser.add_argument(
+        "--exposed",
+        action="store_true",
+        help="name the most exposed members in the report, by their position among the records",
+    )
+    parser.add_argument(
         "--slices",
         type=pathlib.Path,
         metavar="FILE.npz",
