@@ -123,7 +123,8 @@ def main(argv: list[str]) -> None:
             continue
         if name not in started:
             started[name] = _started(name, data)
-        rows.setdefault(name, []).append(_row(*started[name], data, weight, activation))
+        quantized, start = started[name]
+        rows.setdefault(name, []).append(_row(quantized, start, data, weight, activation))
         text = json.dumps({"command": command, "seed": 0, "rows": rows}, indent=1)
         results.write_text(text + "\n", encoding="utf-8")
     path = pathlib.Path(TABLE.value)

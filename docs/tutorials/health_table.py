@@ -38,7 +38,7 @@ def build_model():
 
 
 def training(epochs, **options):
-    recipe = tfmiaq.TrainingRecipe(epochs, learning_rate=0.1, loss=keras.losses.BinaryCrossentropy(), **options)
+    recipe = tfmiaq.TrainingRecipe(epochs, learning_rate=0.1, **options)
     return tfmiaq.FloatTraining(build_model, recipe)
 
 
