@@ -6,7 +6,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from seeds import mean
+from scipy import stats
+from seeds import grouped, mean
 
 NULL = "null: "
 _HEAD = """# The frontier, measured
@@ -21,16 +22,39 @@ random half of a pool of 3,200 records, 1,600 of them; each target and each refe
 goes through the row's whole pipeline. Test accuracy is on 1,810 records outside of the pool. Each AUC and each TPR is
 the largest mean over targets among all attacks of the audit but tensorflow-privacy's slow ones, with 18 augmented
 queries of each record; the name is that of the attack with the largest AUC. *Who holds the file* reads the logits,
-behind whatever output rounding there is. *1-bit outputs* is the same model with `OutputBits(1, 0.2)`, in front of who
-can only ask. The spread is the standard deviation over targets. Rows that begin with "null" are targets that trained
-on records outside of the pool, so that their AUC must be 0.5 but for the choice of the largest of some 20 attacks.
+behind whatever output rounding there is, and the size of the last hidden layer. *1-bit outputs* is the same model with
+`OutputBits(1, 0.2)`, in front of who can only ask. The spread is the standard deviation over targets. Rows that begin
+with "null" are targets that trained on records outside of the pool, so that their AUC must be 0.5 but for the choice of
+the largest of some 20 attacks.
 
 Batches hold all 1,600 members where a row has a clip, so that an epoch is one step; the rate is 2 then, with SGD,
 Nesterov momentum 0.9 and a cosine schedule. Rows with BatchNormalization have batches of 64, a rate of 0.1 and a weight
 decay of 5e-4, if they do not say otherwise. "Cross-distilled": 15 teachers of 3 epochs with BatchNormalization (5 folds
 drawn 3 times), and a student without. "Apart" takes our recipe apart. DP-SGD is `DPSGD(clip=1, noise)`; its batches are
 the whole set, and its epsilon is far above what means anything. Its lengths and noises, like ours, are rows of this
-table: read it as a curve, and compare rows of one test accuracy.
+table: read it as a curve, and compare rows of one test accuracy. HAMP gives who can only ask the outputs of random
+records in the order of the record's own classes; all other rows give outputs of 1 bit. Rows with a † were measured
+before who holds the file read the size of the last hidden layer too: their first AUC may be higher now.
+"""
+
+_RANKS = """## What a cheaper attack says of a row
+
+Spearman's correlation between the rows' AUC by one attack and by the strongest one, for who holds the file. The first
+four attacks take no reference models. See in this table that the confidence attack says little of a row's rank, and the
+entropy attack much, though its AUC itself is far lower.
+"""
+_IMAGES = """
+# The frontier of image networks, measured
+
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz`; results in `benchmarks/defences_images.json`.
+
+CIFAR-10, {members} members, images of {pixels} x {pixels} pixels, which are means of the original ones: so the figures
+are of this size, and compare with one another only. Each target and each reference model has a random half of a pool as
+its own members. Test accuracy is on records outside of the pool. Attackers, columns and null rows are those of
+docs/frontier.md, with 4 augmented queries of each record. Rows with a clip, and DP-SGD, have no normalization, and
+batches of a tenth of the members at a rate of 0.3, if they do not say otherwise; the others have BatchNormalization,
+batches of 64 and a rate of 0.1. "Cross-distilled": 5 teachers of 4 epochs with BatchNormalization. See in this table
+which row has the lowest AUC at a test accuracy.
 """
 
 
@@ -60,10 +84,25 @@ def table(results: list[dict[str, Any]]) -> str:
             cells += [f"{auc:.3f} ± {spread:.3f} ({attack})", " / ".join(f"{rate:.3f}" for rate in rates)]
         tests = [row["test_accuracy"] for row in found]
         spread = float(np.std(tests, ddof=1)) if len(tests) > 1 else 0.0
+        mark = "" if found[0].get("reads_hidden_layer") else " †"
         lines.append(
-            f"| {name} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
+            f"| {name}{mark} | {mean(found, 'train_accuracy'):.3f} | {np.mean(tests):.3f} ± {spread:.3f} | "
             f"{' | '.join(cells)} | {found[0]['reference_models']} | {len(found)} |"
         )
+    return "\n".join(lines)
+
+
+def ranks(results: list[dict[str, Any]]) -> str:
+    """How the rows' order by one attack's AUC agrees with that by the strongest, who holds the file, as Markdown."""
+    found = [row for row in results if row["access"] == "file" and not row["row"].startswith(NULL)]
+    groups = grouped(found, "row")
+    best = [strongest(group, 0)[1] for group in groups.values()]
+    ours = np.array(["ours" in name or "cross-distilled" in name or "apart" in name for (name,) in groups])
+    lines = ["| attack | of all rows | of cross-distilled rows |", "| --- | --- | --- |"]
+    for attack in ("gap", "confidence", "entropy", "label-only", "LiRA", "difficulty calibration", "whole output"):
+        values = np.array([np.mean([row["attacks"][attack][0] for row in group]) for group in groups.values()])
+        agreement = [stats.spearmanr(values[part], np.array(best)[part])[0] for part in (slice(None), ours)]
+        lines.append(f"| {attack} | {agreement[0]:.2f} | {agreement[1]:.2f} |")
     return "\n".join(lines)
 
 
@@ -108,4 +147,12 @@ def write_report(results: list[dict[str, Any]], document: pathlib.Path, path: pa
     """Writes the table and the figure."""
     figure(results, path)
     link = f"![Location-30](figures/{path.name})"
-    document.write_text(f"{_HEAD}\n{table(results)}\n\n{link}\n", encoding="utf-8")
+    document.write_text(f"{_HEAD}\n{table(results)}\n\n{link}\n\n{_RANKS}\n{ranks(results)}\n", encoding="utf-8")
+
+
+def write_tables(results: list[dict[str, Any]], document: pathlib.Path, members: int, side: int) -> None:
+    """Writes a table for each network."""
+    parts = [_IMAGES.strip().format(members=members, pixels=side)]
+    for network in dict.fromkeys(row["network"] for row in results):
+        parts += [f"## {network}", table([row for row in results if row["network"] == network])]
+    document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -67,9 +67,9 @@ class OutputBits:
     has memorized, and take none of it away. Calibration is lost.
 
     They hide nothing from who holds the file: the tensor in front of the rounding can be read from the .tflite, and
-    `audit` of a .tflite reads it (`access="file"`). From who can only ask they hide less than docs/frontier.md says,
-    whose figures are of 3 to 4 reference models: on a cross-distilled Location-30 network 64 reference models and
-    augmented queries find an AUC of 0.759 where that table says 0.558, and 0.859 with the file (docs/defence.md).
+    `audit` of a .tflite reads it (`access="file"`). From who can only ask they hide some: on a cross-distilled
+    Location-30 network of a test accuracy of 0.63 the strongest of all attacks has an AUC of 0.664 through outputs of 1
+    bit, and of 0.721 with the file (docs/frontier.md, 16 reference models).
 
     Example:
         >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))

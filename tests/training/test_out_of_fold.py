@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tfmiaq
+from tfmiaq.auditing.canaries import near_twins
 from tfmiaq.training import out_of_fold, out_of_fold_predictions
 
 CLASSES = 4
@@ -46,6 +47,16 @@ def test_no_teacher_of_a_record_was_trained_on_it_or_on_a_near_duplicate():
     assert np.mean(np.any(apart, axis=0)) > 0.5
     for more in ({}, {"repeats": 3}, {"folds": 7, "left_out": 3}):
         np.testing.assert_allclose(_seen(twins, labels, **more), 0, atol=1e-5)
+
+
+def test_twins_of_binary_records_are_kept_together():
+    generator = np.random.default_rng(0)
+    x = (generator.random((400, 446)) < 0.1).astype(np.float32)
+    twins = near_twins(x[:100], generator)
+    assert (twins != x[:100]).sum(1).max() == 5
+    together = out_of_fold._kept_together(np.concatenate([x, twins]), None, 5)
+    assert (together[:100] == together[400:]).mean() > 0.9
+    assert np.bincount(together).max() == 2
 
 
 def test_duplicates_join_the_groups_that_are_given():

@@ -73,7 +73,7 @@ def audit(given: Arguments) -> int:
         )
         about = report.about if "," in text else report.about.of_file(text)
         reports[name] = dataclasses.replace(report, about=about)
-        reports[name].save(given.folder / name if len(names) > 1 else given.folder)
+        reports[name].save(given.folder / name if len(names) > 1 else given.folder, given.exposed)
     shown: Any = reports[names[0]]
     if len(reports) > 1:
         shown = auditing.compare(reports)

@@ -46,9 +46,7 @@ def _add_folder(parser: Any, folder: str, text: str) -> None:
 
 
 def _add_conversion(parser: Any) -> None:
-    parser.add_argument(
-        "--target", choices=TARGETS, default=TARGETS[0], help="float or integer input and output (%(default)s)"
-    )
+    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="what the .tflite is for (%(default)s)")
     parser.add_argument("--labels", type=pathlib.Path, help="text file with a class name on each line")
 
 
@@ -116,6 +114,11 @@ def _add_audit(parser: Any) -> None:
         ".tflite, else query)",
     )
     _add_folder(parser, "audit", "folder of the report")
+    parser.add_argument(
+        "--exposed",
+        action="store_true",
+        help="name the most exposed members in the report, by their position among the records",
+    )
     parser.add_argument(
         "--slices",
         type=pathlib.Path,
@@ -204,7 +207,9 @@ def _add_convert(parser: Any) -> None:
 
 
 def _add_file_format(parser: Any) -> None:
-    parser.add_argument("--io_type", choices=("int8", "uint8"), help="type of input and output for edgetpu (int8)")
+    parser.add_argument(
+        "--io_type", choices=("int8", "uint8"), help="integer input and output (int8 for edgetpu, float for mobile)"
+    )
     parser.add_argument(
         "--pack",
         action="store_true",

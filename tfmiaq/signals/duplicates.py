@@ -17,7 +17,7 @@ _CHUNK = 4096
 # Records of fewer features lie close by chance.
 _FEWEST_FEATURES = 16
 # Near duplicates lie within this part of the squared distance at which a record's tenth neighbour lies, typically.
-_NEAR, _TENTH, _MEASURED, _COMPARED = 0.1, 10, 100, 10_000
+NEAR, _TENTH, _MEASURED, _COMPARED = 0.1, 10, 100, 10_000
 # Projected distances are within some 12 % of the distances themselves: what lies farther needs no second look.
 _PROJECTED = 1.7
 
@@ -44,28 +44,31 @@ class Duplicates:
         return len(within), len(np.unique(across[across < self.members]))
 
 
-def find_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray] = None) -> Duplicates:
+def find_duplicates(
+    members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray] = None, near: float = NEAR
+) -> Duplicates:
     """Returns the duplicates within members, and between members and non-members.
 
     Exact ones have the same hash of their bytes. Near ones are found by locality-sensitive hashing (signs of random
     projections, Charikar 2002): candidates are records that are neighbours in one of ten tables, and a pair counts if
-    its squared distance is less than 10 % of the median one of a record and its tenth nearest. So a few changed
-    features, or little noise, are found, and shifted or rotated images are not; with several features changed a few
-    pairs in a hundred are missed. Records of fewer than 16 features have no near duplicates.
+    its squared distance is less than a part, `near`, of the median one of a record and its tenth nearest. So a few
+    changed features, or little noise, are found, and shifted or rotated images are not; with several features changed
+    a few pairs in a hundred are missed. Records of fewer than 16 features have no near duplicates.
 
     Args:
         members: Records, shape (m, ...), or `Inputs`.
         non_members: Records, shape (n, ...), or `Inputs`.
         groups: Shape (m + n,), groups of the records: records of one group are no duplicates. None for none.
+        near: The part of that distance, from 0 to 1.
     """
     x = matrix(concatenate(members, non_members))
     exact = _equal(x)
-    near: np.ndarray = np.zeros((0, 2), int)
+    close: np.ndarray = np.zeros((0, 2), int)
     if x.shape[1] >= _FEWEST_FEATURES and len(x) > 2 * _TENTH:
-        near = _near(np.nan_to_num(x) if x.dtype.kind == "f" else x)
+        close = _near(np.nan_to_num(x) if x.dtype.kind == "f" else x, near)
     if groups is not None:
-        exact, near = (pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]] for pairs in (exact, near))
-    return Duplicates(exact, near, len(members))
+        exact, close = (pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]] for pairs in (exact, close))
+    return Duplicates(exact, close, len(members))
 
 
 def warn_of_duplicates(members: np.ndarray, non_members: np.ndarray, groups: Optional[np.ndarray]) -> Duplicates:
@@ -97,10 +100,10 @@ def _equal(x: np.ndarray) -> np.ndarray:
     return np.array(pairs, int).reshape(-1, 2)
 
 
-def _near(x: np.ndarray) -> np.ndarray:
+def _near(x: np.ndarray, part: float) -> np.ndarray:
     generator = np.random.default_rng(0)
     center = x.mean(0, dtype=np.float64).astype(np.float32)
-    limit = _NEAR * _typical_distance(x, generator)
+    limit = part * _typical_distance(x, generator)
     directions = generator.normal(size=(x.shape[1], _TABLES * (_SIGNS + 1))).astype(np.float32)
     parts = [(x[i : i + _CHUNK].astype(np.float32) - center) @ directions for i in range(0, len(x), _CHUNK)]
     flat = np.concatenate(parts)

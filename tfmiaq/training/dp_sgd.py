@@ -245,7 +245,8 @@ def has_batch_normalization(model: Any) -> bool:
 def without_batch_normalization(model: Any) -> Any:
     """Returns a copy of a float model without its BatchNormalization layers, with fresh weights.
 
-    Layers without a bias in front of one get a bias. Use it for a network that is to be trained with `DPSGD`.
+    Layers without a bias in front of one get a bias, and convolutions get weights that keep the size of what goes
+    through them and a ReLU (He et al. 2015, section 2.2). Use it for a network that is to be trained with `DPSGD`.
 
     Args:
         model: A functional or sequential Keras model.
@@ -267,6 +268,13 @@ def without_batch_normalization(model: Any) -> Any:
             return keras.layers.Activation("linear", name=layer.name)
         if layer.name in before and config.get("use_bias") is False:
             config["use_bias"] = True
+        # Normalization made up for small kernels: six separable convolutions without it give logits of 1e-7.
+        if layer.name in before and isinstance(layer, keras.layers.DepthwiseConv2D):
+            # Keras counts the channels in, of which a depthwise kernel reads one.
+            channels = layer.input_shape[-1 if layer.data_format == "channels_last" else 1]
+            config["depthwise_initializer"] = keras.initializers.VarianceScaling(2.0 * channels, "fan_in")
+        elif layer.name in before and isinstance(layer, keras.layers.Conv2D):
+            config["kernel_initializer"] = keras.initializers.VarianceScaling(2.0, "fan_in")
         return type(layer).from_config(config)
 
     return keras.models.clone_model(model, clone_function=plain)
