@@ -62,7 +62,7 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
     """Returns a function from records to the target's outputs.
 
     Of a Keras model that ends in a softmax or sigmoid it gives the logits in front of it, which hold the same and do
-    not saturate; its attribute `activation` says so.
+    not saturate; its attribute `activation` says so, as that of `Logits` does.
 
     Args:
         target: As for `signals.extract`, but no saved outputs.
@@ -83,6 +83,8 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
     for name in ("predict_proba", "predict"):
         if hasattr(target, name):
             return _Classifier(getattr(target, name), classes_of(target) if name == "predict" else None)
+    if isinstance(target, Logits):
+        return target
     if callable(target):
         function: Callable[[Any], Any] = target
         return lambda x: function(given(x))
@@ -90,6 +92,23 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
         "audit: Expected a Keras model, a .tflite (path or bytes), a function from records to scores, or a pair of "
         f"saved outputs as target. Received {type(target).__name__}."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Logits:
+    """A function from records to logits, a target of `signals.extract`.
+
+    Attributes:
+        function: Gives logits, shape (n, classes), of records.
+        activation: "softmax" or "sigmoid", whose logits they are; None where that is not known.
+    """
+
+    function: Callable[[Any], Any]
+    activation: Optional[str] = None
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the logits of records."""
+        return self.function(given(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +235,8 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
         owner: The function that was given the records, with which errors about them begin.
 
     Returns:
-        Shape (n, classes); log-probabilities where the target gives probabilities.
+        Shape (n, classes); log-probabilities where the target gives probabilities. Of one unit, a sigmoid or its logit,
+        two columns: 0, and the logit.
 
     Raises:
         TypeError: A target of another type.
@@ -225,8 +245,13 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
     pair((x, np.zeros(len(x), int)), "records", owner)
     predict = predictor(target, batch_size)
     scores = as_scores(predict(x), len(x), "records")
+    activation = getattr(predict, "activation", None)
     if scores.ndim == 1:
-        raise ValueError("Expected a target that gives scores of all classes. Received one that gives labels.")
-    if getattr(predict, "activation", None) is None and are_probabilities(scores):
+        if not np.mod(scores, 1).any():
+            raise ValueError("Expected a target that gives scores of all classes. Received one that gives labels.")
+        is_probability = activation is None and scores.min() >= 0 and scores.max() <= 1
+        logits = log_odds(scores) if is_probability else scores.astype(np.float64)
+        return np.stack([np.zeros(len(logits)), logits], axis=1)
+    if activation is None and are_probabilities(scores):
         return log_probabilities(scores)
     return np.asarray(scores, np.float64)
