@@ -295,15 +295,6 @@ def test_files_that_are_no_models(files, tmp_path):
         tfmiaq.load_model(path)
 
 
-def test_a_file_of_keras_3_is_named_as_such(files, tmp_path):
-    path = tmp_path / "three.keras"
-    with zipfile.ZipFile(files / "good.keras") as old, zipfile.ZipFile(path, "w") as new:
-        new.writestr("config.json", old.read("config.json"))
-        new.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
-    with pytest.raises(ValueError, match=r"was saved by Keras 3\.12\.0"):
-        tfmiaq.load_model(path)
-
-
 def test_the_command_line_goes_through_the_same_door(files, tmp_path, capsys):
     path = rewrite(
         files / "good.keras",
