@@ -3,13 +3,16 @@ PYTHON ?= python3
 # A folder of another name for each Python: make test PYTHON=python3.10 VENV=.venv-3.10
 VENV ?= .venv
 LEGACY ?= .venv-legacy
+DOCS ?= .venv-docs
+# An environment for the built wheel, and none of this folder.
+WHEEL ?= .venv-wheel
 ARGS ?=
 # Two processes, and the tests of a file in one of them: they share its models. tests/conftest.py has the order.
 PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Modules are compiled when they are imported: most of TensorFlow's never are.
 PIP_INSTALL ?= -m pip install --quiet --no-compile --disable-pip-version-check
 
-.PHONY: help demo test test-fast test-legacy lint format architecture bench clean
+.PHONY: help demo test test-fast test-legacy lint format architecture docs notebooks wheel bench clean
 
 help:  ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -40,6 +43,23 @@ architecture: $(VENV)/.ready  ## Draws the picture of the imports and writes the
 	$(VENV)/bin/python tools/build_files.py
 	$(VENV)/bin/python tools/draw_architecture.py --svg=docs/figures/architecture.svg
 
+docs: $(DOCS)/.ready  ## Builds the site into build/site; a warning or a broken link is an error (Python 3.12 or 3.13)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+notebooks: $(VENV)/.notebooks  ## Executes the tutorials and writes their notebooks (Python 3.11 to 3.13)
+	PYTHONWARNINGS=ignore $(VENV)/bin/python tools/build_notebooks.py
+
+# What is on PYTHONPATH would stand in the place of the wheel.
+wheel: export PYTHONPATH =
+wheel: tools/check_python.py  ## Builds wheel and source archive into build/dist, and tests the wheel where nothing else is
+	@$(PYTHON) tools/check_python.py 3.10 3.13 $(MAKECMDGOALS)
+	rm -rf build/dist $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python $(PIP_INSTALL) build==1.6.1
+	$(WHEEL)/bin/python -m build --outdir build/dist .
+	$(WHEEL)/bin/python $(PIP_INSTALL) --constraint requirements/default.txt build/dist/*.whl
+	cp tools/check_wheel.py build/dist && cd build/dist && $(abspath $(WHEEL))/bin/python check_wheel.py
+
 bench: $(VENV)/.ready  ## Runs the short benchmarks
 	$(VENV)/bin/python benchmarks/bits.py
 	$(VENV)/bin/python benchmarks/digits.py
@@ -61,10 +81,20 @@ $(LEGACY)/.ready: requirements/legacy.txt requirements/suite.txt requirements/de
 	$(LEGACY)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(DOCS)/.ready: requirements/docs.txt tools/check_python.py
+	@$(PYTHON) tools/check_python.py 3.12 3.13 $(MAKECMDGOALS)
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python $(PIP_INSTALL) --no-deps -r requirements/docs.txt
+	@touch $@
+
+%/.notebooks: %/.ready requirements/notebooks.txt
+	$*/bin/python $(PIP_INSTALL) --no-deps -r requirements/notebooks.txt
+	@touch $@
+
 # Dask and Ray, for the tests of what trains on many machines.
 %/.cluster: %/.ready requirements/cluster.txt
 	$*/bin/python $(PIP_INSTALL) --no-deps -r requirements/cluster.txt
 	@touch $@
 
 clean:  ## Removes the environments and what was built
-	rm -rf $(VENV) $(LEGACY) out build *.egg-info
+	rm -rf $(VENV) $(LEGACY) $(DOCS) $(WHEEL) out build *.egg-info

@@ -13,11 +13,19 @@ MEMBERS = flags.DEFINE_integer("members", 10_000, "Training records.", 32)
 FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 6, "Epochs of float training.", 1)
 
 
-def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
-    """Trains with SGD and a cosine schedule."""
+BATCH_SIZE = 128
+
+
+def compile_(model: Any, count: int, epochs: int, rate: float) -> None:
+    """Compiles for SGD with a cosine schedule over some epochs of `count` records."""
     keras = tfmiaq.keras
     model.compile(
-        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // 128)), 0.9, True),
+        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, epochs * -(-count // BATCH_SIZE)), 0.9, True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
+
+
+def fit(model: Any, x: Any, y: Any, epochs: int, rate: float) -> None:
+    """Trains with SGD and a cosine schedule."""
+    compile_(model, len(x), epochs, rate)
+    model.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)

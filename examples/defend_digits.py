@@ -9,24 +9,17 @@ Prints one table and writes models, policy, reports and their comparison to --fo
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
+import common
 from absl import app, flags
 from small_classifier import build_model, fit
 
 import tfmiaq
-from tfmiaq import datasets
-
-# TensorFlow's notes on the machine would drown the progress bars.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _ALL = "all"
 
-DATASET = flags.DEFINE_string("dataset", "digits", f"One of {', '.join(datasets.NAMES)}, or the path of an .npz file.")
-MEMBERS = flags.DEFINE_integer("members", 300, "Records to train on; as many others are the non-members.", 24)
 WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others have multiples of it.", 1)
 EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs of float training.", 1)
 QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized_epochs", 40, "Epochs of quantization-aware training.", 1)
@@ -44,46 +37,28 @@ POLICY = flags.DEFINE_string("policy", None, "JSON file of a bit-width policy; t
 OUTPUT_BITS = flags.DEFINE_integer(
     "output_bits",
     None,
-    "Bits of the quantized model's outputs, which hide from who can only ask: each logit's distance to the largest, up "
-    "to 0.2. Not rounded if not given.",
+    "Bits of the quantized model's outputs, which hide from who can only ask; not rounded if not given.",
     1,
     8,
 )
 TARGET = flags.DEFINE_enum("target", "edgetpu", ["mobile", "edgetpu"], "What the .tflite is for.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the split, of initial weights and of the audit.")
 FOLDER = flags.DEFINE_string("folder", "out", "Folder for all that is written.")
+flags.adopt_module_key_flags(common)
 
-flags.register_validator(
-    "dataset",
-    datasets.check_name,
-    message=f"expected one of {', '.join(datasets.NAMES)}, or the path of an .npz file that exists",
-)
 flags.register_validator("reference_models", lambda count: count != 1, message="expected 0, or at least 2")
 flags.register_validator(
     "policy", lambda path: path is None or pathlib.Path(path).is_file(), message="no such policy file"
 )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    common.start(argv)
     policy = tfmiaq.BitwidthPolicy.mia_default()
     if POLICY.value:
         policy = tfmiaq.BitwidthPolicy.from_json(pathlib.Path(POLICY.value).read_text(encoding="utf-8"))
     if OUTPUT_BITS.value:
         policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(OUTPUT_BITS.value, 0.2))
-    data = datasets.load(DATASET.value, SEED.value)
-    available = min(len(data.x_train), len(data.x_test))
-    if available < MEMBERS.value:
-        raise app.UsageError(f"--members={MEMBERS.value}, but {data.name} has {available} records on each side.")
-    members = data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]
-    non_members = data.x_test[: MEMBERS.value], data.y_test[: MEMBERS.value]
+    data, members, non_members = common.load_sets()
     attacks = ATTACKS.value
     if attacks == [_ALL]:
         there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.AUGMENTED_QUERIES}
@@ -108,7 +83,7 @@ def main(argv: list[str]) -> None:
         fit(quantized, x, y, quantized_epochs, 3e-3, label)
         return quantized
 
-    def score(name: str, target: Any, pipeline: list[Any], predictions: Any, size: str) -> None:
+    def score(name: str, target: Any, pipeline: list[Any], predictor: Any, size: str) -> None:
         """Audits a model, saves the report and adds a row to the table."""
         reference_models = None
         if REFERENCE_MODELS.value:
@@ -121,17 +96,16 @@ def main(argv: list[str]) -> None:
             non_members,
             attacks,
             reference_models=reference_models,
-            # Quantized outputs tell little by themselves, and augmented queries may tell more. Who holds the file reads
-            # the logits in front of the rounding, which these audits do not.
+            # Quantized outputs tell little by themselves, and augmented queries may tell more.
             augmented_queries=name != "float" and policy.output is not None,
-            seed=SEED.value,
+            seed=common.SEED.value,
         )
         report.save(folder / "reports" / name.lstrip("."))
         reports[name] = report
         rows.append(
             (
                 name,
-                f"{float((predictions.argmax(1) == data.y_test).mean()):.3f}",
+                f"{common.accuracy(predictor, data.x_test, data.y_test):.3f}",
                 f"{float(report.attack_accuracy):.3f}",
                 f"{report.gap_attack_accuracy:.3f}",
                 f"{float(report.auc):.3f}",
@@ -140,36 +114,28 @@ def main(argv: list[str]) -> None:
             )
         )
 
-    tfmiaq.keras.utils.set_random_seed(SEED.value)
+    tfmiaq.keras.utils.set_random_seed(common.SEED.value)
     model = train_float(*members, "float training")
     model.save(folder / "float.h5")
     weights = f"{4 * model.count_params():,} B of weights"
-    score("float", model, [train_float], model.predict(data.x_test, verbose=0), weights)
+    score("float", model, [train_float], model, weights)
 
     quantized = quantize(model, *members, "quantized training")
     quantized.save(folder / "quantized.h5")
     (folder / "policy.json").write_text(policy.to_json() + "\n", encoding="utf-8")
     summary = tfmiaq.summary(quantized)
     pipeline = [train_float, quantize]
-    score(
-        "quantized",
-        quantized,
-        pipeline,
-        quantized.predict(data.x_test, verbose=0),
-        f"{summary.packed_bytes:,} B packed",
-    )
+    score("quantized", quantized, pipeline, quantized, f"{summary.packed_bytes:,} B packed")
 
     buffer = tfmiaq.convert(quantized, TARGET.value, audit=reports["quantized"])
     (folder / "model.tflite").write_bytes(buffer)
     verification = tfmiaq.verify(quantized, buffer, data.x_test)
     (folder / "verification.txt").write_text(f"{verification}\n", encoding="utf-8")
-    score(
-        ".tflite", buffer, pipeline, tfmiaq.tflite.Interpreter(buffer).predict(data.x_test), f"{len(buffer):,} B file"
-    )
+    score(".tflite", buffer, pipeline, tfmiaq.tflite.Interpreter(buffer), f"{len(buffer):,} B file")
     tfmiaq.compare(reports).save(folder)
 
     head = ("model", "test accuracy", "attack accuracy", "gap attack", "AUC", "TPR at 1 % FPR", "size")
-    table = _table([head, *rows])
+    table = common.table(head, rows)
     (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{summary}\n\n{verification}\n\n{table}\n\nWritten to {folder}/")
 

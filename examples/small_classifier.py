@@ -22,6 +22,7 @@ def build_model(input_shape: tuple[int, ...], classes: int, width: int) -> Any:
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}")(x)
             x = layers.ReLU(name=f"relu{block}")(x)
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
+    if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(4 * width, activation="relu", name="hidden")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="classifier")
@@ -38,12 +39,15 @@ def fit(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        # So few steps take less time than to trace one.
+        run_eagerly=steps <= 10,
     )
     with tqdm(total=epochs, desc=label, disable=None if label else True) as bar:
         tick = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: (bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}"), bar.update())
         )
         model.fit(x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[tick, *callbacks])
+    model.run_eagerly = False
 
 
 def train(x: Any, y: Any) -> Any:

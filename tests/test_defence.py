@@ -195,7 +195,8 @@ _MODEL = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras
         ({"model": 3}, TypeError, r"Expected model to be a keras.Model or a function from \(x, y\) to one. Received 3"),
         ({"test": (np.zeros((5, 3)), np.zeros(5, int))}, ValueError, "defend: train has .* and test of shape"),
         ({"target": "phone"}, ValueError, "Expected target to be one of 'mobile', 'edgetpu'. Received 'phone'"),
-        ({"labels": [*"abc"]}, ValueError, "Expected labels to be at least 10 names, one for each class. Received 3"),
+        ({"labels": [*"abc"]}, ValueError, "Expected labels to be 10 names, one for each class .* Received 3"),
+        ({"labels": [*"abcdefghijk"]}, ValueError, "Expected labels to be 10 names, .* pass them to .convert.*. 11"),
         ({"model": _MODEL, "labels": [*"abcdefghijk"]}, ValueError, "Expected labels to be 10 names, .* Received 11"),
         ({"labels": 10}, TypeError, "Expected labels to be a list of names or None. Received 10"),
         ({"reference_models": 1}, ValueError, "Expected reference_models to be an integer of at least 2, or 0. .* 1"),
@@ -216,8 +217,9 @@ def test_bad_arguments_raise_before_any_work(sets, arguments, error, message, tm
 
 
 def test_labels_of_a_function_are_checked_when_its_model_is_there(sets, tmp_path):
-    with pytest.raises(ValueError, match=r"Expected labels to be 10 names, one for each class. Received 11"):
-        tfmiaq.defend(lambda x, y: _MODEL, *sets, labels=[*"abcdefghijk"], folder=tmp_path)
+    wide = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(11)])
+    with pytest.raises(ValueError, match=r"Expected labels to be 11 names, one for each class. Received 10"):
+        tfmiaq.defend(lambda x, y: wide, *sets, labels=[*"abcdefghij"], folder=tmp_path)
 
 
 def test_too_few_records_raise_before_any_work(sets, tmp_path):

@@ -187,6 +187,17 @@ def test_each_target_of_the_makefile_is_explained():
     assert sorted(told) == sorted(targets.split())
 
 
+def test_both_ways_of_integration_run_the_targets_of_the_makefile():
+    yaml = pytest.importorskip("yaml")
+    told = set(re.findall(r"^([a-z-]+):.*## \w", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    needed = {"lint", "test", "test-fast", "test-legacy", "docs", "wheel"}
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]["make"]
+    assert {row["target"] for row in job["strategy"]["matrix"]["include"]} == needed <= told
+    assert "make ${{ matrix.target }} PYTHON=python" in [step.get("run") for step in job["steps"]]
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert set(re.findall(r"make ([a-z-]+) PYTHON=", script)) == needed
+
+
 def test_the_package_itself_needs_no_flag_library():
     for path in (ROOT / "tfmiaq").rglob("*.py"):
         assert not any(found.module.split(".")[0] == "absl" for found in read_imports(path)), path

@@ -164,7 +164,7 @@ CALLS = {
     f"tfmiaq.search_policy(given.model, {SET}, 5)": "search_policy: Expected a PolicySearch or None",
     f"tfmiaq.search_policy(given.model, {SET}, recipe=5)": "recipe",
     f"tfmiaq.defend(given.train, {SET}, target='mobil')": "target to be one of 'mobile', 'edgetpu'",
-    f"tfmiaq.defend(given.train, {SET}, labels=['a'])": "labels to be at least 3 names",
+    f"tfmiaq.defend(given.train, {SET}, labels=['a'])": "labels to be 3 names",
     f"tfmiaq.defend(given.train, {SET}, labels=5)": "labels to be a list of names or None",
     f"tfmiaq.defend(given.model, {SET}, labels=['a'] * 4)": "labels to be 3 names",
     f"tfmiaq.defend(given.train, {SET}, reference_models=1)": "reference_models to be an integer of at least 2, or 0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -20,17 +21,21 @@ _LEGACY = "TF_USE_LEGACY_KERAS"
 _KERAS_2_IS_BUILT_IN = not _has_keras_3()
 
 # tfmot runs on Keras 2. TensorFlow 2.16 and later hand out Keras 3 as tf.keras unless this is set before their import.
-# TensorFlow 2.15 has Keras 2 built in: set there, it mixes that one with tf_keras, and no model can be cloned.
-if _KERAS_2_IS_BUILT_IN:
-    os.environ.pop(_LEGACY, None)
-else:
+# TensorFlow 2.15 has Keras 2 built in. tfmot sets the variable there too when it is imported, and then tf.keras is
+# tf_keras from its first use on.
+if not _KERAS_2_IS_BUILT_IN:
     os.environ.setdefault(_LEGACY, "1")
+elif "tensorflow_model_optimization" not in sys.modules:
+    os.environ.pop(_LEGACY, None)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import tensorflow as tf
 
-    # tfmot sets the variable for every version, and these namespaces choose their Keras when they are first used.
+    # These namespaces choose their Keras when they are first used: all of them that of the first, which tfmot may have
+    # used. No model of one Keras 2 can be cloned by the other.
+    if _KERAS_2_IS_BUILT_IN and not tf.keras.Model.__module__.startswith("tf_keras"):
+        os.environ.pop(_LEGACY, None)
     for namespace in (tf, tf.compat.v1, tf.compat.v2):
         namespace.keras.Model  # noqa: B018
     import tensorflow_model_optimization as tfmot
@@ -47,13 +52,6 @@ with warnings.catch_warnings():
 if _KERAS_2_IS_BUILT_IN:
     # Child processes would inherit the variable that tfmot has set.
     os.environ.pop(_LEGACY, None)
-    if keras.Model.__module__.startswith("tf_keras"):
-        raise ImportError(
-            f"{_LEGACY} was set when Keras of TensorFlow {tf.__version__} was first used, whose own Keras is Keras 2 "
-            "already; importing tensorflow_model_optimization sets it. Start Python again with that variable unset, "
-            "and write `import tfmiaq.quantization` in front of all imports of tensorflow_model_optimization: `import "
-            "tfmiaq` alone loads nothing yet."
-        )
 
 __all__ = [
     "QuantizeAwareActivation",

@@ -17,6 +17,8 @@ from tfmiaq.loading.limits import check_declared
 NAMES = ("digits", "cifar10", "mnist", "fashion_mnist")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _RECORDS = ("x_train", "x_test")
+_X = "x"
+_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _GROUPS = ("groups_train", "groups_test")
 Groups = tuple[Optional[np.ndarray], Optional[np.ndarray]]
 
@@ -27,8 +29,8 @@ class Dataset:
 
     Attributes:
         name: Its name, or the file's.
-        x_train: float32, shape (n, ...). Images have a channel axis; images of bytes are scaled to values from 0 to 1,
-            tables of bytes are not.
+        x_train: float32, shape (n, ...). Images of bytes have a channel axis and are scaled to values from 0 to 1;
+            tables of bytes are not. Other records, such as sequences of shape (n, steps, features), stay as they are.
         y_train: int64, shape (n,), classes; float64 where they are values; of several labels each, shape (n, k).
         x_test: float32, shape (m, ...).
         y_test: The same, shape (m, ...).
@@ -102,10 +104,69 @@ def load(name: str, seed: int = 0, rescale: bool = True, max_bytes: Optional[int
     elif name.endswith(".npz"):
         arrays, groups = _load_npz(pathlib.Path(name), max_bytes)
     else:
-        raise ValueError(f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.")
+        way = ""
+        if name.endswith(".csv") or pathlib.Path(name).is_dir():
+            way = " A .csv or a folder of images holds one set: give --members and --non_members."
+        raise ValueError(
+            f"Unknown data set {name!r}. Expected one of {', '.join(NAMES)}, or the path of an .npz file.{way}"
+        )
     x_train, y_train, x_test, y_test = arrays
     records = (_records(x_train, rescale), _labels(y_train), _records(x_test, rescale), _labels(y_test))
     return Dataset(name, *records, *groups)
+
+
+def load_unlabelled(
+    name: str,
+    label: Optional[str] = None,
+    rescale: bool = True,
+    image_size: Optional[tuple[int, ...]] = None,
+    max_bytes: Optional[int] = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns records without labels: those to calibrate a model on, and those to compare it with its file on.
+
+    Args:
+        name: What `load` takes; an .npz with an array x alone; a .csv with a header; or a folder of images, in folders
+            for each class or not.
+        label: Column of a .csv that is left out.
+        rescale: Whether images are divided by 255.
+        image_size: Height and width that images of a folder are resized to; None for images of one size.
+        max_bytes: Bytes that the arrays of an .npz may take in memory; None for 4 GiB.
+
+    Returns:
+        Training and test records where there are both, else the same records twice.
+
+    Raises:
+        ValueError: As `load` and `load_files`.
+    """
+    path = pathlib.Path(name)
+    if path.is_dir():
+        x, _ = _load_images([path], rescale, image_size)[0]
+    elif path.suffix == ".csv" and path.is_file():
+        x, _ = _load_csv([path], label, is_labelled=label is not None)[0]
+    elif path.suffix == ".npz" and path.is_file() and (found := _load_x(path, max_bytes)) is not None:
+        x = _records(found, rescale)
+    else:
+        data = load(name, rescale=rescale, max_bytes=max_bytes)
+        return data.x_train, data.x_test
+    return x, x
+
+
+def _load_x(path: pathlib.Path, max_bytes: Optional[int]) -> Any:
+    """Returns the array x of an .npz that has no training and test records, or None."""
+    with NpzFile(path, max_bytes) as data:
+        if _X not in data.headers or any(key in data.headers for key in _RECORDS):
+            return None
+        _check_array(path, _X, data.headers[_X], "biuf")
+        return _Read(data.read(_X, np.float32), data.headers[_X].dtype)
+
+
+def _check_array(path: pathlib.Path, key: str, header: Any, kinds: str) -> None:
+    """Raises ValueError for an array of objects, or without records."""
+    if header.dtype.kind not in kinds or not header.shape:
+        raise ValueError(
+            f"{key} of {str(path)!r} has type {header.dtype} and shape {header.shape}. Expected "
+            f"numbers{' or names' if 'U' in kinds else ''}, one or more for each record."
+        )
 
 
 def _load_npz(path: pathlib.Path, max_bytes: Optional[int]) -> tuple[tuple[Any, ...], Groups]:
@@ -120,12 +181,7 @@ def _load_npz(path: pathlib.Path, max_bytes: Optional[int]) -> tuple[tuple[Any, 
         if sum(key in known for key in _GROUPS) == 1:
             raise ValueError(f"{str(path)!r} has one of {' and '.join(_GROUPS)}. Give both arrays, or neither.")
         for key in _KEYS:
-            are_labels = key not in _RECORDS
-            if known[key].dtype.kind not in ("biufUS" if are_labels else "biuf") or not known[key].shape:
-                raise ValueError(
-                    f"{key} of {str(path)!r} has type {known[key].dtype} and shape {known[key].shape}. Expected "
-                    f"numbers{' or names' if are_labels else ''}, one or more for each record."
-                )
+            _check_array(path, key, known[key], "biuf" if key in _RECORDS else "biufUS")
         elements = sum(math.prod(known[key].shape) for key in _RECORDS)
         check_declared(repr(str(path)), 4 * elements, data.limit, "records, as float32,")
         # Records become float32 while they are read: memory holds them once. What they were says how they are scaled.
@@ -146,10 +202,11 @@ def _records(x: Any, rescale: bool) -> np.ndarray:
     if not isinstance(x, _Read):
         x = _Read(x.astype(np.float32), x.dtype)
     scaled: np.ndarray = x.values
-    # A table of bytes holds counts or codes, whose range its model has been trained on.
-    if rescale and scaled.ndim >= 3 and x.stored == np.uint8 and scaled.max(initial=0) > 1:
+    # A table of bytes holds counts or codes, whose range its model has been trained on; other numbers may be sequences.
+    are_images = scaled.ndim >= 3 and x.stored == np.uint8
+    if rescale and are_images and scaled.max(initial=0) > 1:
         scaled /= 255.0
-    return scaled[..., np.newaxis] if scaled.ndim == 3 else scaled
+    return scaled[..., np.newaxis] if are_images and scaled.ndim == 3 else scaled
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
@@ -199,7 +256,9 @@ def load_files(
     return Dataset(members, x_in, _labels(y_in), x_out, _labels(y_out))
 
 
-def _load_csv(paths: list[pathlib.Path], label: Optional[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _load_csv(
+    paths: list[pathlib.Path], label: Optional[str], is_labelled: bool = True
+) -> list[tuple[np.ndarray, np.ndarray]]:
     columns: Optional[list[str]] = None
     found = []
     for path in paths:
@@ -209,7 +268,7 @@ def _load_csv(paths: list[pathlib.Path], label: Optional[str]) -> list[tuple[np.
                 names = list(rows.fieldnames or ())
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(f"{str(path)!r} is damaged, or no .csv in UTF-8 ({error}).") from error
-            if label not in names:
+            if label not in names and (is_labelled or not names):
                 way = "Name the column of labels: --label=COLUMN." if label is None else f"It has no {label!r}."
                 raise ValueError(f"{str(path)!r} has the columns {', '.join(names):.300}. {way}")
             if columns is not None and set(names) != set(columns):
@@ -223,11 +282,12 @@ def _load_csv(paths: list[pathlib.Path], label: Optional[str]) -> list[tuple[np.
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(f"{str(path)!r} is damaged, or no .csv in UTF-8 ({error}).") from error
         x = [[_number(row[name], name, path, at) for name in columns if name != label] for at, row in enumerate(table)]
-        y = [row[label] for row in table]
+        y = [row[label] for row in table] if label is not None else []
         if None in y:
             raise ValueError(f"{str(path)!r} has no label in record {y.index(None)}: its line is too short.")
-        found.append((np.array(x, np.float32).reshape(len(table), len(columns) - 1), _labels_of_text(y)))
-    if found[0][1].dtype.kind != found[1][1].dtype.kind:
+        width = len(columns) - (label is not None)
+        found.append((np.array(x, np.float32).reshape(len(table), width), _labels_of_text(y)))
+    if len({y.dtype.kind for _, y in found}) > 1:
         # One set has whole numbers alone, or one of them names.
         found = [(x, y.astype(np.result_type(*(part.dtype for _, part in found)))) for x, y in found]
     return found
@@ -260,7 +320,7 @@ def _load_images(
     from tfmiaq._backend import keras
 
     classes = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in folders]
-    if classes[0] != classes[1] or not classes[0]:
+    if len(folders) > 1 and (classes[0] != classes[1] or not classes[0]):
         raise ValueError(
             f"Expected folders with one folder for each class, the same in both. Received {', '.join(classes[0])} in "
             f"{str(folders[0])!r} and {', '.join(classes[1])} in {str(folders[1])!r}."
@@ -268,8 +328,8 @@ def _load_images(
     sizes: dict[tuple[int, ...], pathlib.Path] = {}
     modes = set()
     for folder in folders:
-        for path in sorted(folder.glob("*/*")):
-            if path.suffix.lower() in (".bmp", ".gif", ".jpeg", ".jpg", ".png"):
+        for path in sorted(folder.glob("*/*" if classes[0] else "*")):
+            if path.suffix.lower() in _IMAGES:
                 with Image.open(path) as image:
                     sizes.setdefault((image.height, image.width), path)
                     modes.add(image.mode)
@@ -284,12 +344,13 @@ def _load_images(
     for folder in folders:
         dataset = keras.utils.image_dataset_from_directory(
             str(folder),
+            labels="inferred" if classes[0] else None,
             image_size=image_size or next(iter(sizes)),
             color_mode="grayscale" if modes <= {"L", "1"} else "rgb",
             shuffle=False,
             batch_size=None,
         )
-        parts = [(x.numpy(), int(y)) for x, y in dataset]
+        parts = [(part[0].numpy(), int(part[1])) if classes[0] else (part.numpy(), 0) for part in dataset]
         x = np.stack([image for image, _ in parts]) / np.float32(255 if rescale else 1)
         found.append((x, np.array([y for _, y in parts])))
     return found

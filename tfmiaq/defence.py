@@ -18,7 +18,7 @@ from tfmiaq._checks import N_JOBS, SEED, Choice, InvalidArgumentError, Where, ch
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.store import Store, keras_model, write_text, write_whole
+from tfmiaq.caching.store import Store, check_space, keras_model, write_text, write_whole
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import get_policy
@@ -176,7 +176,7 @@ def defend(
             such as its person, patient or device. No group is split by halves, folds and reference models. None where
             each record is a group of its own.
         target: As of `convert`.
-        labels: As of `convert`.
+        labels: As of `convert`; for a function as many as the records have classes.
         folder: Folder for everything that is made.
         n_jobs: Processes that train reference models.
         seed: Seed of splits, trainings and audits.
@@ -205,6 +205,7 @@ def defend(
         folder=folder,
     )
     run = _Run(**options, **_split_records(train, test, groups, options), verbose=verbose)
+    check_space(run.cache)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     bits = _bits_stage(run, float_model)
@@ -277,20 +278,18 @@ def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) 
     if options["cross_distillation"]:
         options["cross_distillation"].check_fits(len(members[1]), "defend")
     classes = int(max(members[1].max(), rest[1].max())) + 1
-    _check_labels(options["labels"], options["model"], f"at least {classes}", lambda count: count >= classes)
+    _check_labels(options["labels"], options["model"], classes)
     return {"members": members, "choosing": choosing, "non_members": non_members, "groups": of_parts}
 
 
-def _check_labels(labels: Optional[Sequence[str]], model: Any, expected: str, is_right: Callable[[int], bool]) -> None:
-    """Raises InvalidArgumentError if there is not one label for each class of the model, as far as it is there."""
-    if labels is None:
-        return
-    if isinstance(model, keras.Model):
-        classes = model.outputs[0].shape[-1]
-        expected, is_right = str(classes), lambda count: count == classes
-    if not is_right(len(labels)):
+def _check_labels(labels: Optional[Sequence[str]], model: Any, classes: int) -> None:
+    """Raises InvalidArgumentError if there is not one label for each class of the model, or of the records before."""
+    is_model = isinstance(model, keras.Model)
+    classes = model.outputs[0].shape[-1] if is_model else classes
+    if labels is not None and len(labels) != classes:
+        of_more = "" if is_model else " of the records; leave them out for a model of more, and pass them to `convert`"
         raise InvalidArgumentError(
-            f"defend: Expected labels to be {expected} names, one for each class. Received {len(labels)}."
+            f"defend: Expected labels to be {classes} names, one for each class{of_more}. Received {len(labels)}."
         )
 
 
@@ -299,8 +298,8 @@ def _float_stage(run: _Run) -> Any:
     model = run.stored_model(
         "float.keras", run.key, lambda: _seeded(run.seed, run.model, *run.members) if run.is_function else run.model
     )
-    # The number of classes of a function's model is known only now.
-    _check_labels(run.labels, model, "", bool)
+    # A function's model may have other classes than the records.
+    _check_labels(run.labels, model, 0)
     return model
 
 

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TOPS = {
     "tfmiaq": "",
     "benchmarks": "Scripts behind the figures of the documentation.",
+    "docs": "Sources of the tutorials' notebooks.",
     "examples": "Experiments as scripts.",
     "tests": "Tests.",
     "tools": "Helpers of the Makefile.",

@@ -308,7 +308,7 @@ def test_audits_that_cannot_be_are_refused(arguments, error, message):
 
 def test_an_attack_of_ones_own():
     """The example of the documentation, as it stands there."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "auditing.md").read_text()
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "extending.md").read_text()
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Largest" in block)
     members, non_members = pipelines.sets(40)
     names = {"model": pipelines.train_slowly(*members), "members": members, "non_members": non_members}

@@ -119,11 +119,39 @@ def test_reference_models_that_are_functions_stand_for_themselves(linear_scores)
 @pytest.mark.parametrize("ending", ["softmax", "sigmoid"])
 def test_files_of_other_tools_show_their_logits(integer, ending):
     (x, _), _ = _records(2.0)
-    buffer = _foreign(_model(keras.layers.Activation(ending)), integer)
+    model = _model(keras.layers.Activation(ending))
+    # Sigmoids say no to the other classes.
+    bias = -3.0 if ending == "sigmoid" else 0.0
+    model.get_layer("logits").bias.assign(np.full(CLASSES, bias))
+    buffer = _foreign(model, integer)
     outputs, logits = OpenFile(buffer).predict(x)
     np.testing.assert_array_equal(outputs, tfmiaq.tflite.Interpreter(buffer).predict(x))
-    assert np.abs(logits - x).mean() < (0.05 if integer else 1e-5)
+    assert np.abs(logits - x - bias).mean() < (0.05 if integer else 1e-5)
     assert _audit(buffer, 2.0).auc > 0.9
+
+
+@pytest.mark.parametrize("form", ["file", "keras", "keras, in the layer"])
+def test_logits_of_sigmoids_are_read_as_such(form):
+    """Each of K sigmoids says yes or no to one class."""
+    (x, y), _ = _records(2.0)
+    end = keras.layers.Dense(CLASSES, "sigmoid", kernel_initializer="identity")
+    model = _model(end if form == "keras, in the layer" else keras.layers.Activation("sigmoid"))
+    held = signals.HeldModel(_foreign(model) if form == "file" else model)
+    found = signals.extract(held.file, (x, y))
+    margins = np.where(np.eye(CLASSES, dtype=bool)[y], x, -x).astype(np.float64)
+    expected = np.log1p(np.exp(-margins)).sum(1)
+    np.testing.assert_allclose(found.losses, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_small_logits_of_a_softmax_are_no_sigmoids(as_file):
+    (x, y), _ = _records(0.0)
+    x = x / (1 + x.max())
+    model = _model(keras.layers.Softmax())
+    held = signals.HeldModel(_foreign(model) if as_file else model)
+    found = signals.extract(held.file, (x, y))
+    expected = np.log(np.exp(x.astype(np.float64)).sum(1)) - x[np.arange(RECORDS), y]
+    np.testing.assert_allclose(found.losses, expected, atol=1e-5)
 
 
 def test_a_pooled_convolution_is_read_behind_the_pooling():

@@ -66,6 +66,9 @@ def test_a_model_that_memorizes_is_found_out_by_its_canaries():
     assert report["LiRA"].rates[0] is None
     assert len(report.epsilons) == 8
     assert report.epsilon > 1
+    shown = report._repr_html_()
+    assert shown.count("<tr>") == len(report.results) + 1
+    assert report.verdict in shown
 
 
 def test_a_twin_that_is_always_in_hides_the_canary_and_one_that_goes_with_it_does_not():

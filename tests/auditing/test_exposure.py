@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import numpy as np
 import pytest
 
 import tfmiaq
 from tfmiaq import metrics
+from tfmiaq.auditing.gate import to_junit
 from tfmiaq.auditing.reporting.exposure import Exposure
 
 
@@ -60,7 +62,38 @@ def test_records_are_written_with_their_strongest_attack(tmp_path, linear_scores
         if rows[number]["attack"] == "confidence":
             assert float(rows[number]["score"]) == pytest.approx(float(score[0]), abs=1e-6)
             assert float(rows[number]["false_positive_rate"]) == pytest.approx(rate)
-    loaded = tfmiaq.AuditReport.load(report.save(tmp_path))
+    loaded = tfmiaq.AuditReport.load(report.save(tmp_path, exposed=True))
     assert loaded.exposed == report.exposed
+    assert "Most exposed members" in (tmp_path / "report.html").read_text()
     with pytest.raises(ValueError, match="A report that was loaded has no scores"):
         loaded.records(tmp_path / "scores.csv")
+
+
+def test_members_are_named_only_when_asked(tmp_path, linear_scores, run):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(0, 1, (120, 1)), np.zeros(120, int)
+    # No other number in the files looks like this one.
+    members = np.tile(x, (70, 1))[:8000]
+    members[7654] = 9
+    report = tfmiaq.audit(linear_scores, (members, np.zeros(8000, int)), (x, y), ["confidence"], access="query")
+    assert report.exposed[0] == 7654
+    comparison = tfmiaq.compare({"one": report, "other": report})
+    report.save(tmp_path / "r")
+    comparison.save(tmp_path / "r" / "both")
+    (tmp_path / "r" / "gate.xml").write_text(to_junit({"one": report.gate(["auc>0.5"])}))
+    names = {
+        path.name: path.read_text()
+        for path in (tmp_path / "r").rglob("*")
+        if path.suffix in (".json", ".md", ".html", ".xml")
+    }
+    assert {"report.json", "report.md", "report.html", "comparison.json", "gate.xml"} <= set(names)
+    for name, text in {**names, "text": str(report), "notebook": report._repr_html_()}.items():
+        assert not re.search(r"(?<![\d.])7654(?![\d.])", text), name
+    assert tfmiaq.AuditReport.load(tmp_path / "r").exposed == ()
+    for part, others in (("in", members), ("out", x)):
+        np.save(tmp_path / f"{part}.npy", linear_scores(others))
+    np.savez(tmp_path / "data.npz", x_train=members, y_train=np.zeros(8000, int), x_test=x, y_test=y)
+    line = f"audit {tmp_path}/in.npy,{tmp_path}/out.npy --records={tmp_path}/data.npz --raw --attacks=confidence"
+    for flag, named in (("", ()), (" --exposed", report.exposed)):
+        assert run(f"{line} --folder={tmp_path}/cli{flag}")[0] == 0
+        assert tfmiaq.AuditReport.load(tmp_path / "cli").exposed == named

@@ -52,6 +52,10 @@ def test_limits_are_judged_on_the_upper_end_over_all_attacks(coin, leaking):
     assert [check.outcome for check in judged.checks] == ["passed", "passed", "failed", "passed", "passed"]
     assert "has 0.0" in judged.failures[0].reason
     assert str(judged).splitlines()[2].startswith("failed: tpr@0.01>0.03: ")
+    html = judged._repr_html_()
+    assert html.count("<tr>") == len(judged.checks) + 1
+    assert "<td>tpr@0.01&gt;0.03</td><td>failed</td>" in html
+    assert "The gate fails." in html and "The gate passes." in coin.gate(conditions)._repr_html_()
     assert leaking.gate(f"epsilon>{leaking.epsilon - 0.01}").checks[1].outcome == "failed"
     # The highest of all attacks counts, not the one that was picked.
     highest = max(float(attack.auc) for attack in leaking.attacks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
@@ -179,13 +180,18 @@ def test_what_is_typed_in_a_notebook_is_one_line(report):
 def test_a_notebook_shows_tables_and_figures(report):
     comparison = tfmiaq.compare({"<i>float</i>": report})
     for thing in (report, comparison):
-        html = thing._repr_html_()
+        page = thing._repr_html_()
         verdict = str(thing.verdict).replace("<", "&lt;").replace(">", "&gt;")
-        assert verdict.splitlines()[0] in html
-        assert html.count("<table>") == 2
-        assert "<i>" not in html
+        assert verdict.splitlines()[0] in page
+        assert page.count("<table>") == 2
+        assert "<i>" not in page
         figure = thing.plot()
         assert isinstance(figure, matplotlib.figure.Figure)
         (axes,) = figure.axes
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
         assert axes.get_legend() is not None
+        # A notebook takes a figure's picture from the figure.
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    shown = report.verdict._repr_html_()
+    assert shown.count("<tr>") == len(report.verdict.parts) + 1
+    assert html.escape(report.verdict.headline) in shown

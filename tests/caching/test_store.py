@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from tfmiaq.caching import ARRAYS, VALUES, Store, keras_model, write_whole
+from tfmiaq.caching import ARRAYS, VALUES, Kind, Store, keras_model, write_whole
+from tfmiaq.caching.store import FullDiskError, check_space
 
 KINDS = [
     pytest.param(ARRAYS, {"a": np.arange(5000), "b": np.eye(3, dtype=np.float32)}, id="arrays"),
@@ -98,6 +102,49 @@ def test_a_model_that_cannot_be_stored_is_used_with_a_warning(tmp_path):
     assert not list(tmp_path.iterdir())
     assert store.get_or_make("key", lambda: _Model(3), kind).number == 3
     assert store.get("key", kind).number == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_stops_the_work_in_one_line(tmp_path, number):
+    def save(path, value):
+        path.write_bytes(bytes(100))
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(FullDiskError, match=r"^No space is left to write '.*key.json' .* make the same call again"):
+        Store(tmp_path).get_or_make("key", lambda: 1, Kind(".json", save, None))
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_of_a_full_disk_are_known_without_its_number(tmp_path):
+    def save(path, value):
+        raise OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')")
+
+    with pytest.raises(FullDiskError):
+        Store(tmp_path).put("key", 1, Kind(".json", save, None))
+
+
+def test_a_file_size_that_is_limited_is_told_before_the_work(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(FullDiskError, match="No space is left"):
+            check_space(tmp_path / "cache")
+        with pytest.raises(FullDiskError, match="No space is left"):
+            Store(tmp_path / "cache").put("key", {"a": np.random.default_rng(0).normal(size=900)}, ARRAYS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "cache").iterdir())
+    check_space(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
+    for name, age in ((".unfinished-old", 25 * 3600), (".unfinished-new", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "it.npz").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    check_space(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".unfinished-new"]
 
 
 def test_an_exported_file_is_that_of_its_key_or_none(tmp_path):

@@ -204,6 +204,11 @@ def _dense_normed(k: Any, x: Any, **kwargs: Any) -> Any:
     return k.layers.ReLU(name="relu")(k.layers.BatchNormalization(name="norm")(x))
 
 
+# Without biases Keras traces an RNN once. With them it traces a second one for a GPU, and the gradients of both: the
+# rows of Embedding and of freezing have those.
+_TRACED_ONCE = {"use_bias": False}
+
+
 def _layer(kind: str, *args: Any, **kwargs: Any) -> Any:
     """A body of one layer, by its name in `keras.layers`."""
     return lambda k, x: getattr(k.layers, kind)(*args, **kwargs)(x)
@@ -441,14 +446,16 @@ def _texts() -> tuple[Any, Any]:
 
 def _initial_state(k: Any) -> Any:
     inputs, state = k.Input((LENGTH, 3), name="sequence"), k.Input((4,), name="state")
-    x = k.layers.GRU(4, name="gru")(inputs, initial_state=k.layers.Dense(4, activation="tanh", name="start")(state))
+    x = k.layers.GRU(4, name="gru", **_TRACED_ONCE)(
+        inputs, initial_state=k.layers.Dense(4, activation="tanh", name="start")(state)
+    )
     return k.Model([inputs, state], k.layers.Dense(4, name="logits")(x))
 
 
 def _encoder_decoder(k: Any) -> Any:
     source, target = k.Input((LENGTH, 3), name="source"), k.Input((LENGTH, 3), name="target")
-    _, h, c = k.layers.LSTM(4, return_state=True, name="encoder")(source)
-    x = k.layers.LSTM(4, name="decoder")(target, initial_state=[h, c])
+    _, h, c = k.layers.LSTM(4, return_state=True, name="encoder", **_TRACED_ONCE)(source)
+    x = k.layers.LSTM(4, name="decoder", **_TRACED_ONCE)(target, initial_state=[h, c])
     return k.Model([source, target], k.layers.Dense(4, name="logits")(x))
 
 
@@ -578,7 +585,7 @@ def _shared_relu(k: Any, x: Any) -> Any:
 def _unmasked_by_operation(k: Any, x: Any) -> Any:
     """An operation on tensors passes no mask on, though the Add layer that it becomes does."""
     y = k.layers.Dense(4, name="dense")(x)
-    return k.layers.GRU(4, name="gru")(y + k.layers.Dense(4, name="other")(x))
+    return k.layers.GRU(4, name="gru", **_TRACED_ONCE)(y + k.layers.Dense(4, name="other")(x))
 
 
 def _loss_inside(k: Any) -> Any:
@@ -886,7 +893,7 @@ MODELS = (
     Situation("masks: Embedding, GRU", _words(_layer("GRU", 4, name="gru")), data=_tokens),
     Situation(
         "masks: Embedding, Bidirectional",
-        _words(lambda k, x: k.layers.Bidirectional(k.layers.LSTM(3), name="both")(x)),
+        _words(lambda k, x: k.layers.Bidirectional(k.layers.LSTM(3, **_TRACED_ONCE), name="both")(x)),
         data=_tokens,
     ),
     Situation(
@@ -894,7 +901,9 @@ MODELS = (
     ),
     Situation(
         "masks: Masking, LSTM",
-        _sequence(lambda k, x: k.layers.LSTM(4, name="lstm")(k.layers.Masking(name="mask")(x)), pool=False),
+        _sequence(
+            lambda k, x: k.layers.LSTM(4, name="lstm", **_TRACED_ONCE)(k.layers.Masking(name="mask")(x)), pool=False
+        ),
         data=_padded,
         targets=MOBILE,
         k3=True,
@@ -903,7 +912,7 @@ MODELS = (
     Situation(
         "masks: through Dense and Dropout to GRU",
         _words(
-            lambda k, x: k.layers.GRU(4, name="gru")(
+            lambda k, x: k.layers.GRU(4, name="gru", **_TRACED_ONCE)(
                 k.layers.Dropout(0.0, name="dropout")(k.layers.Dense(4, activation="relu", name="dense")(x))
             )
         ),
@@ -917,7 +926,7 @@ MODELS = (
     ),
     Situation(
         "masks: the loss of each word",
-        _words(_layer("LSTM", 4, return_sequences=True, name="lstm")),
+        _words(_layer("LSTM", 4, return_sequences=True, name="lstm", **_TRACED_ONCE)),
         data=_word_labels,
     ),
     # Layers called several times.

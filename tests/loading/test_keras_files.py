@@ -17,6 +17,7 @@ from tfmiaq import cli
 from tfmiaq._backend import keras, tf
 from tfmiaq.loading import keras_classes
 from tfmiaq.loading.keras_files import UntrustedModelError, open_keras_model
+from tfmiaq.loading.limits import TooLargeError
 
 ENGINE = keras_classes.keras.Model.__module__.rpartition(".")[0]
 
@@ -115,6 +116,11 @@ BAD_OBJECTS = {
     "an old name": (operation("compat.v1.py_func", "there"), "'compat.v1.py_func'"),
     "a node of a graph": (layer("TensorFlowOpLayer"), "TensorFlowOpLayer"),
     "a file with words": (layer("StringLookup", vocabulary="/etc/passwd"), "the file '/etc/passwd'"),
+    "a call on constants alone": (
+        operation("fill", [2**20, 2**20], value=1.0),
+        "on constants alone, which runs at once",
+    ),
+    "a list of thresholds": (layer("AUC", "keras.metrics", num_thresholds=10**9), "1000000000 thresholds of AUC"),
     "a misspelled layer": (layer("Dens"), "did the file mean 'Dense'?"),
 }
 
@@ -237,6 +243,20 @@ def test_zip_and_hdf5_keep_within_limits(files, tmp_path):
         file.create_dataset("bomb", (2**20, 2**20), chunks=(2**10, 2**10), compression="gzip")
     assert path.stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"declares arrays of 4,[\d,]+ bytes"):
+        tfmiaq.load_model(path)
+
+
+@pytest.mark.parametrize("form", ["keras", "h5"])
+def test_layers_of_a_configuration_keep_within_the_limit(form, files, tmp_path):
+    def widen(config):
+        dense = next(part for part in config["config"]["layers"] if part["class_name"] == "Dense")
+        dense["config"]["units"] = 10**9
+
+    change = {"keras": rewrite, "h5": rewrite_h5}[form]
+    path = change(files / f"good.{form}", tmp_path / f"wide.{form}", widen)
+    with pytest.raises(
+        TooLargeError, match=r"declares variables of 16,000,000,000 bytes .* 4,294,967,296. Raise max_b"
+    ):
         tfmiaq.load_model(path)
 
 

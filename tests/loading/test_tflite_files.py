@@ -239,7 +239,8 @@ def test_metadata_that_is_no_object_is_damaged(good):
     for text in (b"[1]", b"{", b"\xff", b"[" * 5000):
 
         def change(model, graph, text=text):
-            model.buffers[model.metadata[-1].buffer].data = np.frombuffer(text, np.uint8)
+            (own,) = [entry for entry in model.metadata if entry.name == b"tfmiaq"]
+            model.buffers[own.buffer].data = np.frombuffer(text, np.uint8)
 
         with pytest.raises(ValueError, match=r"damaged \.tflite: its metadata"):
             tfmiaq.tflite.read_metadata(changed(good, change))

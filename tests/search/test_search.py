@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pipelines
@@ -21,6 +22,7 @@ from conftest import tiny_model, train
 import tfmiaq
 from tfmiaq._backend import keras
 from tfmiaq.search import allocation, candidates, measurement, options, results, supernet
+from tfmiaq.search import search as search_module
 
 RECIPE = tfmiaq.TrainingRecipe(epochs=3)
 
@@ -66,6 +68,76 @@ def test_an_allocation_is_scored_without_a_trace(trained, sets):
         np.testing.assert_array_equal(one, other)
     assert shared.packed_bytes(lowest) < shared.packed_bytes({}) / 7
     assert 0 <= accuracy <= 1
+
+
+def test_random_layers_draw_the_same_for_each_score(trained, sets):
+    shared = supernet.Supernet(trained, (1, 8), (2, 8))
+    data = measurement.Samples(*[(x[:50], y[:50]) for x, y in (*sets, sets[1])], (sets[0][0][:64],))
+    ends = []
+
+    def end():
+        shared._adapt(data.calibration)
+        ends.append(shared.model.get_weights())
+
+    for before in (0, 3):
+        for _ in range(before):
+            # Draws, and puts back what the draws change.
+            shared.score({}, data)
+        kept = shared.model.get_weights()
+        end()
+        shared.model.set_weights(kept)
+    assert len(shared._adapt._states) == 1
+    for one, other in zip(*ends):
+        np.testing.assert_array_equal(one, other)
+    assert any(not np.array_equal(one, other) for one, other in zip(kept, ends[0]))
+
+
+class _Shared:
+    """The dimensions of a shared model."""
+
+    choices = types.MappingProxyType({f"{name}/weight": (1, 2, 4, 8) for name in "abcdef"})
+
+
+def _run_trials(n_trials, storage=None, dies_at=None, sampler="tpe", first=6):
+    """The allocations of a search whose scores cost nothing, and which may die within a trial."""
+    asked = []
+
+    def score(bits):
+        asked.append(bits)
+        if len(asked) == dies_at:
+            # Optuna does not catch it: the trial stays as a kill leaves it.
+            raise KeyboardInterrupt
+        total = sum(bits.values())
+        layers = {name: tfmiaq.LayerBits(bits[f"{name}/weight"], 8) for name in "abcdef"}
+        return results.Candidate(tfmiaq.BitwidthPolicy(layers=layers), 1 / total, total % 7, total)
+
+    given = tfmiaq.PolicySearch(n_trials, sampler=sampler, storage=storage)
+    given_first = [dict.fromkeys(_Shared.choices, bits) for bits in (1, 2, 4, 8, 8, 8)][:first]
+    try:
+        found = search_module._run_trials(given, _Shared, score, given_first, "study", 0, True)
+    except KeyboardInterrupt:
+        return None
+    return [candidate.policy for candidate in found]
+
+
+@pytest.mark.parametrize("sampler", options.SAMPLERS)
+def test_a_search_stopped_between_trials_goes_on_with_the_same(tmp_path, sampler):
+    whole = _run_trials(27, sampler=sampler)
+    assert _run_trials(22, sampler=sampler) == whole[:22]
+    storage = f"sqlite:///{tmp_path}/study.db"
+    for n_trials in (3, 22, 27):
+        assert _run_trials(n_trials, storage, sampler=sampler) == whole[:n_trials]
+
+
+def test_a_study_that_was_killed_within_a_trial_goes_on_with_all_given_allocations(tmp_path):
+    whole, storage = _run_trials(16), f"sqlite:///{tmp_path}/study.db"
+    assert _run_trials(16, storage, dies_at=3) is None
+    again = _run_trials(16, storage)
+    assert len(again) == 16
+    assert all(again.count(policy) == whole.count(policy) for policy in whole[:6])
+    # A killed trial keeps its number, and with it its draws.
+    assert _run_trials(17, storage, dies_at=1) is None
+    assert _run_trials(17, storage)[:16] == again
 
 
 def test_the_best_policy_keeps_the_accuracy_and_leaks_no_more(result):

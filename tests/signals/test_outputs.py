@@ -160,6 +160,21 @@ def test_a_value_is_scored_by_its_squared_error():
     np.testing.assert_allclose(two.losses, found.losses)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("held", [False, True])
+def test_shares_of_a_keras_model_are_values_behind_its_activation(activation, held):
+    """Labels between 0 and 1 are what the activation gives an estimate of, not its logits."""
+    generator = np.random.default_rng(0)
+    units = 1 if activation == "sigmoid" else 3
+    x, y = generator.normal(size=(40, 4)).astype(np.float32), generator.random((40, units))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, activation)])
+    y = y[:, 0] if units == 1 else y
+    found = signals.extract(signals.HeldModel(model).file if held else model, (x, y))
+    given = model.predict(x, verbose=0)
+    expected = ((given.reshape(y.shape) - y) ** 2).reshape(len(y), -1).mean(1)
+    np.testing.assert_allclose(found.losses, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_values_are_audited(shift):
     """Errors of members and non-members of one distribution are a coin; smaller errors are found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -113,6 +114,27 @@ def test_references_as_large_as_the_target_memorize_as_it_does():
         difference = abs(found.confidences - target.confidences)
         errors.append(difference[:, :150][found.trained_on[:, :150]].mean())
     assert errors[0] < 1e-5 < 0.5 < errors[1]
+
+
+def test_duplicates_among_members_do_not_hide_them_from_reference_models(monkeypatch):
+    """A model that one copy was left out of must not have seen the other one: it would answer as if it knew both."""
+    x, y = _records(300)
+    x, y = np.concatenate([np.repeat(x[:100], 2, axis=0), x[100:]]), np.concatenate([np.repeat(y[:100], 2), y[100:]])
+    target = _memorize(x[:200], y[:200])
+    kept = []
+    train = reference_training.train_references
+    monkeypatch.setattr(
+        sys.modules[tfmiaq.audit.__module__],
+        "train_references",
+        lambda *a, **k: kept.append(train(*a, **k)) or kept[-1],
+    )
+    with pytest.warns(UserWarning, match="200 with exact duplicates"):
+        report = tfmiaq.audit(
+            target, (x[:200], y[:200]), (x[200:], y[200:]), ["LiRA"], reference_models=_options(16), verbose=False
+        )
+    trained_on = kept[0].trained_on[:, :200]
+    np.testing.assert_array_equal(trained_on[:, ::2], trained_on[:, 1::2])
+    assert report["LiRA"].tpr_at_fpr(0.01).value > 0.9
 
 
 class _Slow:

@@ -263,8 +263,6 @@ def test_uint8_files_are_the_same_network(trained, digits):
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
     x = digits.x_test[:50]
     np.testing.assert_array_equal(*(tfmiaq.tflite.Interpreter(b).predict(x) for b in (as_int8, as_uint8)))
-    with pytest.raises(ValueError, match="'int8' or 'uint8'"):
-        tfmiaq.convert(quantized, "mobile", io_type="uint8")
     with pytest.raises(ValueError, match=r"Unknown io_type 'int4'. Expected one of 'int8', 'uint8'. Did you"):
         tfmiaq.convert(quantized, "edgetpu", io_type="int4")
 
@@ -304,7 +302,8 @@ def test_a_file_with_other_levels_is_not_handed_out(trained, digits, monkeypatch
     other = train(tfmiaq.quantize_model(tiny_model()), digits.x_train[:64], digits.y_train[:64])
     foreign = tfmiaq.convert(other)
     monkeypatch.setattr(tf.lite.TFLiteConverter, "convert", lambda self: foreign, raising=False)
-    monkeypatch.setattr(conversion, "write_metadata", lambda buffer, metadata: foreign)
+    for name in ("write_metadata", "write_standard_metadata"):
+        monkeypatch.setattr(conversion, name, lambda *written, **metadata: foreign)
     with pytest.raises(ValueError, match=r"(?s)levels are not the trained ones.*NO"):
         tfmiaq.convert(quantized)
     assert tfmiaq.convert(quantized, check=False) == foreign

@@ -13,6 +13,7 @@ from scipy import stats
 import tfmiaq
 from tfmiaq._backend import keras
 from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.quantization import layer_graph
 from tfmiaq.training import recipe as recipes
 
 
@@ -127,3 +128,25 @@ def test_recipes_do_without_tensorflow():
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize(
+    "options", [{}, {"mixup": 0.4}, {"dp": tfmiaq.DPSGD(clip=1.0)}], ids=["plain", "mixup", "clipped"]
+)
+def test_a_model_of_one_output_is_trained_on_zeros_and_ones(activation, options):
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+
+    def build():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation=activation)])
+
+    recipe = tfmiaq.TrainingRecipe(epochs=20, learning_rate=0.5, **options)
+    keras.utils.set_random_seed(0)
+    for model in (recipe.fit(build(), x, y), tfmiaq.FloatTraining(build, recipe)(x, y)):
+        outputs = outputs_of(model, x)[:, 0]
+        assert np.mean((outputs > (0.5 if activation else 0)) == y) > 0.9
+    with pytest.raises(ValueError, match=r"The model has one output, .* Received labels from 0 to 2"):
+        recipe.fit(build(), x, y * 2)
+    quantized = tfmiaq.quantize_model(model, tfmiaq.BitwidthPolicy.uniform(8, 8))
+    assert layer_graph.ends_in_sigmoid(quantized) == (activation == "sigmoid")

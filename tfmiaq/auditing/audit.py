@@ -25,6 +25,7 @@ from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.auditing.set_checks import check_sets
 from tfmiaq.auditing.units import units_of
+from tfmiaq.caching.store import check_space
 from tfmiaq.signals import access as access_to
 from tfmiaq.signals import queries
 from tfmiaq.signals.access import FILE, QUERY
@@ -198,6 +199,8 @@ def audit(
     held, unread = access_to.hold(target, access, **numbers)
     if attacks is not None:
         requirements.check_needs(chosen, reference_models, other is not None, can_query)
+    if isinstance(reference_models, ReferenceModels):
+        check_space(reference_models.cache)
     count = reference_models.count if isinstance(reference_models, ReferenceModels) else 0
     models = count * (1 if canaries is None else 2)
     targets = {QUERY: target} if held is None else {FILE: held.file, QUERY: held.query}

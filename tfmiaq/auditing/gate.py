@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 from xml.etree import ElementTree
 
 from tfmiaq._checks import InvalidArgumentError, real
+from tfmiaq._tables import html_table
 from tfmiaq.auditing.reporting.results import AttackResult
 from tfmiaq.metrics import Estimate
 
@@ -113,6 +114,10 @@ class Gate:
 
     def __str__(self) -> str:
         return "\n".join(f"{check.outcome}: {check.name}: {check.reason}" for check in self.checks)
+
+    def _repr_html_(self) -> str:
+        rows = [(check.name, check.outcome, check.reason) for check in self.checks]
+        return html_table(("limit", "outcome", "why"), rows, note=f"The gate {'passes' if self.passed else 'fails'}.")
 
 
 def judge(report: Any, conditions: Iterable[Union[str, Condition]], allow_unresolved: bool = False) -> Gate:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from tfmiaq import metrics
+from tfmiaq._tables import html_table
 from tfmiaq.auditing.findings import Finding
 from tfmiaq.auditing.reporting.results import AttackResult, Slice
 from tfmiaq.metrics import RATES, format_figure
@@ -110,6 +111,11 @@ class Verdict:
     def __str__(self) -> str:
         told = [f"{finding.text}" for finding in self.findings]
         return "\n".join([self.headline, *told, *map(str, self.parts)])
+
+    def _repr_html_(self) -> str:
+        rows = [(part.name, part.outcome, part.text) for part in self.parts]
+        note = " ".join([self.headline, *(finding.text for finding in self.findings)])
+        return html_table(("part", "outcome", "what was found"), rows, note=note)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the verdict as JSON values."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, Optional
@@ -18,6 +22,23 @@ import numpy as np
 from tfmiaq.loading.arrays import read_npz
 from tfmiaq.loading.json_text import parse_json
 from tfmiaq.loading.limits import read_text
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PROBE_BYTES = 2**16
+_UNFINISHED = ".unfinished-"
+# No single file takes so long to write.
+_LEFT_SECONDS = 24 * 3600
+
+
+class FullDiskError(OSError):
+    """No space is left for a file."""
+
+    def __init__(self, path: Any, error: BaseException) -> None:
+        reason = " ".join(str(error).split())
+        super().__init__(
+            f"No space is left to write '{path}' ({reason:.200}). Make space, and make the same call again: it goes on "
+            "with all that is finished, where a cache or a folder keeps it."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +57,10 @@ class Kind:
 
 
 def _save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]
+    # By way of memory: on a full disk the archive's own end would raise again, out of sight, and print that.
+    whole = io.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type, unused-ignore]
+    path.write_bytes(whole.getbuffer())
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -71,6 +94,52 @@ def private_folder(folder: Any) -> pathlib.Path:
     return folder
 
 
+def _is_of_full_disk(error: Optional[BaseException]) -> bool:
+    """Returns whether a full disk raised an error, or the one that it followed."""
+    while error is not None:
+        # HDF5 and TensorFlow tell the number, or the words, in the text alone.
+        if getattr(error, "errno", None) in _FULL or re.search(r"errno = (28|27|122)\b|No space left", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_space(folder: Optional[Any]) -> None:
+    """Writes a small file into a folder, which is made, and into that of temporary files, and removes both.
+
+    So a folder that cannot be written is told before long work. TensorFlow, too, fails without temporary files, in
+    words that say nothing of it. What killed processes have left half-written in the folder for a day is removed.
+
+    Args:
+        folder: Path of the folder that the work is to be kept in. None for none.
+
+    Raises:
+        FullDiskError: No space is left.
+        OSError: The folder cannot be made or written.
+    """
+    if folder is None:
+        return
+    folder = private_folder(folder)
+    _remove_left(folder)
+    for place in (folder, pathlib.Path(os.environ.get("TMPDIR", "/tmp"))):
+        try:
+            with tempfile.TemporaryFile(prefix=_UNFINISHED, dir=place) as file:
+                file.write(bytes(_PROBE_BYTES))
+        except OSError as error:
+            if _is_of_full_disk(error):
+                raise FullDiskError(place, error) from error
+            if place == folder:
+                raise
+
+
+def _remove_left(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed have left half-written in a folder, a day or more ago."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left)
+
+
 def write_whole(path: Any, save: Callable[[pathlib.Path], Any]) -> None:
     """Writes a file such that its name stands for a whole file at all times, or for none.
 
@@ -82,11 +151,21 @@ def write_whole(path: Any, save: Callable[[pathlib.Path], Any]) -> None:
         save: Function that writes the file to the path that it is given, whose name ends as that of `path` does.
 
     Raises:
+        FullDiskError: No space is left.
         OSError: The file cannot be written.
     """
     path = pathlib.Path(path)
+    try:
+        _write_whole(path, save)
+    except Exception as error:
+        if _is_of_full_disk(error):
+            raise FullDiskError(path, error) from error
+        raise
+
+
+def _write_whole(path: pathlib.Path, save: Callable[[pathlib.Path], Any]) -> None:
     private_folder(path.parent)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=path.parent))
     try:
         unfinished = scratch / f"it{path.suffix}"
         save(unfinished)
@@ -137,14 +216,20 @@ class Store:
             return None
 
     def put(self, key: str, value: Any, kind: Kind) -> bool:
-        """Stores a value, and returns whether it could be stored. Warns if it could not."""
+        """Stores a value, and returns whether it could be stored. Warns if it could not.
+
+        Raises:
+            FullDiskError: No space is left. What comes after it could not be kept either, and would be lost with it.
+        """
         path = self.path(key, kind)
         if path is None:
             return False
         try:
             write_whole(path, lambda unfinished: kind.save(unfinished, value))
+        except FullDiskError:
+            raise
         except Exception as error:
-            # A full disk, or a model with layers of the user's own that cannot be saved.
+            # A model with layers of the user's own that cannot be saved.
             warnings.warn(f"{path} could not be written ({error}).", stacklevel=2)
             return False
         return True
@@ -163,6 +248,9 @@ class Store:
 
         Returns:
             The value.
+
+        Raises:
+            FullDiskError: As `put`.
         """
         value = self.get(key, kind)
         if value is None or (is_right is not None and not is_right(value)):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-import sys
 from typing import Any, Optional
 
 from tfmiaq.cli.flags import given_fields
 from tfmiaq.cli.inputs import (
     FUNCTION,
+    fitted,
     function_of,
     load_labels,
     load_model,
     load_records,
     load_target,
+    load_unlabelled,
     policy_of,
 )
+from tfmiaq.cli.judging import FAILED, SUCCEEDED, conditions_of, show
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import PolicySearch
 from tfmiaq.search.search import SEARCH_RECIPE
@@ -25,7 +27,6 @@ from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe, flips_and_shifts
 
 Arguments = argparse.Namespace
-SUCCEEDED, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def summary(given: Arguments) -> int:
@@ -44,7 +45,7 @@ def audit(given: Arguments) -> int:
         raise ValueError(f"Expected targets of different names. Received {', '.join(names)}.")
     if len(names) > 1 and given.train_fn:
         raise ValueError("Reference models go through one target's pipeline (--train_fn): audit targets one by one.")
-    conditions = _conditions(given)
+    conditions = conditions_of(given)
     reference_models = _reference_models(given)
     canaries = _canaries(given)
     members, non_members, groups = load_records(given)
@@ -58,8 +59,8 @@ def audit(given: Arguments) -> int:
     for text, (name, target) in zip(given.targets, targets.items()):
         report = auditing.audit(
             target,
-            members,
-            non_members,
+            (fitted(members[0], target), members[1]),
+            (fitted(non_members[0], target), non_members[1]),
             given.attacks.split(",") if given.attacks else None,
             reference_models=reference_models,
             other=other,
@@ -72,39 +73,31 @@ def audit(given: Arguments) -> int:
         )
         about = report.about if "," in text else report.about.of_file(text)
         reports[name] = dataclasses.replace(report, about=about)
-        reports[name].save(given.folder / name if len(names) > 1 else given.folder)
+        reports[name].save(given.folder / name if len(names) > 1 else given.folder, given.exposed)
     shown: Any = reports[names[0]]
     if len(reports) > 1:
         shown = auditing.compare(reports)
         shown.save(given.folder)
-    print(f"{shown}\n\nWritten to {given.folder}")
-    return _judge(given, conditions, reports)
+    return show(given, conditions, reports, shown)
 
 
-def _conditions(given: Arguments) -> list[Any]:
-    """Returns the limits of --fail_if, checked before any work."""
-    from tfmiaq.auditing.gate import Condition
+def report(given: Arguments) -> int:
+    """Writes the pages of saved reports again, and compares several."""
+    conditions = conditions_of(given)
+    names = [_name_of_report(path) for path in given.reports]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Expected reports in folders of different names. Received {', '.join(names)}.")
+    from tfmiaq import auditing
 
-    if not given.fail_if and (given.junit is not None or given.allow_unresolved):
-        raise ValueError("--junit and --allow_unresolved are of a release gate: give its limits with --fail_if.")
-    return [Condition.parse(text) for text in given.fail_if]
+    reports = {name: auditing.AuditReport.load(path) for name, path in zip(names, given.reports)}
+    shown: Any = reports[names[0]] if len(reports) == 1 else auditing.compare(reports)
+    shown.save(given.folder)
+    return show(given, conditions, reports, shown)
 
 
-def _judge(given: Arguments, conditions: list[Any], reports: dict[str, Any]) -> int:
-    """Prints what a release gate says of each report, and returns the exit status."""
-    if not conditions:
-        return SUCCEEDED
-    from tfmiaq.auditing.gate import to_junit
-    from tfmiaq.caching.store import write_text
-
-    gates = {name: report.gate(conditions, given.allow_unresolved) for name, report in reports.items()}
-    if given.junit is not None:
-        write_text(given.junit, to_junit(gates))
-    for name, gate in gates.items():
-        print(f"\n{name}: the release gate {'passes' if gate.passed else 'FAILS'}.\n{gate}")
-        for check in gate.failures:
-            print(f"{name}: {check.name} {check.outcome}: {check.reason}", file=sys.stderr)
-    return SUCCEEDED if all(gate.passed for gate in gates.values()) else FAILED
+def _name_of_report(path: pathlib.Path) -> str:
+    """Returns the name of a report's folder, or of a file that was named otherwise than report.json."""
+    return path.absolute().parent.name if path.name == "report.json" else path.name.removesuffix(".json")
 
 
 def _slices(given: Arguments, members: int, non_members: int) -> dict[str, Any]:
@@ -160,12 +153,13 @@ def search(given: Arguments) -> int:
     """Searches bit-widths."""
     options, recipe = PolicySearch(**given_fields(given, PolicySearch)), _recipe(given, SEARCH_RECIPE)
     train, validation, groups = load_records(given)
+    model = load_model(given.model, given)
     from tfmiaq.search import search_policy
 
     found = search_policy(
-        load_model(given.model, given),
-        train,
-        validation,
+        model,
+        (fitted(train[0], model), train[1]),
+        (fitted(validation[0], model), validation[1]),
         options,
         recipe=recipe,
         groups=groups,
@@ -194,8 +188,8 @@ def defend(given: Arguments) -> int:
 
     defence = defend(
         model,
-        train,
-        test,
+        (fitted(train[0], model), train[1]),
+        (fitted(test[0], model), test[1]),
         policy=policy,
         recipe=recipe,
         cross_distillation=cross,
@@ -255,15 +249,14 @@ def convert(given: Arguments) -> int:
 
 def verify(given: Arguments) -> int:
     """Compares a .tflite with the model that it comes from."""
-    from tfmiaq import datasets
     from tfmiaq._checks import AT_LEAST_ONE, check
 
     count = check("verify", count=(given.count, AT_LEAST_ONE))["count"]
-    x = datasets.load(given.records, rescale=not given.raw, max_bytes=given.max_bytes).x_test[:count]
+    x = load_unlabelled(given)[1][:count]
     model = load_model(given.model, given)
     from tfmiaq.tflite.verification import verify
 
-    verification = verify(model, str(given.file), x)
+    verification = verify(model, str(given.file), fitted(x, model))
     print(verification)
     return SUCCEEDED if verification.exact else FAILED
 

@@ -96,6 +96,43 @@ def load_records(given: argparse.Namespace) -> tuple[Any, Any, Any]:
     return (data.x_train[:count], data.y_train[:count]), (data.x_test, data.y_test), groups
 
 
+def load_unlabelled(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Returns the records to calibrate a model on, and those to compare it with its file on.
+
+    Raises:
+        ValueError: As `datasets.load_unlabelled`.
+    """
+    return datasets.load_unlabelled(
+        given.records, given.label, not given.raw, image_size=given.image_size, max_bytes=given.max_bytes
+    )
+
+
+def fitted(x: Any, target: Any) -> Any:
+    """Returns records with a channel axis where a model takes one, and without where it takes none.
+
+    Args:
+        x: Shape (n, ...). Grey images may have an axis of one channel, or none.
+        target: A Keras model or the bytes of a .tflite; for anything else the records stay as they are.
+    """
+    shapes = _input_shapes(target)
+    if len(shapes) != 1:
+        return x
+    (shape,) = shapes
+    if len(shape) == x.ndim + 1 and shape[-1] == 1 and x.ndim > 2:
+        return x[..., None]
+    return x[..., 0] if len(shape) == x.ndim - 1 and x.ndim == 4 and x.shape[-1] == 1 else x
+
+
+def _input_shapes(target: Any) -> list[tuple[Any, ...]]:
+    """Returns the shape of each input of a model, the batch in front."""
+    if isinstance(target, bytes):
+        from tfmiaq.tflite.flatbuffer import unpack
+
+        graph = unpack(target).subgraphs[0]
+        return [tuple(graph.tensors[index].shape) for index in graph.inputs]
+    return [tuple(tensor.shape) for tensor in getattr(target, "inputs", None) or ()]
+
+
 def load_model(path: str, given: argparse.Namespace) -> Any:
     """Returns a Keras model, quantized or not, from a file that names nothing but Keras, or is trusted.
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
-from tfmiaq import datasets
 from tfmiaq._version import __version__
 from tfmiaq.auditing.canaries import KINDS
-from tfmiaq.cli import commands
-from tfmiaq.cli.flags import add_fields, format_default, integers
+from tfmiaq.cli import commands, judging, post_training
+from tfmiaq.cli.flags import add_fields, format_default
 from tfmiaq.cli.inputs import MODEL, POLICY
+from tfmiaq.cli.record_flags import add_records, add_seed, add_unlabelled
+from tfmiaq.cli.suggesting import SuggestingParser
 from tfmiaq.loading import MAX_BYTES
 from tfmiaq.policy import OutputBits
 from tfmiaq.search.options import SAMPLERS, PolicySearch
@@ -25,6 +27,7 @@ from tfmiaq.training.recipe import TrainingRecipe, default_recipe
 
 _LONGEST_ERROR = 4000
 TARGETS = ("mobile", "edgetpu")
+ROUNDING = ("learned", "nearest")
 _RECIPE_FIELDS = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment")
 _SEARCH_FIELDS = (
     "n_trials",
@@ -38,38 +41,12 @@ _SEARCH_FIELDS = (
 )
 
 
-def _add_records(parser: Any, with_members: bool = True) -> None:
-    group = parser.add_argument_group("records")
-    group.add_argument(
-        "--records",
-        required=not with_members,
-        help="an .npz with x_train, y_train (members), x_test and y_test (others of their kind), and groups_train and "
-        "groups_test where a person or device has several records: no group is split; or one of "
-        f"{', '.join(datasets.NAMES)}",
-    )
-    group.add_argument("--raw", action="store_true", help="take images of bytes as they are, not divided by 255")
-    if with_members:
-        group.add_argument(
-            "--members",
-            help="in the place of --records, a .csv with a header, or a folder of images with a folder for each class; "
-            "or a number: how many of x_train, from the first on, were trained on (all)",
-        )
-        group.add_argument("--non_members", metavar="FILE", help="the same of the non-members: a .csv, or a folder")
-        group.add_argument("--label", metavar="COLUMN", help="column of the .csv files that holds the labels")
-        group.add_argument(
-            "--image_size", type=integers, metavar="HEIGHT,WIDTH", help="resize images of folders (they have one size)"
-        )
-        parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (%(default)s)")
-
-
 def _add_folder(parser: Any, folder: str, text: str) -> None:
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(folder), help=f"{text} (%(default)s)")
 
 
 def _add_conversion(parser: Any) -> None:
-    parser.add_argument(
-        "--target", choices=TARGETS, default=TARGETS[0], help="float or integer input and output (%(default)s)"
-    )
+    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="what the .tflite is for (%(default)s)")
     parser.add_argument("--labels", type=pathlib.Path, help="text file with a class name on each line")
 
 
@@ -113,13 +90,19 @@ def _add_gate(parser: Any) -> None:
     )
     group.add_argument("--allow_unresolved", action="store_true", help="pass limits that too few records can judge")
     group.add_argument("--junit", type=pathlib.Path, metavar="FILE", help="write the limits as JUnit XML")
+    parser.add_argument(
+        "--format",
+        choices=judging.FORMATS,
+        default=judging.TEXT,
+        help="what is printed: the report as text, reports and gate as JSON, or the gate as JUnit XML (%(default)s)",
+    )
 
 
 def _add_audit(parser: Any) -> None:
     parser.add_argument(
         "targets", nargs="+", metavar="target", help=f"a .tflite, {MODEL}, or saved outputs as members.npy,others.npy"
     )
-    _add_records(parser)
+    add_records(parser)
     parser.add_argument("--attacks", help="names, with commas in between (those that are strongest for their cost)")
     parser.add_argument("--other", help="another version of the target, which the attacker holds too")
     parser.add_argument("--augmented_queries", action="store_true", help="query augmented copies of each record too")
@@ -131,6 +114,11 @@ def _add_audit(parser: Any) -> None:
         ".tflite, else query)",
     )
     _add_folder(parser, "audit", "folder of the report")
+    parser.add_argument(
+        "--exposed",
+        action="store_true",
+        help="name the most exposed members in the report, by their position among the records",
+    )
     parser.add_argument(
         "--slices",
         type=pathlib.Path,
@@ -163,7 +151,7 @@ def _add_audit(parser: Any) -> None:
 def _add_search_command(parser: Any) -> None:
     parser.epilog = "Bits are chosen on x_test: audit on records that are not among them."
     parser.add_argument("model", help=f"a trained float model: {MODEL}")
-    _add_records(parser)
+    add_records(parser)
     _add_folder(parser, "search", "folder of the result, whose folder cache keeps finished work")
     _add_search(parser, "How bits are searched.")
     _add_recipe(
@@ -178,7 +166,7 @@ def _add_defend(parser: Any) -> None:
     parser.add_argument(
         "model", help=f"FILE.py:FUNCTION from (x, y) to a trained model, so that the attacker adapts; or {MODEL}"
     )
-    _add_records(parser)
+    add_records(parser)
     _add_folder(parser, "defended", "folder of everything, whose folder cache keeps finished work")
     parser.add_argument("--policy", default="default", help=f"{POLICY}, or 'search' (%(default)s)")
     add_fields(
@@ -215,7 +203,13 @@ def _add_convert(parser: Any) -> None:
     parser.add_argument("model", help=MODEL)
     parser.add_argument("file", type=pathlib.Path, help="the .tflite to write")
     _add_conversion(parser)
-    parser.add_argument("--io_type", choices=("int8", "uint8"), help="type of input and output for edgetpu (int8)")
+    _add_file_format(parser)
+
+
+def _add_file_format(parser: Any) -> None:
+    parser.add_argument(
+        "--io_type", choices=("int8", "uint8"), help="integer input and output (int8 for edgetpu, float for mobile)"
+    )
     parser.add_argument(
         "--pack",
         action="store_true",
@@ -223,10 +217,39 @@ def _add_convert(parser: Any) -> None:
     )
 
 
+def _add_quantize(parser: Any) -> None:
+    parser.add_argument("model", help=f"a trained float model: {MODEL}")
+    add_unlabelled(parser)
+    parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="the .tflite to write")
+    parser.add_argument("--policy", default="w4a8", help=f"{POLICY} (%(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=500, help="records to calibrate on, and to compare outputs on (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDING,
+        default=ROUNDING[0],
+        help="weights to levels that keep the outputs of each layer, or to the nearest (%(default)s)",
+    )
+    parser.add_argument("--iterations", type=int, default=500, help="steps of learned rounding by layer (%(default)s)")
+    parser.add_argument("--save", type=pathlib.Path, metavar="FILE.keras", help="write the quantized Keras model too")
+    _add_conversion(parser)
+    _add_file_format(parser)
+    add_seed(parser)
+
+
+def _add_report(parser: Any) -> None:
+    parser.add_argument(
+        "reports", nargs="+", type=pathlib.Path, metavar="report", help="a report.json of an audit, or its folder"
+    )
+    _add_folder(parser, "report", "folder of the pages")
+    _add_gate(parser)
+
+
 def _add_verify(parser: Any) -> None:
     parser.add_argument("model", help=MODEL)
     parser.add_argument("file", type=pathlib.Path, help="the .tflite")
-    _add_records(parser, with_members=False)
+    add_unlabelled(parser)
     parser.add_argument("--count", type=int, default=500, help="records of x_test to compare outputs on (%(default)s)")
 
 
@@ -235,32 +258,82 @@ def _add_check(parser: Any) -> None:
 
 
 _COMMANDS = (
-    ("summary", commands.summary, _add_summary, "bits, sizes and multiply-adds, layer by layer"),
-    ("audit", commands.audit, _add_audit, "membership inference attacks, as a report with figures"),
-    ("search", commands.search, _add_search_command, "bits of least membership leakage at an accuracy that you set"),
+    (
+        "summary",
+        commands.summary,
+        _add_summary,
+        "bits, sizes and multiply-adds, layer by layer",
+        "model.keras --policy=w2a4",
+    ),
+    (
+        "quantize",
+        post_training.quantize,
+        _add_quantize,
+        "a .tflite of a trained float model, without training; exits with status 1 if it is not the quantized model",
+        "model.keras --records=own.npz --policy=w4a8 -o model.tflite",
+    ),
+    (
+        "audit",
+        commands.audit,
+        _add_audit,
+        "membership inference attacks, as a report with figures",
+        "model.tflite --records=own.npz --folder=audit --fail_if auc>0.6",
+    ),
+    (
+        "report",
+        commands.report,
+        _add_report,
+        "the page of a saved report, or several compared",
+        "audit/report.json earlier/report.json --folder=compared",
+    ),
+    (
+        "search",
+        commands.search,
+        _add_search_command,
+        "bits of least membership leakage at an accuracy that you set",
+        "model.keras --records=own.npz --n_trials=50 --max_accuracy_drop=0.01",
+    ),
     (
         "defend",
         commands.defend,
         _add_defend,
         "the whole way from a model to a .tflite, with audits",
+        "pipeline.py:train --records=own.npz --policy=w2a4 --reference_models=8 --folder=defended",
     ),
-    ("convert", commands.convert, _add_convert, "a .tflite of a trained quantized model"),
+    (
+        "convert",
+        commands.convert,
+        _add_convert,
+        "a .tflite of a trained quantized model",
+        "quantized.keras model.tflite --target=edgetpu --labels=labels.txt",
+    ),
     (
         "verify",
         commands.verify,
         _add_verify,
         "whether a .tflite is the trained model, level by level; else exits with status 1",
+        "quantized.keras model.tflite --records=own.npz",
     ),
-    ("check", commands.check, _add_check, "what the Edge TPU compiler will map; exits with status 1 if not all of it"),
+    (
+        "check",
+        commands.check,
+        _add_check,
+        "what the Edge TPU compiler will map; exits with status 1 if not all of it",
+        "model.tflite",
+    ),
 )
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    top = argparse.ArgumentParser("tfmiaq", description="Quantization against membership inference.")
+    top = SuggestingParser(
+        "tfmiaq",
+        description="Quantization against membership inference.",
+        epilog="tfmiaq COMMAND --help has the options of a command, and an example.",
+    )
     top.add_argument("--version", action="version", version=__version__)
     subparsers = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for name, run, add, text in _COMMANDS:
+    for name, run, add, text, example in _COMMANDS:
         made = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         made.set_defaults(run=run)
         made.add_argument("--traceback", action="store_true", help="show where an error comes from")
@@ -271,7 +344,13 @@ def parser() -> argparse.ArgumentParser:
             "--max_bytes", type=int, help=f"bytes that the arrays of one file may take in memory ({MAX_BYTES:,})"
         )
         add(made)
+        made.epilog = "\n\n".join([*([made.epilog] if made.epilog else []), f"example:\n  {_line(name, example)}"])
     return top
+
+
+def _line(command: str, arguments: str) -> str:
+    """Returns a command line as a shell takes it."""
+    return f"tfmiaq {command} {shlex.join(arguments.split())}"
 
 
 def _cut(text: str) -> str:
@@ -288,4 +367,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         if given.traceback:
             raise
         print(f"tfmiaq: {_cut(str(error) or type(error).__name__)}", file=sys.stderr)
-        sys.exit(commands.BAD_INPUT)
+        sys.exit(judging.BAD_INPUT)

@@ -108,6 +108,9 @@ _BACKEND_FUNCTIONS = frozenset(
         *("var", "zeros_like", "ones_like"),
     }
 )
+# How Keras writes an argument of a layer that is no tensor of the model.
+_CONSTANT = "_CONSTANT_VALUE"
+_MOST_THRESHOLDS = 1_000_000
 # They make what a configuration names, or run what they are given.
 _NOT_FUNCTIONS = ("get", "deserialize", "serialize")
 _SPECIAL = frozenset(
@@ -155,11 +158,37 @@ def _faults(config: Any, custom: dict[str, Any], imported: bool) -> Iterator[str
             waiting.extend(node)
         elif isinstance(node, dict):
             waiting.extend(node.values())
+            yield from _faults_of_calls(node)
             if "class_name" in node:
                 if not (imported and _is_imported(node)):
                     yield from _faults_of_object(node, custom)
             elif isinstance(node.get("module"), str) and "config" in node:
                 yield f"an object of {node['module']!r:.80} without a class"
+
+
+def _faults_of_calls(node: dict[str, Any]) -> Iterator[str]:
+    """Yields the calls of a layer that Keras would run while it opens the file: those on constants alone.
+
+    All others are traced, which takes no memory for their values.
+    """
+    calls = node.get("inbound_nodes")
+    for call in calls if isinstance(calls, list) else ():
+        heads = list(_heads(call))
+        if _CONSTANT in heads and not any(head != _CONSTANT for head in heads):
+            yield f"a call of {node.get('class_name', 'a layer')!r:.80} on constants alone, which runs at once"
+
+
+def _heads(call: Any) -> Iterator[str]:
+    """Yields the names with which lists begin that stand for a tensor: [layer, node, tensor], or a constant."""
+    waiting = [call]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+            if len(part) in (3, 4) and isinstance(part[0], str):
+                yield part[0]
 
 
 def _faults_of_object(node: dict[str, Any], custom: dict[str, Any]) -> Iterator[str]:
@@ -343,6 +372,9 @@ def _faults_of_settings(kind: str, config: Any) -> Iterator[str]:
         function = config.get("function")
         if not isinstance(function, str) or not _is_tensor_function(function):
             yield f"the function of TensorFlow {function!r:.80}"
+    thresholds = config.get("num_thresholds", 0)
+    if not isinstance(thresholds, int) or thresholds > _MOST_THRESHOLDS:
+        yield f"{thresholds!r:.80} thresholds of {kind}, of which a list is made; {_MOST_THRESHOLDS:,} are allowed"
     if kind in ("InstanceMethod", "InstanceProperty") and not str(config.get("attr_name", "_"))[:1].isalpha():
         yield f"the attribute {config.get('attr_name')!r:.80}"
     if isinstance(config.get("vocabulary"), str):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from tfmiaq.loading.json_text import parse_json
@@ -40,7 +43,8 @@ def open_keras_model(
         custom_objects: Classes and functions by the name that the file has for them, as Keras takes them.
         compile: Whether the model is compiled as it was when it was saved.
         imported: As `check_config`.
-        max_bytes: Bytes that the file's arrays may take in memory; None for `MAX_BYTES`.
+        max_bytes: Bytes that the file's arrays may take in memory, and the variables of the model that its
+            configuration describes; None for `MAX_BYTES`.
 
     Returns:
         The keras.Model.
@@ -48,7 +52,7 @@ def open_keras_model(
     Raises:
         ForbiddenObjectError: The file names what it may not; a ValueError that lists it.
         UntrustedModelError: A SavedModel, without `trust`; a ValueError.
-        TooLargeError: Arrays of more bytes; a ValueError.
+        TooLargeError: Arrays or variables of more bytes; a ValueError.
         ValueError: No such file, a damaged one, or one that this Keras cannot read.
     """
     limit = bytes_limit("load_model", max_bytes)
@@ -61,7 +65,7 @@ def open_keras_model(
     if not known.exists():
         raise ValueError(f"load_model: No model at {name}. Expected {_FORMS}.")
     is_zip = not trust and _check_file(known, name, limit, custom_objects, imported)
-    return _load(str(known), name, custom_objects, compile, trust, is_zip)
+    return _load(str(known), name, custom_objects, compile, None if trust else limit, is_zip)
 
 
 def _check_file(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> bool:
@@ -171,17 +175,50 @@ def _check_arrays(file: Any, name: str, limit: int) -> None:
                 check_declared(f"load_model: {name}", declared, limit)
 
 
-def _load(path: str, name: str, custom_objects: Any, compile: bool, trust: bool, is_zip: bool) -> Any:
+@contextlib.contextmanager
+def _limited_variables(name: str, limit: Optional[int]) -> Iterator[None]:
+    """Within it TooLargeError is raised before variables are made that take more than a limit together.
+
+    A layer's configuration says how large its weights are, whatever arrays the file has for them.
+    """
+    from tfmiaq._backend import tf
+
+    declared = 0
+
+    def create(next_creator: Any, **given: Any) -> Any:
+        nonlocal declared
+        shape, dtype = given.get("shape"), given.get("dtype")
+        sizes = [] if shape is None else tf.TensorShape(shape).as_list()
+        declared += math.prod(sizes) * tf.as_dtype(dtype or tf.float32).size
+        check_declared(f"load_model: {name}", declared, limit or 0, "variables")
+        return next_creator(**given)
+
+    with contextlib.nullcontext() if limit is None else tf.variable_creator_scope(create):
+        yield
+
+
+def _load(path: str, name: str, custom_objects: Any, compile: bool, limit: Optional[int], is_zip: bool) -> Any:
     from tfmiaq._backend import keras
 
-    more = {"safe_mode": not trust} if is_zip or path.endswith(".keras") else {}
+    more = {"safe_mode": limit is not None} if is_zip or path.endswith(".keras") else {}
     try:
-        return keras.models.load_model(path, custom_objects=custom_objects, compile=compile, **more)
+        with _limited_variables(name, limit):
+            return keras.models.load_model(path, custom_objects=custom_objects, compile=compile, **more)
     except Exception as error:
+        refused = _refusal(error)
+        if refused is not None:
+            raise refused from error
         # What Keras meets first in a file that is cut or changed is of any type.
         raise ValueError(
             f"load_model: {name} is damaged, or no model of this Keras ({type(error).__name__}: {_short(error)})."
         ) from error
+
+
+def _refusal(error: Optional[BaseException]) -> Optional[RefusedFileError]:
+    """Returns the refusal that an error of Keras goes back to, or None."""
+    while error is not None and not isinstance(error, RefusedFileError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _damaged(name: str, error: Exception) -> ValueError:

@@ -37,6 +37,11 @@ def ends_in_softmax(model: Any) -> bool:
     return is_softmax(before_range(functional.output_layers(model)[0]))
 
 
+def ends_in_sigmoid(model: Any) -> bool:
+    """Returns whether a model, quantized or not, ends in a sigmoid."""
+    return activation_name(before_range(functional.output_layers(model)[0])) == "sigmoid"
+
+
 def _is_linear(layer: Any) -> bool:
     return activation_name(layer) in ("", "linear")
 

@@ -12,7 +12,8 @@ from tfmiaq.quantization.transformations import functional, keras3
 from tfmiaq.quantization.transformations.functional import activation_name
 
 _layers = keras.layers
-_SQUASHING = ("softmax", "log_softmax", "sigmoid")
+# By the name of an activation, the one whose logits it takes.
+_SQUASHING = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
 
 
 class LogitsModel:
@@ -22,6 +23,9 @@ class LogitsModel:
 
     Args:
         model: A Sequential or Functional model of one output, quantized or not.
+
+    Attributes:
+        activation: "softmax" or "sigmoid" where the model takes that of the logits, else None.
 
     Raises:
         ValueError: A subclassed model, or one of several outputs; one of Keras 3 with layers that Keras 2 lacks.
@@ -34,7 +38,7 @@ class LogitsModel:
             raise ValueError(f"the Keras model {model.name!r} is subclassed, or not built")
         if len(model.outputs) != 1:
             raise ValueError(f"the Keras model {model.name!r} has {len(model.outputs)} outputs")
-        tensor, self._head = _before_squashing(model.outputs[0])
+        tensor, self._head, self.activation = _before_squashing(model.outputs[0])
         self._both = keras.Model(model.inputs, [model.outputs[0], tensor])
         # `predict` costs more than a small model's outputs, and is called for each augmented query.
         self._traced = tf.function(lambda batch: self._both(batch, training=False), reduce_retracing=True)
@@ -108,21 +112,31 @@ def _before_dense(tensor: Any) -> Optional[Any]:
         tensor = read[0]
 
 
-def _before_squashing(tensor: Any) -> tuple[Any, Optional[Any]]:
-    """Returns the tensor of logits; or one that a layer, or a model of its own, makes the logits of, and that one."""
+def _before_squashing(tensor: Any) -> tuple[Any, Optional[Any], Optional[str]]:
+    """Returns the tensor of logits; or one that a layer, or a model of its own, makes the logits of, and that one.
+
+    The third is the activation that is taken of the logits, or None.
+    """
+    activation: Optional[str] = None
     while True:
         layer = functional.layer_of(tensor)
         read = functional.tensors_read(tensor)
         if len(read) != 1:
-            return tensor, None
+            return tensor, None, activation
         if functional.is_functional(layer):
-            return read[0], LogitsModel(layer)
+            head = LogitsModel(layer)
+            return read[0], head, head.activation or activation
         if isinstance(layer, QuantizeLayer) or _only_squashes(inner(layer)):
+            activation = _squashes_by(inner(layer)) or activation
             tensor = read[0]
         elif activation_name(layer) in _SQUASHING:
-            return read[0], _without_activation(layer)
+            return read[0], _without_activation(layer), _SQUASHING[activation_name(layer)]
         else:
-            return tensor, None
+            return tensor, None, activation
+
+
+def _squashes_by(layer: Any) -> Optional[str]:
+    return "softmax" if isinstance(layer, _layers.Softmax) else _SQUASHING.get(activation_name(layer))
 
 
 def _only_squashes(layer: Any) -> bool:

@@ -7,12 +7,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from tfmiaq import signals
 from tfmiaq._checks import SEED, InvalidArgumentError, check
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.store import Store
+from tfmiaq.caching.store import Store, check_space
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.search.allocation import Bits, first_trials, score_singles
 from tfmiaq.search.measurement import draw_samples
@@ -96,6 +97,7 @@ def search_policy(
     if groups is not None:
         sizes = len(train[1]), len(validation[1])
         signals.check_group_pair(groups, sizes, "search_policy", ("train", "validation"))
+    check_space(None if folder is None else pathlib.Path(folder) / "cache")
     samples = draw_samples(train, validation, members, non_members, search.sample, seed)
     supernet = Supernet(model, search.weight_bits, search.activation_bits)
     own = [supernet.bits_of(policy) for policy in policies]
@@ -152,10 +154,11 @@ def _run_trials(
 ) -> list[Candidate]:
     """Returns the candidates of an Optuna study, the given allocations first.
 
-    Without a storage the study is repeated from its first trial on, and the scores of trials that an earlier call has
-    finished come from the store: it draws the same trials as one that was not stopped. Of a model with random layers,
-    as Dropout, the noise in the scores draws on from score to score (`Supernet.score`): there a search that was stopped
-    goes on with trials as good as those that it would have drawn, not with the same. So does one with a storage.
+    Each trial draws from a seed of its own, that of its number. Without a storage the study is repeated from its first
+    trial on, and the scores of trials that an earlier call has finished come from the store: it draws the same trials
+    as one that was not stopped. In a storage a trial that was under way when its process died keeps its number, so that
+    the search goes on with the draws of the next number, as it would beside a process that still runs. Allocations that
+    are given are put in again where their trial was not finished.
     """
     import optuna
 
@@ -165,11 +168,19 @@ def _run_trials(
         storage=search.storage,
         load_if_exists=True,
         directions=["minimize", "maximize", "minimize"],
-        sampler=_sampler(optuna, search.sampler, seed),
     )
-    if not study.trials:
-        for bits in first:
-            study.enqueue_trial({name: bits.get(name, choices[-1]) for name, choices in supernet.choices.items()})
+    states = optuna.trial.TrialState
+
+    def trials(*of_states: Any) -> list[Any]:
+        return study.get_trials(deepcopy=False, states=of_states or None)
+
+    queue = [{name: bits.get(name, choices[-1]) for name, choices in supernet.choices.items()} for bits in first]
+    known = [trial.system_attrs.get("fixed_params") for trial in trials(states.COMPLETE, states.WAITING)]
+    for fixed in queue:
+        if fixed in known:
+            known.remove(fixed)
+        else:
+            study.enqueue_trial(fixed)
 
     def objective(trial: Any) -> tuple[float, float, float]:
         bits = {name: trial.suggest_categorical(name, choices) for name, choices in supernet.choices.items()}
@@ -177,19 +188,19 @@ def _run_trials(
         trial.set_user_attr("policy", candidate.policy.to_json())
         return candidate.leakage, candidate.accuracy, float(candidate.packed_bytes)
 
-    def complete() -> list[Any]:
-        return [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-
-    done = len(complete())
-    with tqdm(total=search.n_trials, initial=min(done, search.n_trials), desc="search", disable=quiet) as bar:
-        study.optimize(objective, max(0, search.n_trials - done), callbacks=[lambda study, trial: bar.update()])
+    done = len(trials(states.COMPLETE))
+    missing = range(done, search.n_trials)
+    for _ in tqdm(missing, initial=min(done, search.n_trials), total=search.n_trials, desc="search", disable=quiet):
+        study.sampler = _sampler(optuna, search.sampler, seed, len(trials()))
+        study.optimize(objective, 1)
     return [
         Candidate(BitwidthPolicy.from_json(t.user_attrs["policy"]), t.values[0], t.values[1], int(t.values[2]))
-        for t in complete()
+        for t in trials(states.COMPLETE)
     ]
 
 
-def _sampler(optuna: Any, name: str, seed: int) -> Any:
+def _sampler(optuna: Any, name: str, *seeds: int) -> Any:
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
     return optuna.samplers.RandomSampler(seed) if name == "random" else optuna.samplers.TPESampler(seed=seed)

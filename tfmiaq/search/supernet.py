@@ -19,6 +19,7 @@ from tfmiaq.quantization.quantizers import ReluQuantizer
 from tfmiaq.search.allocation import FULL, Bits
 from tfmiaq.search.measurement import Samples, measure
 from tfmiaq.search.results import Candidate
+from tfmiaq.training import repeated
 from tfmiaq.training.recipe import TrainingRecipe
 
 # BatchNormalization has to follow each change of bits within a few batches.
@@ -46,7 +47,8 @@ class Supernet:
     """
 
     def __init__(self, model: Any, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> None:
-        self.model = quantize_model(model, BitwidthPolicy.uniform(FULL, FULL, None, None))
+        with repeated.random_state_in_variables():
+            self.model = quantize_model(model, BitwidthPolicy.uniform(FULL, FULL, None, None))
         for layer in self.model.layers:
             if isinstance(inner(layer), keras.layers.BatchNormalization):
                 inner(layer).momentum = _FAST_MOMENTUM
@@ -68,7 +70,7 @@ class Supernet:
             raise ValueError("search_policy: No layer of the model has bits to choose; tfmiaq.summary(model) says why.")
         self.set({})
         self._forward = tf.function(lambda x: self.model(x, training=False), reduce_retracing=True)
-        self._adapt = tf.function(lambda x: self.model(x, training=True), reduce_retracing=True)
+        self._adapt = _Adaptation(self.model)
 
     def _add(self, name: str, variable: Any, choices: Sequence[int]) -> None:
         self.dimensions[name] = variable
@@ -120,14 +122,14 @@ class Supernet:
     def score(self, bits: Bits, samples: Samples) -> tuple[float, float]:
         """Returns the leakage and the accuracy of an allocation.
 
-        Statistics and ranges follow the bits on a few batches, and are put back. Random layers, as Dropout, draw on
-        from score to score, and add their noise: a graph that is traced once for all scores cannot be seeded anew.
+        Statistics and ranges follow the bits on a few batches, and are put back. Random layers, as Dropout, draw the
+        same for each score, so that it does not depend on the scores before it. A layer of the user's own that calls
+        `tf.random` itself draws on from score to score.
         """
         variables = self.model.non_trainable_variables
         before = [variable.numpy() for variable in variables]
         self.set(bits)
-        for batch in samples.calibration:
-            self._adapt(batch)
+        self._adapt(samples.calibration)
         measured = measure(self._predict, samples)
         for variable, value in zip(variables, before):
             variable.assign(value)
@@ -135,6 +137,29 @@ class Supernet:
 
     def _predict(self, x: np.ndarray) -> np.ndarray:
         return np.concatenate([self._forward(x[start : start + _BATCH]).numpy() for start in range(0, len(x), _BATCH)])
+
+
+class _Adaptation:
+    """Runs batches through a model as in training, without a step; random layers draw the same in each call."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._run: Optional[Any] = None
+        self._states: list[Any] = []
+
+    def __call__(self, batches: Sequence[np.ndarray]) -> None:
+        """Runs the batches, shape (n, ...) each."""
+        if self._run is None and len(batches):
+            traced = tf.function(lambda x: self._model(x, training=True))
+            shape = [None, *batches[0].shape[1:]]
+            self._run = traced.get_concrete_function(tf.TensorSpec(shape, batches[0].dtype))
+            self._states = repeated.random_states(self._run.graph, self._model.weights)
+        generator = np.random.default_rng(0)
+        for state in self._states:
+            state.assign(generator.integers(2**62, size=state.shape))
+        for batch in batches:
+            assert self._run is not None
+            self._run(tf.constant(batch))
 
 
 class CachedScores:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfmiaq._checks import check_choice
 from tfmiaq.signals.inputs import Inputs, arrays, matrix
-from tfmiaq.signals.targets import Target
+from tfmiaq.signals.targets import Logits, Target
 
 QUERY, FILE = "query", "file"
 ACCESS = (QUERY, FILE)
@@ -40,7 +40,7 @@ class HeldModel:
 
     Attributes:
         query: The model's outputs: a function, and a target of `signals.extract`.
-        file: The logits behind them, shape (n, classes): another one.
+        file: The logits behind them, shape (n, classes), and the activation that the model takes of them: another one.
 
     `hidden` has what else the holder reads: the size of the last hidden layer.
 
@@ -51,11 +51,12 @@ class HeldModel:
     """
 
     def __init__(self, target: Target, batch_size: int = 256, threads: Optional[int] = None) -> None:
-        self._predict, self._last_hidden = _opened(target, threads)
+        opened = _opened(target, threads)
+        self._predict, self._last_hidden = opened.predict, opened.hidden
         self._batch_size = batch_size
         self._waiting: dict[tuple[str, bytes], np.ndarray] = {}
         self.query: Callable[[Any], np.ndarray] = functools.partial(self._view, QUERY)
-        self.file: Callable[[Any], np.ndarray] = functools.partial(self._view, FILE)
+        self.file = Logits(functools.partial(self._view, FILE), opened.activation)
 
     def hidden(self, x: Any) -> np.ndarray:
         """Returns how large the last hidden layer is: what a Dense layer reads that makes the logits.
@@ -113,23 +114,21 @@ def _is_keras(target: Target) -> bool:
     return hasattr(target, "predict_on_batch")
 
 
-def _opened(target: Target, threads: Optional[int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the functions that give outputs and logits, and the last hidden layer."""
+def _opened(target: Target, threads: Optional[int]) -> Any:
+    """Returns the OpenFile or LogitsModel of a target."""
     if is_file(target):
         from tfmiaq.tflite.inner import NoLogitsError, OpenFile
 
         try:
             content: Any = bytes(target) if isinstance(target, (bytearray, memoryview)) else target
-            file = OpenFile(content, threads)
-            return file.predict, file.hidden
+            return OpenFile(content, threads)
         except NoLogitsError as error:
             raise ClosedModelError(str(error)) from error
     if _is_keras(target):
         from tfmiaq.quantization.logits import LogitsModel
 
         try:
-            model = LogitsModel(target)
-            return model.predict, model.hidden
+            return LogitsModel(target)
         except ValueError as error:
             raise ClosedModelError(str(error)) from error
     raise TypeError(

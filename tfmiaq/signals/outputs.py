@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
+from scipy import special
 
 # Kinds of outputs, each of which could be mistaken for the next: a set that is one kind so far may turn out another.
 HARD, PROBABILITIES, SIGMOIDS, SIGMOID_LOGITS, LOGITS, VALUES = (
@@ -142,6 +143,22 @@ def as_scores(outputs: Any, count: int, name: str, start: int = 0, nan_in_x: int
             f"{start + bad[0]}.{cause}"
         )
     return scores
+
+
+def values_behind(scores: np.ndarray, known: Labels, activation: Optional[str]) -> tuple[np.ndarray, Optional[str]]:
+    """Returns what a model gives where the labels are values, as a sigmoid's estimate of a share: no logits.
+
+    Args:
+        scores: As `as_scores` returns them.
+        known: The labels of all sets.
+        activation: "softmax" or "sigmoid" whose logits the scores are, or None.
+
+    Returns:
+        The scores and the activation; of values, those behind the activation, and None.
+    """
+    if known.kind != VALUES or activation is None:
+        return scores, activation
+    return np.asarray(special.expit(scores) if activation == "sigmoid" else special.softmax(scores, axis=-1)), None
 
 
 def are_probabilities(scores: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from tfmiaq.signals.inputs import Inputs
-from tfmiaq.signals.outputs import HARD, SIGMOIDS, Format, Labels, as_scores, format_of
+from tfmiaq.signals.outputs import HARD, SIGMOIDS, Format, Labels, as_scores, format_of, values_behind
 from tfmiaq.signals.records import Records
 from tfmiaq.signals.signals import compact, read_signals
 from tfmiaq.signals.targets import Target, predictor, slices_of
@@ -72,7 +72,8 @@ def query_augmented(
         total: Any = 0.0
         for number in range(count):
             scores = as_scores(predict(queries(piece, number)), len(piece), "augmented queries", part.start)
-            of_query = format_of(scores, known, activation)
+            scores, of_logits = values_behind(scores, known, activation)
+            of_query = format_of(scores, known, of_logits)
             if of_query.kind == HARD and known.are_binary and scores.dtype.kind == "f":
                 # A sigmoid may be saturated in all records of a piece.
                 of_query = Format(SIGMOIDS)

@@ -378,6 +378,7 @@ def _read(
                 raise ValueError(f"audit: The target gave scores of {shape[0]} classes, then of {scores.shape[1]}.")
             if len(shapes) > 1:
                 raise ValueError("audit: The target gave scores for one set and labels for the other.")
+            scores, activation = kinds.values_behind(scores, known, activation)
             of_part = kinds.format_of(scores, known, activation)
             wider = of_part if assumed is None else assumed.joined(of_part)
             if assumed is not None and wider != assumed:

@@ -62,7 +62,7 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
     """Returns a function from records to the target's outputs.
 
     Of a Keras model that ends in a softmax or sigmoid it gives the logits in front of it, which hold the same and do
-    not saturate; its attribute `activation` says so.
+    not saturate; its attribute `activation` says so, as that of `Logits` does.
 
     Args:
         target: As for `signals.extract`, but no saved outputs.
@@ -83,6 +83,8 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
     for name in ("predict_proba", "predict"):
         if hasattr(target, name):
             return _Classifier(getattr(target, name), classes_of(target) if name == "predict" else None)
+    if isinstance(target, Logits):
+        return target
     if callable(target):
         function: Callable[[Any], Any] = target
         return lambda x: function(given(x))
@@ -90,6 +92,23 @@ def predictor(target: Target, batch_size: int, threads: Optional[int] = None) ->
         "audit: Expected a Keras model, a .tflite (path or bytes), a function from records to scores, or a pair of "
         f"saved outputs as target. Received {type(target).__name__}."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Logits:
+    """A function from records to logits, a target of `signals.extract`.
+
+    Attributes:
+        function: Gives logits, shape (n, classes), of records.
+        activation: "softmax" or "sigmoid", whose logits they are; None where that is not known.
+    """
+
+    function: Callable[[Any], Any]
+    activation: Optional[str] = None
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the logits of records."""
+        return self.function(given(x))
 
 
 @dataclasses.dataclass(frozen=True)

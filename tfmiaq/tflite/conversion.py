@@ -25,12 +25,13 @@ from tfmiaq.quantization.transformations.functional import (
 )
 from tfmiaq.tflite import bias_alignment
 from tfmiaq.tflite.flatbuffer import declare_own, operation_names, unpack
-from tfmiaq.tflite.front import without_front
+from tfmiaq.tflite.front import normalized_inside, without_front
 from tfmiaq.tflite.interpreter import is_accepted
 from tfmiaq.tflite.metadata import write_metadata
 from tfmiaq.tflite.packed_runtime import check_runs_packed
 from tfmiaq.tflite.packing import pack_weights
 from tfmiaq.tflite.quiet import quiet
+from tfmiaq.tflite.standard_metadata import write_standard_metadata
 from tfmiaq.tflite.verification import verify
 
 _layers = keras.layers
@@ -80,8 +81,10 @@ def convert(
     that the model and the file stay one network. A layer that is called on inputs of several scales keeps its biases,
     which the file rounds for each call; its outputs may then differ by a code here and there.
 
-    For the Edge TPU, preprocessing in front of the network (Rescaling, Normalization) is left out of the file, which
-    must be all integer, and written into its metadata; `audit`, `verify` and `tfmiaq.tflite.Interpreter` apply it.
+    With integer ends (`io_type`, and always for the Edge TPU), preprocessing in front of the network (Rescaling,
+    Normalization) is left out of the file and written into its metadata; `audit`, `verify` and
+    `tfmiaq.tflite.Interpreter` apply it. Readers of TensorFlow Lite's standard metadata find it too, and the labels, in
+    the file labels.txt (docs/android.md).
 
     A file for the Edge TPU takes one record in a run, as its compiler wants sizes that are constants. A mobile file
     takes any number, unless its graph would have to compute with that number, as those of Conv2DTranspose, dilated
@@ -102,8 +105,9 @@ def convert(
 
     Args:
         model: A model from `quantize_model`, trained for at least one step or calibrated (`tfmiaq.calibrate`).
-        target: "mobile" for float input and output, "edgetpu" for integer input and output and no float in between.
-        io_type: Type of input and output for "edgetpu": "int8" (the default) or "uint8".
+        target: "mobile" for float input and output, unless `io_type` says otherwise; "edgetpu" for integer input and
+            output and no float in between.
+        io_type: Type of input and output: "int8" or "uint8". None for "int8" for "edgetpu", and float for "mobile".
         labels: Names of the classes, for the metadata.
         audit: A report of `tfmiaq.audit`, whose headline figures go into the metadata.
         check: Compare levels and outputs of the file with the trained ones, as `verify` does, on random records.
@@ -116,9 +120,9 @@ def convert(
 
     Raises:
         ValueError: An unknown target or type, labels that are not one for each class, a model that is not quantized or
-            has seen no data; for "edgetpu", a model with layers that stay float, or with open sizes and no
-            `input_shape`; a file whose levels or outputs are not the trained ones; `pack` for "edgetpu", or with
-            `check` where this TensorFlow does not run packed files.
+            has seen no data; an `io_type` of ends that stay float; for "edgetpu", a model with layers that stay float,
+            or with open sizes and no `input_shape`; a file whose levels or outputs are not the trained ones; `pack` for
+            "edgetpu", or with `check` where this TensorFlow does not run packed files.
     """
     _check_arguments(model, target, io_type, labels, audit)
     _check_packing(pack, target, check)
@@ -127,8 +131,11 @@ def convert(
     _check_ranges_seen(model)
     check_finite(model, "convert")
     bias_alignment.align(model, packed=pack)
-    shipped, normalization = without_front(model) if target == "edgetpu" else (model, {})
-    buffer = _converted(_unrolled(shipped, shapes), target, _INTEGERS[io_type or "int8"], shapes)
+    io_type = io_type or ("int8" if target == "edgetpu" else None)
+    shipped, normalization = without_front(model) if io_type else (model, {})
+    buffer = _converted(_unrolled(shipped, shapes), io_type, shapes)
+    if io_type:
+        _check_ends(buffer, io_type)
     if target == "edgetpu":
         _check_integer_only(buffer)
     buffer = write_metadata(
@@ -142,6 +149,13 @@ def convert(
             "normalization": normalization,
             "audit": None if audit is None else audit.headline(),
         },
+    )
+    buffer = write_standard_metadata(
+        buffer,
+        name=model.name,
+        version=__version__,
+        labels=labels,
+        normalization=normalization or normalized_inside(shipped),
     )
     declare_own(buffer)
     if check:
@@ -178,7 +192,7 @@ def _shapes(model: Any, target: str, input_shape: Any) -> dict[str, tuple[Option
     return shapes
 
 
-def _converted(model: Any, target: str, io_type: Any, shapes: dict[str, tuple[Optional[int], ...]]) -> bytes:
+def _converted(model: Any, io_type: Optional[str], shapes: dict[str, tuple[Optional[int], ...]]) -> bytes:
     """Returns the file of a model, for any number of records where that costs no operation."""
 
     def once(batch: Optional[int]) -> bytes:
@@ -186,8 +200,8 @@ def _converted(model: Any, target: str, io_type: Any, shapes: dict[str, tuple[Op
             _save_function(model, folder, {key: (batch, *shape[1:]) for key, shape in shapes.items()})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if target == "edgetpu":
-                converter.inference_input_type = converter.inference_output_type = io_type
+            if io_type is not None:
+                converter.inference_input_type = converter.inference_output_type = _INTEGERS[io_type]
             return bytes(converter.convert())
 
     batch = next(iter(shapes.values()))[0]
@@ -230,20 +244,18 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: An
     if target == "int16x8":
         raise ValueError(
             "convert: A file of 16-bit activations would be another network than the trained one: activations of few "
-            "bits take thousands of values in it, and weights of 3 to 7 bits other values (docs/layers.md). Use target "
-            "'mobile' or 'edgetpu'; both hold every level exactly."
+            "bits take thousands of values in it, and weights of 3 to 7 bits other values (docs/how_it_works.md). Use "
+            "target 'mobile' or 'edgetpu'; both hold every level exactly."
         )
     check_choice("convert", "target", target, TARGETS)
     if io_type is not None:
         check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
-        if target != "edgetpu":
-            raise ValueError(
-                f"convert: io_type 'int8' or 'uint8' goes with target 'edgetpu'. Received {io_type!r} with {target!r}."
-            )
     list(quantized_layers(model))
     classes = model.outputs[0].shape[-1]
     if labels is not None and (isinstance(labels, str) or len(labels) != classes):
         raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {labels!r:.80}.")
+    if labels is not None and any("\n" in str(label) for label in labels):
+        raise ValueError(f"convert: Expected labels of one line each. Received {labels!r:.80}.")
     if audit is not None and not callable(getattr(audit, "headline", None)):
         raise TypeError(f"convert: Expected audit to be a report of tfmiaq.audit, or None. Received {audit!r:.80}.")
 
@@ -353,6 +365,19 @@ def _kept_float(outputs: Any) -> Any:
 
 def _is_recurrent(layer: Any) -> bool:
     return isinstance(layer, (_layers.RNN, _layers.Bidirectional))
+
+
+def _check_ends(buffer: bytes, io_type: str) -> None:
+    """Raises ValueError if an input or output of a file stays float."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    graph, floats = unpack(buffer).subgraphs[0], schema.TensorType.FLOAT32
+    names = [t.name.decode() for t in (graph.tensors[i] for i in (*graph.inputs, *graph.outputs)) if t.type == floats]
+    if names:
+        raise ValueError(
+            f"convert: Layers that stay float read or make {', '.join(names[:5])}, which cannot be {io_type}. Give "
+            "these layers 8 bits, or convert with io_type=None."
+        )
 
 
 def _check_integer_only(buffer: bytes) -> None:

@@ -45,6 +45,18 @@ def without_front(model: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
     return rebuild(model, call, input_configs=types), normalization
 
 
+def normalized_inside(model: Any) -> dict[str, dict[str, Any]]:
+    """Returns the inputs that a Rescaling or Normalization of the model itself reads: they take values as they are."""
+    layer_graph = LayerGraph.of_quantized(model)
+    keys = dict(zip((layer.name for layer in input_layers(model)), input_keys(model)))
+    origins = {
+        _origin(layer, layer_graph)
+        for layer in layer_graph.layers
+        if layer.name in layer_graph.front and isinstance(layer, (_layers.Rescaling, _layers.Normalization))
+    }
+    return {keys[name]: {"scale": 1.0, "offset": 0.0} for name in origins if name in keys}
+
+
 def _readers(name: str, layer_graph: LayerGraph) -> set[str]:
     return {layer.name for layer in layer_graph.consumers[name]}
 

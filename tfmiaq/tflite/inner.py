@@ -67,6 +67,10 @@ def _passes(name: str, read: set[int], frontier: set[int]) -> Optional[bool]:
     return True if name in _REDUCING and len(frontier) > 1 else None
 
 
+# The activation whose logits a tensor is.
+_ACTIVATIONS = {"LOGISTIC": "sigmoid", "LOG_SOFTMAX": "softmax", "SOFTMAX": "softmax"}
+
+
 def find_logits(model: Any) -> int:
     """Returns the index of the tensor that holds the logits behind the output of a ModelT.
 
@@ -81,11 +85,18 @@ def find_logits(model: Any) -> int:
     Raises:
         NoLogitsError: Several outputs; or operations in front of the logits that are not known to lead to weights.
     """
+    return _logits_and_activation(model)[0]
+
+
+def _logits_and_activation(model: Any) -> tuple[int, Optional[str]]:
+    """Returns what `find_logits` does, and "softmax" or "sigmoid" where the file takes that of it, else None."""
     graph = _Graph(model)
     outputs = _indices(model.subgraphs[0].outputs)
     if len(outputs) != 1:
         raise NoLogitsError(f"the file has {len(outputs)} outputs")
     frontier, found, tells_less = set(outputs), outputs[0], False
+    activation: Optional[str] = None
+    passed: list[str] = []
     for _, (name, operator) in reversed(graph.operators):
         written = frontier & set(_indices(operator.outputs))
         if not written:
@@ -95,11 +106,14 @@ def find_logits(model: Any) -> int:
         if passes is None or not read:
             break
         tells_less = tells_less or passes
+        passed.append(name)
         frontier = (frontier - written) | read
         if len(frontier) == 1 and tells_less:
             (found,), tells_less = frontier, False
+            # Of several the one next to the logits.
+            activation = next((_ACTIVATIONS[one] for one in reversed(passed) if one in _ACTIVATIONS), None)
     _check_weights(graph, found)
-    return found
+    return found, activation
 
 
 def find_hidden(model: Any) -> Optional[int]:
@@ -156,6 +170,10 @@ class OpenFile:
         model: Bytes or path of a .tflite.
         threads: Threads of the interpreter; None for its default.
 
+    Attributes:
+        is_hidden: Whether the logits are another tensor than the output.
+        activation: "softmax" or "sigmoid" where the file takes that of the logits, else None.
+
     Raises:
         NoLogitsError: The logits cannot be found: as `find_logits`, or a tensor of a type or shape that no logits have.
         ValueError: As `Interpreter`.
@@ -166,7 +184,7 @@ class OpenFile:
         # The interpreter checks the file before it is read here.
         self._interpreter = Interpreter(model, threads=threads)
         unpacked = unpack(model)
-        logits = find_logits(unpacked)
+        logits, self.activation = _logits_and_activation(unpacked)
         (output,) = self._interpreter.output_indices.values()
         self._classes = _classes(self._interpreter, logits, output)
         self.is_hidden = logits != output

@@ -8,13 +8,16 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq.loading.json_text import parse_json
-from tfmiaq.tflite.flatbuffer import TFLiteModel, pack, unpack
+from tfmiaq.tflite.associated_files import append_files, read_files
+from tfmiaq.tflite.flatbuffer import TFLiteModel, pack, read_model, unpack
 
 _ENTRY = b"tfmiaq"
 
 
 def write_metadata(model: TFLiteModel, metadata: dict[str, Any]) -> bytes:
     """Returns a copy of a .tflite with a JSON object in its metadata, in the place of an earlier one.
+
+    Files behind it, such as labels, are kept.
 
     Args:
         model: Bytes or path of a .tflite.
@@ -25,14 +28,15 @@ def write_metadata(model: TFLiteModel, metadata: dict[str, Any]) -> bytes:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    unpacked = unpack(model)
+    data = read_model(model)
+    unpacked = unpack(data)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode(), np.uint8)
     unpacked.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _ENTRY, len(unpacked.buffers) - 1
     unpacked.metadata = [old for old in unpacked.metadata or [] if old.name != _ENTRY] + [entry]
-    return pack(unpacked)
+    return append_files(pack(unpacked), read_files(data))
 
 
 def read_metadata(model: TFLiteModel) -> Optional[dict[str, Any]]:

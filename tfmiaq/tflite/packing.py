@@ -17,6 +17,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tfmiaq.quantization.packable import BYTES_OF_SCALE
+from tfmiaq.tflite.associated_files import append_files, read_files
 from tfmiaq.tflite.flatbuffer import (
     TFLiteModel,
     declare_own,
@@ -197,7 +198,7 @@ def pack_weights(file: TFLiteModel) -> bytes:
     for operator in operators:
         packer.pack(operator)
     _empty_unread_buffers(model)
-    packed = pack(model)
+    packed = append_files(pack(model), read_files(read_model(file)))
     if is_own(read_model(file)):
         declare_own(packed)
     return packed

@@ -20,7 +20,7 @@ from tfmiaq import signals
 from tfmiaq._checks import AT_LEAST_ONE, N_JOBS, SEED, check, integer
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
-from tfmiaq.caching.store import ARRAYS, Store
+from tfmiaq.caching.store import ARRAYS, Store, check_space
 from tfmiaq.signals.duplicates import NEAR, find_duplicates
 
 TrainFloat = Callable[[Any, Any], Any]
@@ -171,6 +171,7 @@ def out_of_fold_predictions(
     groups = None if groups is None else signals.check_groups(groups, len(y), "out_of_fold_predictions")
     groups = _kept_together(x, groups, folds)
     check("out_of_fold_predictions", left_out=(left_out, integer(1, folds - 1)))
+    check_space(cache)
     splits = functools.partial(_folds, len(y), folds, groups=groups, left_out=left_out)
     held_out = [fold for repeat in range(repeats) for fold in splits(seed + repeat)]
     calls = [

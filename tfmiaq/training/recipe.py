@@ -64,6 +64,10 @@ def _mixed(x: Any, y: Any, alpha: float, seed: Any) -> tuple[Any, Any]:
     return mix(x), mix(y)
 
 
+def _has_one_unit(model: Any) -> bool:
+    return tuple(model.outputs[0].shape[1:]) == (1,)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingRecipe:
     """How a model is trained. The defaults are those of fine-tuning a trained model.
@@ -79,7 +83,8 @@ class TrainingRecipe:
         epochs: Number of epochs.
         learning_rate: Peak of a cosine schedule, for SGD with Nesterov momentum 0.9. Above 0.
         batch_size: Records in a batch.
-        loss: A Keras loss, such as those of `tfmiaq.losses`. None for a cross-entropy.
+        loss: A Keras loss, such as those of `tfmiaq.losses`. None for a cross-entropy: of classes, or for a model of
+            one output, a sigmoid or its logit, of 0 and 1.
         augment: Keras preprocessing layers (a layer or a Sequential) that change each training batch, or None.
         weight_decay: Part of each weight, times the learning rate, that a step subtracts from it. None for none.
         mixup: alpha of mixup (Zhang et al. 2018, section 2): each record of a batch, and its label, is mixed with
@@ -207,7 +212,20 @@ class TrainingRecipe:
         return dp_sgd.guarantee(self.dp, records, self.batch_size, self.epochs, delta, model)
 
     def labels(self, model: Any, y: np.ndarray) -> np.ndarray:
-        """Returns the labels that a model is trained on: soft ones for mixup, else those that are given."""
+        """Returns the labels that a model is trained on: soft ones for mixup, else those that are given.
+
+        Raises:
+            InvalidArgumentError: Without a loss of the recipe, labels of a model of one unit that are not 0 and 1.
+        """
+        if _has_one_unit(model):
+            y = np.asarray(y)
+            if self.loss is None and y.size and (y.min() < 0 or y.max() > 1):
+                raise InvalidArgumentError(
+                    f"TrainingRecipe: The model has one output, for which the loss takes labels from 0 to 1. Received "
+                    f"labels from {y.min():g} to {y.max():g}. Give the recipe a loss of theirs, or the model an output "
+                    "for each class."
+                )
+            return y.astype(np.float32).reshape(-1, 1) if self.mixup else y
         if self.mixup and np.ndim(y) == 1:
             return np.eye(model.outputs[0].shape[-1], dtype=np.float32)[y]
         return np.asarray(y)
@@ -215,13 +233,15 @@ class TrainingRecipe:
     def compile(self, model: Any, records: int, y: np.ndarray) -> None:
         """Compiles a model with the optimizer for a number of records, and with the loss for labels such as y."""
         from tfmiaq._backend import keras
-        from tfmiaq.quantization.layer_graph import ends_in_softmax
+        from tfmiaq.quantization.layer_graph import ends_in_sigmoid, ends_in_softmax
         from tfmiaq.training import per_record
 
         if self.dp is not None:
             per_record.check_model("TrainingRecipe", model)
         loss = self.loss
-        if loss is None:
+        if loss is None and _has_one_unit(model):
+            loss = keras.losses.BinaryCrossentropy(from_logits=not ends_in_sigmoid(model))
+        elif loss is None:
             kind = (
                 keras.losses.CategoricalCrossentropy if np.ndim(y) == 2 else keras.losses.SparseCategoricalCrossentropy
             )

@@ -306,9 +306,8 @@ class _Training:
         self._epoch = tf.function(self._run_epoch).get_concrete_function(
             *signature, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
         )
-        owned = {id(variable) for variable in [*model.weights, *model.optimizer.variables]}
         graph = self._epoch.graph
-        self._states = [v for v in graph.variables if id(v) not in owned and v.dtype == tf.int64 and v.shape.rank == 1]
+        self._states = random_states(graph, [*model.weights, *model.optimizer.variables])
         states = {id(variable) for variable in self._states}
         of_weights = {id(v) for v, source in zip(model.weights, sources) if source is not None}
         every = {id(v): v for v in [*model.weights, *model.optimizer.variables, *graph.variables]}
@@ -372,6 +371,12 @@ class _Training:
             order = tf.constant(generator.permutation(len(x)))
             self._epoch(records, labels, order, tf.constant(generator.integers(2**31), tf.int32))
         return self._model
+
+
+def random_states(graph: Any, known: Sequence[Any]) -> list[Any]:
+    """Returns the states of the random layers of a traced model: variables that are none of those that are known."""
+    owned = {id(variable) for variable in known}
+    return [v for v in graph.variables if id(v) not in owned and v.dtype == tf.int64 and v.shape.rank == 1]
 
 
 def _operations(graph: Any) -> list[Any]:

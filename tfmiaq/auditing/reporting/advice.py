@@ -48,8 +48,8 @@ def next_steps(verdict: Verdict, reference_models: int, access: str) -> list[str
         )
     if LEAKS in (outcomes[AT_LOW_RATES], outcomes[AT_WORST]):
         steps.append(
-            "Look at the most exposed members and the worst slices below. Mislabelled, rare and repeated records are "
-            "memorized first: correct, merge or leave them out."
+            "Look at the worst slices below, and at the most exposed members (report.exposed, --exposed). Mislabelled, "
+            "rare and repeated records are memorized first: correct, merge or leave them out."
         )
     if outcomes[ON_AVERAGE] == LEAKS and access == "query":
         steps.append(

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._tables import markdown_table
+from tfmiaq._tables import html_table, markdown_table
 from tfmiaq.auditing.reporting.results import estimate, with_interval
 from tfmiaq.metrics import RATES, Estimate, format_figure
 
@@ -110,13 +110,15 @@ class CanaryReport:
         """Returns one row of text for each attack."""
         return [[r.name, f"{r.auc:.3f}", *(_text(rate) for rate in r.rates)] for r in self.results]
 
-    def to_markdown(self) -> str:
-        """Returns the verdict and the table as Markdown."""
-        bound = (
+    def _bound(self) -> str:
+        return (
             f"Lower bound on epsilon of a single model, from its canaries: median {self.epsilon:.2f}, from "
             f"{min(self.epsilons):.2f} to {max(self.epsilons):.2f}."
         )
-        return "\n".join([self.verdict, "", *markdown_table(self.head(), self.rows()), "", bound, ""])
+
+    def to_markdown(self) -> str:
+        """Returns the verdict and the table as Markdown."""
+        return "\n".join([self.verdict, "", *markdown_table(self.head(), self.rows()), "", self._bound(), ""])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all figures as JSON values. A rate that the pairs cannot resolve is null."""
@@ -148,6 +150,9 @@ class CanaryReport:
 
     def __str__(self) -> str:
         return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        return html_table(self.head(), self.rows(), note=f"{self.verdict} {self._bound()}")
 
     def __repr__(self) -> str:
         return f"CanaryReport({self.kind!r}, {self.count} canaries, {self.models} models, AUC {self.auc})"

@@ -112,13 +112,14 @@ def to_markdown(report: Any) -> str:
     return markdown.report(**_shown(report, _SLICES_OF_MARKDOWN))
 
 
-def to_html(report: Any, roc: str, histogram: Optional[str]) -> str:
+def to_html(report: Any, roc: str, histogram: Optional[str], exposed: Sequence[int]) -> str:
     """Returns an `AuditReport` as a page.
 
     Args:
         report: The report.
         roc: The figure of ROC curves, an svg element.
         histogram: That of scores, or None.
+        exposed: Indices of the members that are named; none for none.
     """
     return page.render(
         "report.html",
@@ -128,6 +129,6 @@ def to_html(report: Any, roc: str, histogram: Optional[str]) -> str:
         picked=report.chosen[0],
         roc=roc,
         histogram=histogram,
-        exposed=report.exposed,
+        exposed=exposed,
         **_shown(report, _SLICES_OF_PAGE),
     )

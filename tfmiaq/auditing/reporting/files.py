@@ -13,16 +13,19 @@ from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.results import AttackResult, Slice, estimate
 
 
-def to_saved(report: Any) -> dict[str, Any]:
-    """Returns all that `from_saved` needs of an `AuditReport`: its figures, curves and provenance."""
+def to_saved(report: Any, exposed: bool) -> dict[str, Any]:
+    """Returns all that `from_saved` needs of an `AuditReport`: its figures, curves and provenance.
+
+    `exposed` says whether the most exposed members are named.
+    """
     return {
-        **report.to_dict(),
+        **report.to_dict(exposed),
         "about": dataclasses.asdict(report.about),
         "attacks": {attack.name: attack.to_saved() for attack in report.attacks},
         "confusion": dataclasses.asdict(report.confusion),
         "independent_records": list(report.independent),
         "curves": [saved.curve_to_counts(curve, *size) for curve, size in zip(report.curves, report.half_sizes)],
-        "query": None if report.query is None else to_saved(report.query),
+        "query": None if report.query is None else to_saved(report.query, exposed),
     }
 
 
@@ -70,7 +73,7 @@ def load(cls: Any, path: Any) -> Any:
         report = from_saved(cls, older.upgraded(content) if is_older else content)
         for name in report.chosen:
             report[name]
-        found = to_saved(report)
+        found = to_saved(report, exposed=True)
         is_whole = older.agrees(found, content) if is_older else saved.same_figures(found, content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"AuditReport.load: '{path}' is damaged ({type(error).__name__}: {error!s:.300}).") from error

@@ -222,22 +222,27 @@ class AuditReport(Decided):
             "query": None if self.query is None else self.query.headline(),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns all figures as JSON values. A rate that the sample cannot resolve is null."""
+    def to_dict(self, exposed: bool = False) -> dict[str, Any]:
+        """Returns all figures as JSON values. A rate that the sample cannot resolve is null.
+
+        Args:
+            exposed: Whether the most exposed members are named by their indices, who are then known to be members to
+                whoever has the list of records. Without it their list is empty.
+        """
         return {
             **self.headline(),
             "attacks": {attack.name: attack.to_dict() for attack in self.attacks},
             "slices": [part.to_dict() for part in self.slices],
-            "most_exposed_members": list(self.exposed),
+            "most_exposed_members": list(self.exposed) if exposed else [],
             "not_tested": self.skipped,
             "canaries": None if self.canaries is None else self.canaries.to_dict(),
             "assumptions": self.assumptions,
-            "query": None if self.query is None else self.query.to_dict(),
+            "query": None if self.query is None else self.query.to_dict(exposed),
         }
 
-    def to_json(self) -> str:
+    def to_json(self, exposed: bool = False) -> str:
         """Returns `to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(exposed), indent=2)
 
     def figures(self) -> list[tuple[str, str]]:
         """Returns names and values of the report's own figures, as text."""
@@ -260,14 +265,18 @@ class AuditReport(Decided):
         """Returns the report as Markdown."""
         return contents.to_markdown(self)
 
-    def to_html(self) -> str:
-        """Returns the report as one page with its plots. That of a loaded report has no histogram of scores."""
+    def to_html(self, exposed: bool = False) -> str:
+        """Returns the report as one page with its plots. That of a loaded report has no histogram of scores.
+
+        Args:
+            exposed: As of `to_dict`.
+        """
         picked = self[self.chosen[0]]
         histogram = None
         if picked.member_scores is not None and picked.non_member_scores is not None:
             histogram = plots.histogram_svg(picked.name, picked.member_scores, picked.non_member_scores)
         roc = plots.roc_svg(self._strongest_curves(), {picked.name: self.members})
-        return contents.to_html(self, roc, histogram)
+        return contents.to_html(self, roc, histogram, self.exposed if exposed else ())
 
     def _strongest_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         strongest = sorted(self.attacks, key=lambda attack: -attack.auc)[:_MOST_CURVES]
@@ -293,21 +302,22 @@ class AuditReport(Decided):
             tables.insert(0, contents.attackers_table(self))
         return page.render("notebook.html", verdict=str(self.verdict), tables=tables)
 
-    def save(self, folder: Any) -> pathlib.Path:
+    def save(self, folder: Any, exposed: bool = False) -> pathlib.Path:
         """Writes `report.json`, `report.md`, `report.html` (one file, plots inside) and `roc.png` into a folder.
 
         `report.json` has what `load` needs, and no scores of single records.
 
         Args:
             folder: Path of the folder, which is made if need be.
+            exposed: As of `to_dict`, for `report.json` and `report.html`.
 
         Returns:
             The folder.
         """
         folder = private_folder(folder)
-        write_text(folder / saved.FILE, saved.to_text(files.to_saved(self)))
+        write_text(folder / saved.FILE, saved.to_text(files.to_saved(self, exposed)))
         write_text(folder / "report.md", f"{self.to_markdown()}\n![ROC](roc.png)")
-        write_text(folder / "report.html", self.to_html())
+        write_text(folder / "report.html", self.to_html(exposed))
         curves = {attack.name: (attack.fpr, attack.tpr) for attack in self.attacks}
         write_whole(folder / "roc.png", lambda path: plots.save_roc(curves, path))
         return folder
@@ -338,7 +348,8 @@ class AuditReport(Decided):
             path: The folder that it was saved in, or the report.json in it.
 
         Returns:
-            A report with the same figures, verdict, tables and curves, without scores of single records.
+            A report with the same figures, verdict, tables and curves, without scores of single records, and without
+            the most exposed members unless they were saved too.
 
         Raises:
             ValueError: No such file; a file that is not a report, is damaged or has another schema.
