@@ -1,14 +1,12 @@
-"""Does it matter where few bits go? Networks trained from scratch with bits placed by hand, uniformly, and by search.
+"""Does it matter where few bits go? Networks trained from scratch with bits placed uniformly and by hand.
 
     python benchmarks/allocations.py --dataset=cifar10.npz
     python benchmarks/allocations.py --dataset=cifar10.npz --network=small_mobilenet --seed=0 --seed=1 --seed=2
 
 For each seed: some training images (4,000 for ResNet-8, 2,000 for the small MobileNet) are the members; one half of the
-test images is what the search may see, the other gives test accuracy and the confidence attack's AUC. Each allocation
-is trained from scratch alike. The search trains its shared model from scratch too, once. It first takes the best
-allocation by the shared model (no retrained candidates), then retrains a few. Every allocation that was trained is
-scored on the shared model as well, which shows how good its ranking is. Rows are written as they come, and finished
-ones are not done again.
+test images gives test accuracy and the confidence attack's AUC. Each allocation is trained from scratch alike. Rows are
+written as they come, and finished ones are not done again. Rows "searched" in the result file are of the search for
+bits that tfmiaq had up to commit 479aea1, and which these rows took out of it.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from typing import Any, Optional
 import numpy as np
 from absl import app, flags
 from networks import NETWORKS
-from scipy import stats
 from seeds import grouped, mean
 
 import tfmiaq
@@ -34,12 +31,9 @@ DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the 
 NETWORK = flags.DEFINE_multi_enum("network", ["resnet8"], [*NETWORKS], "Networks.")
 SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seeds.")
 EPOCHS = flags.DEFINE_integer("epochs", 24, "Epochs of every training.", 1)
-FOLDER = flags.DEFINE_string("folder", "out/allocations", "Folder of the searches.")
 ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over the allocations to train.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/allocations.json", "Result file.")
 _MEMBERS = {"resnet8": 4_000, "small_mobilenet": 2_000}
-_TRIALS, _SAMPLE = 60, 1_000
-_SEARCHES = {"searched": 0, "searched, 3 retrained candidates": 3}
 _FULL = tfmiaq.LayerBits(8, 8)
 
 
@@ -105,25 +99,24 @@ def measured(model: Any, members: signals.Records, others: signals.Records) -> d
 def table(rows: list[dict[str, Any]]) -> str:
     """Means over seeds as Markdown."""
     lines = [
-        "| network | allocation | train | test | AUC of confidence | packed | shared model: accuracy | AUC | seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | allocation | train | test | AUC of confidence | packed | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (network, name), found in grouped(rows, "network", "allocation").items():
         lines.append(
             f"| {network} | {name} | {mean(found, 'train_accuracy'):.3f} | {mean(found, 'test_accuracy'):.3f} | "
-            f"{mean(found, 'confidence_auc'):.3f} | {mean(found, 'packed_bytes'):,.0f} B | "
-            f"{mean(found, 'shared_accuracy'):.3f} | {mean(found, 'shared_auc'):.3f} | {len(found)} |"
+            f"{mean(found, 'confidence_auc'):.3f} | {mean(found, 'packed_bytes'):,.0f} B | {len(found)} |"
         )
     return "\n".join(lines)
 
 
 class Results:
-    """Rows and searches on disk, to which several runs may add, one after the other."""
+    """Rows on disk, to which several runs may add, one after the other."""
 
     def read(self) -> dict[str, Any]:
         """All that is there."""
         path = pathlib.Path(RESULTS.value)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "searches": []}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
 
     def has(self, kind: str, **columns: Any) -> bool:
         """Whether there is one like this."""
@@ -135,37 +128,12 @@ class Results:
         values[kind].append(columns)
         self._write(values)
 
-    def rate(self, network: str, seed: int, candidates: dict[str, Any]) -> None:
-        """Adds what the shared model says of rows."""
-        values = self.read()
-        for row in values["rows"]:
-            if (row["network"], row["seed"]) == (network, seed) and row["allocation"] in candidates:
-                of_shared = candidates[row["allocation"]]
-                row.update(shared_auc=round(of_shared.leakage, 5), shared_accuracy=round(of_shared.accuracy, 5))
-        self._write(values)
-
     def _write(self, values: dict[str, Any]) -> None:
-        rated = [row for row in values["rows"] if "shared_auc" in row]
-        values["rank_correlations"] = [
-            {
-                "network": of_network,
-                "seed": of_seed,
-                "allocations": len(found),
-                "leakage": _ranks_agree(found, "confidence_auc", "shared_auc"),
-                "accuracy": _ranks_agree(found, "test_accuracy", "shared_accuracy"),
-            }
-            for (of_network, of_seed), found in grouped(rated, "network", "seed").items()
-            if len(found) > 2
-        ]
         values["command"] = "python benchmarks/allocations.py --dataset=cifar10.npz"
         path = pathlib.Path(RESULTS.value)
         scratch = path.with_suffix(".part")
         scratch.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         scratch.replace(path)
-
-
-def _ranks_agree(rows: list[dict[str, Any]], trained: str, shared: str) -> float:
-    return round(float(stats.spearmanr([r[trained] for r in rows], [r[shared] for r in rows])[0]), 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +144,6 @@ class Ground:
     seed: int
     classes: int
     members: signals.Records
-    seen: signals.Records
     others: signals.Records
 
     @classmethod
@@ -189,7 +156,6 @@ class Ground:
             seed,
             data.classes,
             members=(data.x_train[chosen], data.y_train[chosen]),
-            seen=(data.x_test[:half], data.y_test[:half]),
             others=(data.x_test[half:], data.y_test[half:]),
         )
 
@@ -214,40 +180,6 @@ class Ground:
         results.add("rows", network=self.network, allocation=name, seed=self.seed, **figures)
         tfmiaq.keras.backend.clear_session()
 
-    def search(self, name: str, results: Results) -> tfmiaq.SearchResult:
-        """Searches, trains what it found, and keeps what it said.
-
-        The first trials are ALLOCATIONS, uniform policies and integer programmes, the rest is the sampler's. Seconds
-        are those from the shared model's training on, and are kept if nothing of the search was there before."""
-        folder = pathlib.Path(FOLDER.value) / f"{self.network}-{self.seed}"
-        goes_on, started = folder.exists(), time.process_time()
-        found = tfmiaq.search_policy(
-            self.fresh(),
-            self.members,
-            self.seen,
-            tfmiaq.PolicySearch(n_trials=_TRIALS, sample=_SAMPLE, retrained=_SEARCHES[name]),
-            recipe=recipe(),
-            policies=list(ALLOCATIONS[self.network].values()),
-            folder=folder,
-            seed=self.seed,
-        )
-        seconds = None if goes_on else round(time.process_time() - started)
-        self.train(name, found.best.policy, results)
-        trials = [candidate.policy for candidate in found.candidates]
-        results.add(
-            "searches",
-            network=self.network,
-            search=name,
-            seed=self.seed,
-            processor_seconds=seconds,
-            accuracy=found.best.accuracy,
-            leakage=found.best.leakage,
-            trial=trials.index(found.best.policy) if found.best.policy in trials else None,
-            retrained=[[c.accuracy, c.leakage, json.loads(c.policy.to_json())] for c in found.retrained],
-            best=json.loads(found.best.policy.to_json()),
-        )
-        return found
-
 
 def main(argv: list[str]) -> None:
     del argv
@@ -263,15 +195,6 @@ def main(argv: list[str]) -> None:
         for name, policy in {"float": None, **by_hand}.items():
             if wanted(name):
                 ground.train(name, policy, results)
-        candidates: dict[str, Any] = {}
-        for name in filter(wanted, _SEARCHES):
-            if results.has("searches", network=network, search=name, seed=seed):
-                continue
-            found = ground.search(name, results)
-            of_shared = {candidate.policy: candidate for candidate in (found.baseline, *found.candidates)}
-            candidates |= {**dict(zip(by_hand, found.candidates)), name: of_shared[found.best.policy]}
-        if candidates:
-            results.rate(network, seed, candidates)
     print(table(results.read()["rows"]))
 
 

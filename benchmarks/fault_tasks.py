@@ -107,15 +107,6 @@ def defend(folder: pathlib.Path) -> None:
     )
 
 
-def search_policy(folder: pathlib.Path) -> None:
-    """A search with retrained candidates."""
-    import tfmiaq
-
-    options = tfmiaq.PolicySearch(n_trials=10, retrained=1, sample=100)
-    model = _seeded_float()
-    tfmiaq.search_policy(model, *records(), options, recipe=_recipe(), folder=folder / "result", verbose=False)
-
-
 def _train_function(x: Any, y: Any) -> Callable[[Any], np.ndarray]:
     """Returns a function in the place of a model: random features, fitted in closed form."""
     hidden = np.random.normal(size=(x.shape[1], 60))
@@ -186,7 +177,6 @@ def audit_command(folder: pathlib.Path) -> None:
 TASKS: dict[str, Callable[[pathlib.Path], None]] = {
     "defend": defend,
     "tfmiaq defend": defend_command,
-    "search_policy": search_policy,
     "audit": audit,
     "tfmiaq audit": audit_command,
     "cross_distill": cross_distill,
@@ -201,12 +191,11 @@ def make_inputs(folder: pathlib.Path) -> None:
 
 
 def watch() -> None:
-    """Notes the trainings of tfmiaq itself, and the scores of a search, which no function of the user's sees."""
-    from tfmiaq.search.supernet import Supernet
+    """Notes the trainings of tfmiaq itself, which no function of the user's sees."""
     from tfmiaq.training import repeated
     from tfmiaq.training.recipe import TrainingRecipe
 
-    fit, run, score = TrainingRecipe.fit, repeated._Training.run, Supernet.score
+    fit, run = TrainingRecipe.fit, repeated._Training.run
 
     def noted_fit(self: Any, model: Any, x: Any, y: Any, callbacks: Any = ()) -> Any:
         return noted("fit", identity(x, y, *model.get_weights()), lambda: fit(self, model, x, y, callbacks))
@@ -215,10 +204,5 @@ def watch() -> None:
         name = identity(x, y, *weights, np.int64(seed))
         return noted("run", name, lambda: run(self, weights, x, y, seed))
 
-    def noted_score(self: Any, bits: Any, samples: Any) -> Any:
-        name = identity(*(float(bits.get(name, 8)) for name in self.choices))
-        return noted("score", name, lambda: score(self, bits, samples))
-
     TrainingRecipe.fit = noted_fit  # type: ignore[method-assign]
     repeated._Training.run = noted_run  # type: ignore[method-assign]
-    Supernet.score = noted_score  # type: ignore[method-assign]

@@ -313,10 +313,6 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{path} has no results yet. Run without --write first.")
         write_part(_PAGE, "faults", table(results))
         return
-    import tfmiaq
-    import tfmiaq.cli.commands
-    import tfmiaq.defence
-    import tfmiaq.search.supernet  # noqa: F401
 
     fault_tasks.watch()
     with tempfile.TemporaryDirectory() as name:

@@ -29,7 +29,6 @@ _LONG_FIRST = (
     "conformance/test_conformance.py",
     "quantization/test_layers.py",
     "test_defence.py",
-    "search/test_search.py",
     "signals/test_reference_models.py",
     "conformance/test_training.py",
     "tflite/test_conversion.py",

@@ -146,15 +146,7 @@ def test_several_targets_are_compared(defended, run):
     assert {"comparison.html", "float.keras", "model.tflite"} <= {path.name for path in pathlib.Path("both").iterdir()}
 
 
-@pytest.mark.slow
-def test_a_search_leaves_a_policy_that_other_commands_take(defended, run):
-    line = "search defended/float.keras --records own.npz --n_trials 2 --epochs 1 --retrained 0 --sampler random"
-    status, printed = run(line)
-    assert status == 0 and "frontier 1" in printed.out
-    assert cli.policy_of("search/best.json")
-
-
-@pytest.mark.parametrize("line", ["--help", "defend --help", "search --help", "audit --help"])
+@pytest.mark.parametrize("line", ["--help", "defend --help", "audit --help"])
 def test_help_does_without_tensorflow(line):
     code = (
         f"import runpy, sys\nsys.argv = ['tfmiaq', *{line.split()!r}]\n"
@@ -178,7 +170,6 @@ def test_defaults_are_those_of_the_functions():
         default = _defaults("defend")[name]
         assert (str(default) if isinstance(default, pathlib.Path) else default) == signature[name].default
     assert _defaults("audit")["seed"] == inspect.signature(tfmiaq.audit).parameters["seed"].default
-    assert _defaults("search")["seed"] == inspect.signature(tfmiaq.search_policy).parameters["seed"].default
     assert parsing.TARGETS == conversion.TARGETS
 
 
@@ -190,14 +181,7 @@ def test_defaults_are_those_of_the_functions():
             tfmiaq.TrainingRecipe,
             RECIPE_FLAGS,
         ),
-        (
-            "search",
-            tfmiaq.TrainingRecipe,
-            RECIPE_FLAGS,
-        ),
         ("defend", tfmiaq.CrossDistillation, {"folds", "repeats", "teacher_weight"}),
-        ("defend", tfmiaq.PolicySearch, {field.name for field in dataclasses.fields(tfmiaq.PolicySearch)}),
-        ("search", tfmiaq.PolicySearch, {field.name for field in dataclasses.fields(tfmiaq.PolicySearch)}),
     ],
 )
 def test_flags_have_the_names_of_the_fields_and_no_default_of_their_own(command, options, names):
@@ -211,8 +195,6 @@ def test_help_shows_the_defaults_of_the_fields(run):
     shown = " ".join(run("defend --help")[1].out.split())
     assert "number of epochs (10, with cross-distillation 24)" in shown
     assert "how often the records are split anew (1)" in shown
-    assert "bits that weights may get, each from 1 to 8 (1,2,3,4,8)" in shown
-    assert "number of epochs (5)" in " ".join(run("search --help")[1].out.split())
 
 
 @pytest.mark.parametrize(
@@ -230,8 +212,8 @@ def test_help_shows_the_defaults_of_the_fields(run):
         ),
         ("--no_cross_distillation", {"recipe": None, "cross_distillation": False}),
         (
-            "--policy search --n_trials 7 --weight_bits 2,8",
-            {"policy": tfmiaq.PolicySearch(7, weight_bits=(2, 8)), "reference_models": 16, "target": "mobile"},
+            "--policy w2a4",
+            {"policy": tfmiaq.BitwidthPolicy.uniform(2, 4), "reference_models": 16, "target": "mobile"},
         ),
         ("--policy w1a3 --output_bits 2 --output_clip 3", {"policy": W1A3_OUTPUT}),
     ],
@@ -282,11 +264,7 @@ def test_policies_are_named_in_three_ways(text, policy):
         ("defend m.keras --records own.npz --policy w9a4", "Expected weight to be an integer from 1 to 8"),
         ("defend m.keras --records own.npz --policy w2", "as policy. Received 'w2'"),
         ("defend m.keras --records own.npz --output_bits 1", "Expected both of --output_bits and --output_clip"),
-        (
-            "defend m.keras --records own.npz --policy search --output_bits 1 --output_clip 1",
-            "no dimension of the search",
-        ),
-        ("defend m.keras --records own.npz --n_trials 3", "--n_trials: options of a search, for --policy=search"),
+        ("defend m.keras --records own.npz --policy search", "as policy. Received 'search'"),
         (
             "defend m.keras --records own.npz --folds 1",
             "CrossDistillation: Expected folds to be an integer",
@@ -296,7 +274,6 @@ def test_policies_are_named_in_three_ways(text, policy):
             "defend m.keras --records own.npz --epochs 0",
             "TrainingRecipe: Expected epochs to be an integer",
         ),
-        ("search m.keras --records own.npz --n_trials 0", "PolicySearch: Expected n_trials"),
         ("audit a.tflite --records own.npz --reference_models 3", "need the target's pipeline: give --train_fn"),
         ("verify m.keras m.tflite --records own.npz --count 0", "Expected count to be an integer of at least 1"),
         ("check none.tflite", "none.tflite"),

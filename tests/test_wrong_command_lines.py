@@ -125,18 +125,12 @@ LINES = {
     f"{DEFEND} --epochs 0": "epochs to be an integer of at least 1",
     f"{DEFEND} --mixup inf": "mixup to be a finite number",
     f"{DEFEND} --reference_models 1": "reference_models to be an integer of at least 2, or 0",
-    f"{DEFEND} --policy search --storage foo.db": "such as sqlite:///foo.db",
-    f"{DEFEND} --policy search --n_trials 0": "n_trials to be an integer of at least 1",
     f"{DEFEND} --policy w2": "as policy. Received 'w2'",
     f"{DEFEND} --output_bits 9 --output_clip 1": "bits to be an integer from 1 to 8",
     f"{DEFEND} --output_bits 1 --output_clip nan": "clip to be a finite number above 0",
     f"{DEFEND} --folds 1": "folds to be an integer of at least 2",
-    f"{DEFEND} --n_trials 5": "options of a search, for --policy=search",
     f"{DEFEND} --labels none.txt": "--labels: No file at 'none.txt'",
     "defend pipeline_of_nothing.py:train --records few.npz": "test records, half of which are audited",
-    "search model.keras --records own.npz --storage foo.db": "such as sqlite:///foo.db",
-    "search model.keras --records own.npz --max_accuracy_drop nan": "max_accuracy_drop to be a finite number",
-    "search model.keras --records own.npz --learning_rate 0": "learning_rate to be a finite number above 0",
 }
 # argparse tells these, with the usage in front.
 USAGE = {
@@ -145,7 +139,6 @@ USAGE = {
     f"{AUDIT} --reference_models high": "invalid int value: 'high'",
     f"{DEFEND} --target mobil": "invalid choice: 'mobil'",
     f"{DEFEND} --epochs many": "invalid int value: 'many'",
-    f"{DEFEND} --policy search --weight_bits 2,x": "--weight_bits",
 }
 
 

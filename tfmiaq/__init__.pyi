@@ -32,10 +32,6 @@ from .quantization import quantize_model as quantize_model
 from .quantization import register_layer as register_layer
 from .quantization import set_policy as set_policy
 from .quantization import summary as summary
-from .search import Candidate as Candidate
-from .search import PolicySearch as PolicySearch
-from .search import SearchResult as SearchResult
-from .search import search_policy as search_policy
 from .signals import ReferenceModels as ReferenceModels
 from .tflite import Verification as Verification
 from .tflite import convert as convert

@@ -22,8 +22,6 @@ from tfmiaq.caching.store import Store, check_space, keras_model, write_text, wr
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import get_policy
-from tfmiaq.search.options import PolicySearch
-from tfmiaq.search.search import search_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
@@ -87,7 +85,7 @@ class _Run:
     choosing: signals.Records
     non_members: signals.Records
     groups: Optional[dict[str, np.ndarray]]
-    policy: Union[BitwidthPolicy, PolicySearch]
+    policy: BitwidthPolicy
     recipe: Optional[TrainingRecipe]
     cross_distillation: Union[CrossDistillation, Literal[False], None]
     reference_models: int
@@ -127,7 +125,7 @@ def defend(
     train: Any,
     test: Any,
     *,
-    policy: Union[BitwidthPolicy, PolicySearch, None] = None,
+    policy: Optional[BitwidthPolicy] = None,
     recipe: Optional[TrainingRecipe] = None,
     cross_distillation: Union[CrossDistillation, Literal[False], None] = None,
     reference_models: int = 16,
@@ -149,14 +147,15 @@ def defend(
     The output bits of a policy hide from who can only ask. The audit of the .tflite has both attackers: its own figures
     are of who holds the file, which reads the logits in front of the rounding, and `query` has those of the other.
 
-    The test records are split: one half chooses the policy, if one is searched for, and the other is audited, so that
-    no audited record had a part in a choice. Where the recipe augments, or the policy has `output`, the audits make
-    augmented queries of each record too. All finished work is kept in the folder `cache` under its own hash, so that a
-    call that was stopped goes on with the same arguments, and one with other arguments takes nothing that is not its
-    own.
+    The test records are split: one half shows whether the float model has memorized its records, and the other is
+    audited, so that no audited record had a part in a choice. Where the recipe augments, or the policy has `output`,
+    the audits make augmented queries of each record too. All finished work is kept in the folder `cache` under its own
+    hash, so that a call that was stopped goes on with the same arguments, and one with other arguments takes nothing
+    that is not its own.
 
     Example:
-        >>> defence = tfmiaq.defend(train_float, (x_train, y_train), (x_test, y_test), policy=tfmiaq.PolicySearch())
+        >>> policy = tfmiaq.BitwidthPolicy.uniform(2, 4)
+        >>> defence = tfmiaq.defend(train_float, (x_train, y_train), (x_test, y_test), policy=policy)
         >>> print(defence)
 
     Args:
@@ -164,7 +163,7 @@ def defend(
             then reference models go through it and through the same quantization.
         train: Pair (x, y) of training records: the members.
         test: Pair (x, y) of records of the same distribution that were not trained on.
-        policy: Bit-widths, or how to search for them. None for `BitwidthPolicy.mia_default()`.
+        policy: Bit-widths. None for `BitwidthPolicy.mia_default()`.
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
@@ -184,12 +183,12 @@ def defend(
 
     Returns:
         What was made. The folder has it too: `float.keras`, `quantized.keras`, `policy.json`, `model.tflite`,
-        `verification.txt`, `headline.json`, `search/`, `reports/` and `comparison.html`.
+        `verification.txt`, `headline.json`, `reports/` and `comparison.html`.
 
     Raises:
         InvalidArgumentError: Arguments out of their ranges or of other types; all of them are listed, before any
             training.
-        TypeError, ValueError: As `audit`, `quantize_model`, `search_policy` and `convert`.
+        TypeError, ValueError: As `audit`, `quantize_model` and `convert`.
     """
     policy = BitwidthPolicy.mia_default() if policy is None else policy
     options = _check_options(
@@ -208,14 +207,13 @@ def defend(
     check_space(run.cache)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
-    bits = _bits_stage(run, float_model)
-    quantized, quantize = _quantized_stage(run, float_model, bits)
+    quantized, quantize = _quantized_stage(run, float_model)
 
     pipeline = [model, quantize]
     reports = {"float": _audit_stage(run, "float", float_model, [model])}
-    reports["quantized"] = _audit_stage(run, "quantized", quantized, pipeline, bits, float_model)
+    reports["quantized"] = _audit_stage(run, "quantized", quantized, pipeline, float_model)
     buffer, verification = _file_stage(run, quantized, reports["quantized"])
-    reports[".tflite"] = _audit_stage(run, ".tflite", buffer, pipeline, bits, float_model)
+    reports[".tflite"] = _audit_stage(run, ".tflite", buffer, pipeline, float_model)
     compare(reports).save(run.folder)
     headlines = {name: report.headline() for name, report in reports.items()}
     write_text(run.folder / "headline.json", json.dumps(headlines, indent=2))
@@ -238,7 +236,7 @@ def _check_options(**given: Any) -> dict[str, Any]:
     """Returns the options as plain values, or raises InvalidArgumentError with the faults of all of them."""
     domains = {
         "model": Where(_is_model_or_function, "a keras.Model or a function from (x, y) to one"),
-        "policy": instance("a BitwidthPolicy, a PolicySearch or None", BitwidthPolicy, PolicySearch),
+        "policy": instance("a BitwidthPolicy or None", BitwidthPolicy),
         "recipe": instance("a TrainingRecipe or None", TrainingRecipe, or_none=True),
         "cross_distillation": Where(_is_cross_distillation, "a CrossDistillation, False or None"),
         "reference_models": integer(2, also=(0,)),
@@ -318,32 +316,13 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 
-def _bits_stage(run: _Run, float_model: Any) -> BitwidthPolicy:
-    """Returns the bits: the given ones, or the best that a search finds."""
-    if isinstance(run.policy, BitwidthPolicy):
-        return run.policy
-    found = search_policy(
-        float_model,
-        run.members,
-        run.choosing,
-        run.policy,
-        # The search trains on from the float model, also where the quantized model starts from random weights.
-        recipe=None if run.cross_distillation else run.recipe,
-        groups=None if run.groups is None else (run.groups["members"], run.groups["choosing"]),
-        folder=run.folder / "search",
-        seed=run.seed,
-        verbose=run.verbose,
-    )
-    return found.best.policy
-
-
-def _quantized_stage(run: _Run, float_model: Any, bits: BitwidthPolicy) -> tuple[Any, Any]:
+def _quantized_stage(run: _Run, float_model: Any) -> tuple[Any, Any]:
     """Returns the trained quantized model, and the stage of the pipeline that trains it."""
     assert run.recipe is not None
-    quantize: Any = QuantizedTraining(bits, run.recipe)
+    quantize: Any = QuantizedTraining(run.policy, run.recipe)
     more: dict[str, Any] = {}
     if isinstance(run.cross_distillation, CrossDistillation):
-        quantize = CrossDistilledTraining(bits, run.recipe, run.model, run.cross_distillation, str(run.cache))
+        quantize = CrossDistilledTraining(run.policy, run.recipe, run.model, run.cross_distillation, str(run.cache))
         more = {} if run.groups is None else {"groups": run.groups["members"]}
 
     def train() -> Any:
@@ -361,7 +340,6 @@ def _audit_stage(
     name: str,
     audited: Any,
     pipeline: list[Any],
-    bits: Optional[BitwidthPolicy] = None,
     float_model: Optional[Any] = None,
 ) -> AuditReport:
     """Returns the audit of a model or of a file, by an attacker who trains models of its kind if that can be."""
@@ -370,13 +348,14 @@ def _audit_stage(
         options = ReferenceModels(pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs)
     # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs.
     augments = run.recipe is not None and run.recipe.augment is not None
+    rounds = float_model is not None and run.policy.output is not None
     report = audit(
         audited,
         run.members,
         run.non_members,
         reference_models=options,
         other=float_model,
-        augmented_queries=augments or (bits is not None and bits.output is not None),
+        augmented_queries=augments or rounds,
         groups=None if run.groups is None else (run.groups["members"], run.groups["non_members"]),
         seed=run.seed,
         verbose=run.verbose,

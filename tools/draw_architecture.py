@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attacks",),
     ("auditing",),
     ("training",),
-    ("search", "callbacks"),
+    ("callbacks",),
     ("defence",),
     ("cli",),
     ("__main__",),

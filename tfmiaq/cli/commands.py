@@ -21,8 +21,6 @@ from tfmiaq.cli.inputs import (
 )
 from tfmiaq.cli.judging import FAILED, SUCCEEDED, conditions_of, show
 from tfmiaq.policy import OutputBits
-from tfmiaq.search.options import PolicySearch
-from tfmiaq.search.search import SEARCH_RECIPE
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe, flips_and_shifts
 
@@ -149,27 +147,6 @@ def _canaries(given: Arguments) -> Optional[Any]:
     return Canaries(given.canaries)
 
 
-def search(given: Arguments) -> int:
-    """Searches bit-widths."""
-    options, recipe = PolicySearch(**given_fields(given, PolicySearch)), _recipe(given, SEARCH_RECIPE)
-    train, validation, groups = load_records(given)
-    model = load_model(given.model, given)
-    from tfmiaq.search import search_policy
-
-    found = search_policy(
-        model,
-        (fitted(train[0], model), train[1]),
-        (fitted(validation[0], model), validation[1]),
-        options,
-        recipe=recipe,
-        groups=groups,
-        folder=given.folder,
-        seed=given.seed,
-    )
-    print(f"{found}\n\nWritten to {given.folder}; the best is {given.folder / 'best.json'}")
-    return SUCCEEDED
-
-
 def _recipe(given: Arguments, base: TrainingRecipe) -> Optional[TrainingRecipe]:
     """Returns a recipe with the fields of the flags; None without any."""
     fields = given_fields(given, TrainingRecipe)
@@ -206,16 +183,9 @@ def defend(given: Arguments) -> int:
 
 
 def _policy(given: Arguments) -> Any:
-    """Returns the policy of the flags, or how to search for one."""
+    """Returns the policy of the flags."""
     if (given.output_bits is None) != (given.output_clip is None):
         raise ValueError("Expected both of --output_bits and --output_clip, or neither.")
-    fields = given_fields(given, PolicySearch)
-    if given.policy == "search":
-        if given.output_bits is not None:
-            raise ValueError("Output bits are no dimension of the search: find a policy first, then defend with both.")
-        return PolicySearch(**fields)
-    if fields:
-        raise ValueError(f"{', '.join(f'--{name}' for name in fields)}: options of a search, for --policy=search.")
     policy = policy_of(given.policy)
     if given.output_bits is None:
         return policy

@@ -19,8 +19,6 @@ from tfmiaq.cli.record_flags import add_records, add_seed, add_unlabelled
 from tfmiaq.cli.suggesting import SuggestingParser
 from tfmiaq.loading import MAX_BYTES
 from tfmiaq.policy import OutputBits
-from tfmiaq.search.options import SAMPLERS, PolicySearch
-from tfmiaq.search.search import SEARCH_RECIPE
 from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe
@@ -29,16 +27,6 @@ _LONGEST_ERROR = 4000
 TARGETS = ("mobile", "edgetpu")
 ROUNDING = ("learned", "nearest")
 _RECIPE_FIELDS = ("epochs", "learning_rate", "batch_size", "weight_decay", "mixup", "augment")
-_SEARCH_FIELDS = (
-    "n_trials",
-    "max_accuracy_drop",
-    "retrained",
-    "sampler",
-    "weight_bits",
-    "activation_bits",
-    "sample",
-    "storage",
-)
 
 
 def _add_folder(parser: Any, folder: str, text: str) -> None:
@@ -64,11 +52,6 @@ def _add_recipe(parser: Any, title: str, about: str, defaults: Callable[[str], A
 def _both_defaults(name: str) -> str:
     alone, crossed = (format_default(getattr(default_recipe(cross), name)) for cross in (False, True))
     return alone if alone == crossed else f"{alone}, with cross-distillation {crossed}"
-
-
-def _add_search(parser: Any, about: str) -> None:
-    group = parser.add_argument_group("search", about)
-    add_fields(group, PolicySearch, _SEARCH_FIELDS, sampler={"choices": SAMPLERS, "text": "sampler of Optuna"})
 
 
 def _add_summary(parser: Any) -> None:
@@ -148,27 +131,13 @@ def _add_audit(parser: Any) -> None:
     )
 
 
-def _add_search_command(parser: Any) -> None:
-    parser.epilog = "Bits are chosen on x_test: audit on records that are not among them."
-    parser.add_argument("model", help=f"a trained float model: {MODEL}")
-    add_records(parser)
-    _add_folder(parser, "search", "folder of the result, whose folder cache keeps finished work")
-    _add_search(parser, "How bits are searched.")
-    _add_recipe(
-        parser,
-        "recipe",
-        "How the shared model, and each retrained candidate, is trained.",
-        lambda name: format_default(getattr(SEARCH_RECIPE, name)),
-    )
-
-
 def _add_defend(parser: Any) -> None:
     parser.add_argument(
         "model", help=f"FILE.py:FUNCTION from (x, y) to a trained model, so that the attacker adapts; or {MODEL}"
     )
     add_records(parser)
     _add_folder(parser, "defended", "folder of everything, whose folder cache keeps finished work")
-    parser.add_argument("--policy", default="default", help=f"{POLICY}, or 'search' (%(default)s)")
+    parser.add_argument("--policy", default="default", help=f"{POLICY} (%(default)s)")
     add_fields(
         parser,
         OutputBits,
@@ -196,7 +165,6 @@ def _add_defend(parser: Any) -> None:
     )
     add_fields(group, CrossDistillation, ("folds", "repeats", "teacher_weight"))
     group.add_argument("--no_cross_distillation", action="store_true", help="train the float model on")
-    _add_search(parser, "How bits are searched, with --policy=search.")
 
 
 def _add_convert(parser: Any) -> None:
@@ -285,13 +253,6 @@ _COMMANDS = (
         _add_report,
         "the page of a saved report, or several compared",
         "audit/report.json earlier/report.json --folder=compared",
-    ),
-    (
-        "search",
-        commands.search,
-        _add_search_command,
-        "bits of least membership leakage at an accuracy that you set",
-        "model.keras --records=own.npz --n_trials=50 --max_accuracy_drop=0.01",
     ),
     (
         "defend",

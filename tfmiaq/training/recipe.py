@@ -72,8 +72,8 @@ def _has_one_unit(model: Any) -> bool:
 class TrainingRecipe:
     """How a model is trained. The defaults are those of fine-tuning a trained model.
 
-    `defend`, `search_policy`, `distill` and `cross_distill` take it. To train in another way, write a subclass and
-    override `fit`. Finished work is kept by a recipe's fields and by the code of the methods that a subclass defines.
+    `defend`, `distill` and `cross_distill` take it. To train in another way, write a subclass and override `fit`.
+    Finished work is kept by a recipe's fields and by the code of the methods that a subclass defines.
 
     Example:
         >>> recipe = tfmiaq.TrainingRecipe(epochs=24, learning_rate=0.1, weight_decay=5e-4)
