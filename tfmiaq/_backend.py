@@ -34,7 +34,9 @@ with warnings.catch_warnings():
 
     # These namespaces choose their Keras when they are first used: all of them that of the first, which tfmot may have
     # used. No model of one Keras 2 can be cloned by the other.
-    if _KERAS_2_IS_BUILT_IN and not tf.keras.Model.__module__.startswith("tf_keras"):
+    if _KERAS_2_IS_BUILT_IN and tf.keras.Model.__module__.startswith("tf_keras"):
+        os.environ[_LEGACY] = "1"
+    elif _KERAS_2_IS_BUILT_IN:
         os.environ.pop(_LEGACY, None)
     for namespace in (tf, tf.compat.v1, tf.compat.v2):
         namespace.keras.Model  # noqa: B018
