@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pathlib
+import sys
 import zipfile
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -47,7 +48,7 @@ def open_keras_model(
             configuration describes; None for `MAX_BYTES`.
 
     Returns:
-        The keras.Model.
+        The keras.Model; of a .keras file of Keras 3 a model of that Keras, not compiled.
 
     Raises:
         ForbiddenObjectError: The file names what it may not; a ValueError that lists it.
@@ -64,6 +65,12 @@ def open_keras_model(
     name = repr(str(path))
     if not known.exists():
         raise ValueError(f"load_model: No model at {name}. Expected {_FORMS}.")
+    version = _version_of(known, name)
+    if version.startswith("3"):
+        from tfmiaq.loading.keras3_files import open_keras_3
+
+        config = None if trust else _check_keras_3(known, name, limit, custom_objects, imported)
+        return open_keras_3(str(known), name, version, config, custom_objects, None if trust else limit)
     is_zip = not trust and _check_file(known, name, limit, custom_objects, imported)
     return _load(str(known), name, custom_objects, compile, None if trust else limit, is_zip)
 
@@ -88,6 +95,24 @@ def _check_file(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> boo
     return False
 
 
+def _version_of(path: pathlib.Path, name: str) -> str:
+    """Returns the version of the Keras that saved a .keras file; an empty text for other files."""
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        return ""
+    with open_zip(path, name, sys.maxsize) as archive:
+        return _version(archive, name) if _METADATA in archive.namelist() else ""
+
+
+def _check_keras_3(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> Any:
+    """Returns the configuration of a .keras file of Keras 3, after a check of what it names."""
+    from tfmiaq.loading.keras3_files import as_keras_2
+    from tfmiaq.loading.keras_classes import check_config
+
+    config = _read_zip(path, name, limit)
+    check_config(as_keras_2(config, name), name, *allowed)
+    return config
+
+
 def _read_zip(path: pathlib.Path, name: str, limit: int) -> Any:
     """Returns the configuration of a .keras file, whose members and weights keep within the limit."""
     import h5py
@@ -97,11 +122,6 @@ def _read_zip(path: pathlib.Path, name: str, limit: int) -> Any:
         if _CONFIG not in members:
             raise ValueError(f"load_model: {name} is damaged, or no Keras model: it has no {_CONFIG}.")
         config = parse_json(_read_member(archive, _CONFIG, name), f"{_CONFIG} in {name}")
-        version = _version(archive, name) if _METADATA in members else ""
-        if version.startswith("3"):
-            raise ValueError(
-                f"load_model: {name} was saved by Keras {version}. Open it with that Keras, and pass the model itself."
-            )
         for member in sorted(members):
             if member.endswith(".h5"):
                 try:

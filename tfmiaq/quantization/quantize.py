@@ -51,7 +51,7 @@ def load_model(
         max_bytes: Bytes that the file's arrays may take in memory; None for 4 GiB.
 
     Returns:
-        The keras.Model.
+        The keras.Model. A .keras file of Keras 3 gives a model of that Keras, not compiled; `quantize_model` takes it.
 
     Raises:
         TypeError: No path.

@@ -1,0 +1,103 @@
+"""Files of Keras 3: that Keras opens them, after the same look at what they name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import tfmiaq
+from tfmiaq import cli
+
+HAS_KERAS_3 = importlib.metadata.version("keras").startswith("3")
+needs_keras_3 = pytest.mark.skipif(not HAS_KERAS_3, reason="Keras 3 opens its files")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A sequential and a functional model of Keras 3, saved, with their outputs on records."""
+    keras = pytest.importorskip("keras", minversion="3.0")
+    folder, layers = tmp_path_factory.mktemp("three"), keras.layers
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv2D(2, 3), layers.BatchNormalization(), layers.ReLU(), layers.Flatten(), layers.Dense(2)]
+    sequential = keras.Sequential([keras.Input((6, 5, 1)), *stack])
+    inputs = keras.Input((6, 5, 1), name="pixels")
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    x = layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.01))(x)
+    functional = keras.Model(inputs, layers.Dense(2, activation="softmax")(layers.Activation("relu")(x)))
+    functional.compile(keras.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    records = np.random.default_rng(0).uniform(0, 255, (20, 6, 5, 1)).astype(np.float32)
+    for name, model in (("sequential", sequential), ("functional", functional)):
+        model.save(folder / f"{name}.keras")
+    np.savez(folder / "own.npz", x=records)
+    return folder, records, {"sequential": sequential, "functional": functional}
+
+
+def _changed(path, new, change):
+    """Writes a copy of a .keras file with another configuration."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(new, "w") as made:
+        for name in old.namelist():
+            data = old.read(name)
+            made.writestr(name, json.dumps(change(json.loads(data))) if name == "config.json" else data)
+    return new
+
+
+@needs_keras_3
+@pytest.mark.parametrize("name", ["sequential", "functional"])
+def test_a_file_of_keras_3_is_opened_and_quantized(saved, name, run, monkeypatch):
+    folder, records, models = saved
+    monkeypatch.chdir(folder)
+    loaded = tfmiaq.load_model(f"{name}.keras")
+    np.testing.assert_allclose(loaded.predict(records, verbose=0), models[name].predict(records, verbose=0), rtol=1e-5)
+    status, printed = run(f"quantize {name}.keras --records own.npz --iterations 1 -o {name}.tflite")
+    assert status == 0, printed.err
+    assert "float model choose the same class" in printed.out
+
+
+def _object(module, kind, **config):
+    return {"module": module, "class_name": kind, "config": config, "registered_name": None}
+
+
+def _with_layer(layer):
+    return lambda config: {**config, "config": {**config["config"], "layers": [*config["config"]["layers"], layer]}}
+
+
+@needs_keras_3
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (_object("keras.layers", "Lambda", name="l", function="x"), "Lambda, which runs code that the file holds"),
+        (_object("keras.layers", "TFSMLayer", name="l", filepath="x"), "TFSMLayer"),
+        (_object("keras.src.layers", "Dense", name="l", units=2), "names 'keras.src.layers'"),
+        (_object("os", "system", name="l"), "names 'os'"),
+        ({**_object("builtins", "function"), "config": "eval"}, "the function builtins.eval"),
+        (_object("keras.utils", "get_file", name="l"), "names 'keras.utils'"),
+        (_object("keras.layers", "Dense", name="l", units=2**40), "variables of"),
+    ],
+)
+def test_what_runs_or_is_too_large_is_not_opened(saved, tmp_path, layer, message):
+    path = _changed(saved[0] / "sequential.keras", tmp_path / "bad.keras", _with_layer(layer))
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.load_model(path)
+
+
+@needs_keras_3
+def test_a_cut_file_is_told(saved, tmp_path, capsys):
+    whole = (saved[0] / "sequential.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit) as left:
+        cli.main(["summary", str(tmp_path / "cut.keras")])
+    assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(HAS_KERAS_3, reason="without Keras 3")
+def test_without_keras_3_its_file_is_named_as_such(tmp_path):
+    path = tmp_path / "three.keras"
+    with zipfile.ZipFile(path, "w") as new:
+        new.writestr("config.json", json.dumps(_object("keras", "Sequential", layers=[])))
+        new.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
+    with pytest.raises(ValueError, match=r"was saved by Keras 3\.12\.0"):
+        tfmiaq.load_model(path)
