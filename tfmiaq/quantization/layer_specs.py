@@ -272,12 +272,6 @@ def spec_of(layer: Any) -> LayerSpec:
     return _SPECS.get(type(layer), _UNKNOWN)
 
 
-def kernel_of(layer: Any) -> Any:
-    """Returns the weights that a policy gives bits, or None for a layer without."""
-    kernel = spec_of(layer).kernel
-    return getattr(layer, kernel) if kernel else None
-
-
 def spec_for_counts(layer: Any) -> LayerSpec:
     """Returns the spec by which weights and multiply-adds are counted, also those of layers that stay float."""
     for base in type(layer).__mro__:

@@ -85,23 +85,6 @@ def roc_svg(curves: Curves, counts: Mapping[str, int]) -> str:
     return _svg(roc(curves, counts))
 
 
-def save_points(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, path: pathlib.Path) -> None:
-    """Writes a figure of groups of points.
-
-    Args:
-        points: For each name, pairs of coordinates.
-        x: Name of the first.
-        y: Name of the second.
-        path: PNG file to write.
-    """
-    figure, axes = _figure(6, 4)
-    for name, pairs in points.items():
-        axes.scatter(*np.array(pairs).reshape(-1, 2).T, label=name, s=14)
-    axes.set(xlabel=x, ylabel=y)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
-
-
 def histogram_svg(attack: str, member_scores: np.ndarray, non_member_scores: np.ndarray) -> str:
     """Returns a histogram of an attack's scores as an svg element.
 
