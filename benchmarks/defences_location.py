@@ -6,8 +6,8 @@
 
 Each target, and each reference model, trains on its own random half of a pool of 3,200 records
 (`defences_measured.py`). Who can only ask gets outputs of 1 bit, or HAMP's. `--tune` searches rates and lengths of
-DP-SGD and of the rows that are ours, with as many trainings each, on records outside of the pool, which no target
-trains on.
+DP-SGD and of the rows that are ours, and strength and length of HAMP and RelaxLoss, on records outside of the pool,
+which no target trains on.
 
 `--cache` keeps every finished model's signals and every teacher's outputs, so that a run that was stopped goes on; a
 row is written when it is finished. With 16 reference models and two targets a row takes 1 to 3 minutes of one core.
@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import networks
@@ -132,23 +133,40 @@ def queries(pool: signals.Records) -> signals.AugmentedQueries:
     return dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
 
 
-def tune(outside: signals.Records) -> list[dict[str, Any]]:
-    """Test accuracies of DP-SGD and of our student over rates and lengths, on records that no target trains on."""
+def _trials(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """Settings that are tried, with their stages and labels."""
+    yield from (
+        ({"kind": "DP-SGD", "noise": noise, "rate": rate, "epochs": epochs}, whole(epochs, 1.0, noise, rate), y)
+        for noise, rate, epochs in itertools.product((0.5, 1.0), (1.0, 2.0, 4.0), (20, 30, 40, 50))
+    )
+    for name, loss, strengths in (
+        ("RelaxLoss", tfmiaq.losses.RelaxLoss, (0.5, 1.0)),
+        ("HAMP", functools.partial(tfmiaq.losses.HighEntropyLabels, alpha=0.01), (0.3, 0.5, 0.7)),
+    ):
+        for strength, epochs in itertools.product(strengths, (4, 8, 24)):
+            setting = {"kind": name, "strength": strength, "epochs": epochs}
+            yield setting, _small(epochs, loss=loss(strength, from_logits=True)), y
+    teacher = tfmiaq.FloatTraining(_NORMALIZED, _small(3))
+    soft = functools.cache(lambda: training.out_of_fold_predictions(teacher, x, y, repeats=3))
+    for rate, epochs in itertools.product((1.0, 2.0, 4.0), (20, 30, 40, 50)):
+        yield {"kind": "ours", "noise": 0.0, "rate": rate, "epochs": epochs}, whole(epochs, rate=rate), soft
+
+
+def tune(outside: signals.Records, results: pathlib.Path) -> None:
+    """Writes test accuracies of ours and of peers over their settings, on records that no target trains on."""
     x, y = outside
     known: np.ndarray = np.random.default_rng(1).permutation(len(y)) < 1_200
-    teacher = tfmiaq.FloatTraining(_NORMALIZED, _small(3))
-    soft = training.out_of_fold_predictions(teacher, x[known], y[known], repeats=3)
-    found = []
-    for name, labels, noise in (("DP-SGD", y[known], 0.5), ("DP-SGD", y[known], 1.0), ("ours", soft, 0.0)):
-        for rate, epochs in itertools.product((1.0, 2.0, 4.0), (20, 30, 40, 50)):
-            tfmiaq.keras.utils.set_random_seed(0)
-            model = tfmiaq.FloatTraining(_PLAIN, whole(epochs, 1.0, noise, rate)).lend(x[known], labels)
-            right = signals.predict_logits(model, x[~known]).argmax(1) == y[~known]
-            found.append(
-                {"kind": name, "noise": noise, "rate": rate, "epochs": epochs, "accuracy": float(right.mean())}
-            )
-            print(found[-1], flush=True)
-    return found
+    for setting, recipe, labels in _trials(x[known], y[known]):
+        kept = read(results)
+        done = kept.get("tuning", [])
+        if any(setting.items() <= one.items() for one in done):
+            continue
+        tfmiaq.keras.utils.set_random_seed(0)
+        build = _PLAIN if recipe.dp is not None else _NORMALIZED
+        model = tfmiaq.FloatTraining(build, recipe).lend(x[known], labels() if callable(labels) else labels)
+        right = signals.predict_logits(model, x[~known]).argmax(1) == y[~known]
+        write(results, {**kept, "tuning": [*done, {**setting, "accuracy": float(right.mean())}]})
+        print(setting, right.mean(), flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -156,7 +174,7 @@ def main(argv: list[str]) -> None:
     results = pathlib.Path(RESULTS.value)
     pool, test = pool_and_test()
     if TUNE.value:
-        write(results, {**read(results), "tuning": tune(test)})
+        tune(test, results)
         return
     command = "python benchmarks/defences_location.py --location=location30.npz"
     found = measure(rows(), Setting(pool, test, queries(pool)), results, command, (_WITH_NULL,))

@@ -102,6 +102,8 @@ def main(argv: list[str]) -> None:
             kept["searches"] = [*kept.get("searches", []), found]
             write(results, kept)
             print(found, flush=True)
+        if {name: found["chosen"][name] for name in _BY_HAND} == _BY_HAND:
+            continue  # That row is measured already.
         setting = Setting(pool, test, location.queries(pool))
         measure({f"searched, seed {seed}": way(found["chosen"])}, setting, pathlib.Path(location.RESULTS.value), None)
 

@@ -44,7 +44,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.", 0)
 RESULTS = flags.DEFINE_string("results", "benchmarks/faults.json", "Result file.")
 WRITE = flags.DEFINE_bool("write", False, "Only write the table of the result file into docs/reliability.md.")
 
-_LONGEST_SECONDS = 300
+_LONGEST_SECONDS = 3600
 _FILE_SIZES = (1000, 70_000)
 _DISK_SIZES = ("16k", "160k", "300k", "500k")
 # Tasks take turns, so that a run that is stopped has some of each. Command lines do the same work, and have fewer.
@@ -309,6 +309,8 @@ def main(argv: list[str]) -> None:
     if path.exists():
         results = json.loads(path.read_text())
     if WRITE.value:
+        if not results["tasks"]:
+            raise ValueError(f"{path} has no results yet. Run without --write first.")
         write_part(_PAGE, "faults", table(results))
         return
     import tfmiaq

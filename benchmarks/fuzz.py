@@ -38,7 +38,7 @@ RESULTS = flags.DEFINE_string("results", "benchmarks/fuzz.json", "Result file.")
 WORKER = flags.DEFINE_string("worker", None, "For the children alone: kind, first case, end and folder.")
 
 _MEMORY = 12 * 2**30
-_PIECE, _SLOW_PIECE, _SLOW = 1000, 100, ("keras", "h5")
+_PIECE, _SLOW_PIECE, _SLOW = 1000, 500, ("keras", "h5", "small keras", "small h5")
 # What a case came to.
 ACCEPTED, REFUSED, UNCLEAR, CRASHED, HUNG = "accepted", "refused", "unclear", "crashed", "hung"
 Reader = Callable[[pathlib.Path], Any]
@@ -75,6 +75,14 @@ def _keras(path: pathlib.Path) -> None:
     import tfmiaq
 
     tfmiaq.load_model(path)
+
+
+def _keras_check(path: pathlib.Path) -> None:
+    """Does what `load_model` does before Keras sees a file."""
+    from tfmiaq.loading import keras_files
+    from tfmiaq.loading.limits import MAX_BYTES
+
+    keras_files._check_file(path, repr(str(path)), MAX_BYTES, None, False)
 
 
 def _records(path: pathlib.Path) -> None:
@@ -124,6 +132,10 @@ KIND: dict[str, tuple[str, Callable[..., bytes], Reader]] = {
     "tflite check": (".tflite", mutations.change_bytes, _edgetpu),
     "keras": (".keras", mutations.change_zip, _keras),
     "h5": (".h5", mutations.change_bytes, _keras),
+    "small keras": (".keras", mutations.change_zip, _keras),
+    "small h5": (".h5", mutations.change_bytes, _keras),
+    "keras check": (".keras", mutations.change_zip, _keras_check),
+    "h5 check": (".h5", mutations.change_bytes, _keras_check),
     "npz": (".npz", mutations.change_zip, _records),
     "csv": (".csv", mutations.change_bytes, _table),
     "npy": (".npy", mutations.change_bytes, _outputs),
@@ -151,8 +163,13 @@ def make_sound_files(folder: pathlib.Path) -> None:
     tfmiaq.calibrate(quantized, x)
     file = tfmiaq.convert(quantized)
     quantized.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
-    quantized.save(folder / "keras.keras")
-    quantized.save(folder / "h5.h5")
+    for form in ("keras", "h5"):
+        quantized.save(folder / f"{form}.{form}")
+        quantized.save(folder / f"{form} check.{form}")
+    # Keras takes a tenth of a second to make what the file above describes.
+    small = tfmiaq.quantize_model(keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu")]))
+    small.save(folder / "small keras.keras")
+    small.save(folder / "small h5.h5")
     for name in ("tflite", "tflite check"):
         (folder / f"{name}.tflite").write_bytes(file)
     arrays = {"x_train": x[:32], "y_train": y[:32], "x_test": x[32:], "y_test": y[32:]}

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-LISTS = ("default", "suite", "legacy")
+LISTS = ("default", "suite")
 PAGE = pathlib.Path("docs/installing.md")
 _BEGIN, _END = "<!-- licences: begin -->", "<!-- licences: end -->"
 # What classifiers and older fields call a licence, by its SPDX name. The first that is found counts.

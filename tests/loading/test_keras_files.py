@@ -121,6 +121,8 @@ BAD_OBJECTS = {
         "on constants alone, which runs at once",
     ),
     "a list of thresholds": (layer("AUC", "keras.metrics", num_thresholds=10**9), "1000000000 thresholds of AUC"),
+    "the command line": (layer("main", "tfmiaq.__main__"), "tfmiaq.__main__.main, which is no class"),
+    "a test of Keras": (layer("TestCase", f"{ENGINE}.training_test"), "training_test.TestCase, which is no class"),
     "a misspelled layer": (layer("Dens"), "did the file mean 'Dense'?"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import outputs_of, tiny_model
+from scipy import special
 
 import tfmiaq
 from tfmiaq import losses
@@ -250,3 +251,31 @@ def test_no_teacher_has_seen_another_record_of_the_group():
         tfmiaq.out_of_fold_predictions(train, x, y, groups=np.arange(60) % 2, verbose=False)
     with pytest.raises(ValueError, match="Expected groups to be one value for each of 60 records"):
         tfmiaq.out_of_fold_predictions(train, x, y, groups=np.arange(9), verbose=False)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_a_student_of_one_output_learns_what_its_teachers_say_of_class_1(activation):
+    x = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+
+    def build():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation=activation)])
+
+    recipe = tfmiaq.TrainingRecipe(epochs=10, learning_rate=0.5)
+    keras.utils.set_random_seed(0)
+    teacher = tfmiaq.FloatTraining(build, recipe)
+    options = tfmiaq.CrossDistillation(folds=3)
+    predictions = tfmiaq.out_of_fold_predictions(teacher, x, y, folds=3, verbose=False)
+    assert predictions.shape == (120, 2)
+    np.testing.assert_allclose(predictions.sum(1), 1, atol=1e-6)
+    assert (predictions.argmax(1) == y).mean() > 0.9
+    student = tfmiaq.cross_distill(teacher, build(), x, y, options, recipe=recipe, verbose=False)
+    logits = tfmiaq.signals.predict_logits(student, x)
+    np.testing.assert_array_equal(logits[:, 0], 0)
+    assert np.abs(special.expit(logits[:, 1]) - predictions[:, 1]).mean() < 0.1
+    with pytest.raises(ValueError, match="The labels go up to 2, and the student has 2 classes"):
+        tfmiaq.cross_distill(teacher, build(), x, y * 2, options, recipe=recipe)
+    # A function of probabilities is the same target.
+    found = tfmiaq.signals.predict_logits(lambda x: special.expit(logits[:, 1]), x)
+    # Beyond 15 a probability is rounded to the nearest step of 1e-7.
+    np.testing.assert_allclose(found.clip(-15, 15), logits.clip(-15, 15), atol=1e-4)

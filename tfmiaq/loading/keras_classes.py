@@ -132,7 +132,7 @@ def check_config(
 ) -> None:
     """Checks that a model's configuration names nothing but parts of Keras, tfmot and tfmiaq, and what is registered.
 
-    Nothing is made of the configuration, and no module is imported for it but those of the four packages.
+    Nothing is made of the configuration, and no module is imported for it but those of tfmiaq, without `__main__`.
 
     Args:
         config: What `config.json` of a .keras file holds, or `model_config` and `training_config` of an .h5 file.
@@ -290,18 +290,23 @@ def _public(module: str, name: str) -> Any:
 
 
 def _imported(module: str, name: str) -> Any:
-    """Returns what a module of the four packages has under a name, as Keras finds it; None if there is none."""
+    """Returns what a module of the four packages has under a name, as Keras finds it; None if there is none.
+
+    Their own modules of classes are there already. Others run something when they are imported, as a test does.
+    """
     if not all(part.isidentifier() for part in module.split(".")):
         return None
     own = keras.Model.__module__.partition(".")[0]
     root, _, rest = module.partition(".")
     # A file of one Keras 2 is read by the other: they differ in the name of the package.
     path = f"{own}.{rest}" if root in _KERAS and rest else own if root in _KERAS else module
-    try:
-        found = importlib.import_module(path)
-    except ImportError:
-        return None
-    return vars(found).get(name)
+    found = sys.modules.get(path)
+    if found is None and root == "tfmiaq" and not any(part.startswith("_") for part in path.split(".")):
+        try:
+            found = importlib.import_module(path)
+        except ImportError:
+            return None
+    return None if found is None else vars(found).get(name)
 
 
 def _reason_against(found: Any) -> str:

@@ -235,7 +235,8 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
         owner: The function that was given the records, with which errors about them begin.
 
     Returns:
-        Shape (n, classes); log-probabilities where the target gives probabilities.
+        Shape (n, classes); log-probabilities where the target gives probabilities. Of one unit, a sigmoid or its logit,
+        two columns: 0, and the logit.
 
     Raises:
         TypeError: A target of another type.
@@ -244,8 +245,13 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
     pair((x, np.zeros(len(x), int)), "records", owner)
     predict = predictor(target, batch_size)
     scores = as_scores(predict(x), len(x), "records")
+    activation = getattr(predict, "activation", None)
     if scores.ndim == 1:
-        raise ValueError("Expected a target that gives scores of all classes. Received one that gives labels.")
-    if getattr(predict, "activation", None) is None and are_probabilities(scores):
+        if not np.mod(scores, 1).any():
+            raise ValueError("Expected a target that gives scores of all classes. Received one that gives labels.")
+        is_probability = activation is None and scores.min() >= 0 and scores.max() <= 1
+        logits = log_odds(scores) if is_probability else scores.astype(np.float64)
+        return np.stack([np.zeros(len(logits)), logits], axis=1)
+    if activation is None and are_probabilities(scores):
         return log_probabilities(scores)
     return np.asarray(scores, np.float64)

@@ -222,8 +222,11 @@ def soft_labels(
 ) -> np.ndarray:
     """Returns what a student of `cross_distill` is trained on: shape (n, classes), float32.
 
+    A student of one unit, a sigmoid or its logit, is trained on the probability of class 1, shape (n, 1).
+
     Args, errors: As of `cross_distill`.
     """
+    units, classes = classes, max(classes, 2)
     x, y = signals.pair((x, y), "train", "cross_distill")
     options.check_fits(len(y), "cross_distill")
     if y.max() >= classes:
@@ -244,4 +247,5 @@ def soft_labels(
     if soft.shape[1] != classes:
         raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")
     weight = options.teacher_weight
-    return weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]
+    mixed = weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]
+    return mixed[:, 1:] if units == 1 else mixed

@@ -26,7 +26,7 @@ from tfmiaq.signals.duplicates import NEAR, find_duplicates
 TrainFloat = Callable[[Any, Any], Any]
 REPEATS = integer(1, 1000)
 # Twice what `audit` tells of as near: a fold loses nothing by two records that are no duplicates, and a twin in another
-# fold voids the defence. So 19 of 20 twins are found that differ in one binary feature of a hundred.
+# fold voids the defence. So most twins are found that differ in one binary feature of a hundred.
 _NEAR = 2 * NEAR
 
 
