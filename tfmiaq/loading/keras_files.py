@@ -162,8 +162,8 @@ def _read_hdf5(path: pathlib.Path, name: str, limit: int) -> Any:
         raise _damaged(name, error) from error
     if version.startswith("3"):
         raise ValueError(
-            f"load_model: {name} was saved by Keras {version} in the older format. Save it as .keras there, or pass the "
-            "model itself in Python."
+            f"load_model: {name} was saved by Keras {version} in the older format. Save it as .keras there, or pass "
+            "the model itself in Python."
         )
     if texts["model_config"] is None:
         raise ValueError(f"load_model: {name} is no Keras model: it has no model_config. Weights alone are none.")
