@@ -9,6 +9,8 @@ has to be one that all of them see, or --nocache. A worker that dies costs its m
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import pathlib
 import time
 from typing import Any
@@ -47,14 +49,18 @@ def main(argv: list[str]) -> None:
 
     tfmiaq.keras.utils.set_random_seed(common.SEED.value)
     target = train(*members, "target")
-    if SCHEDULER.value:
-        client = Client(SCHEDULER.value)
-        # Workers have the project, and not the examples.
-        client.upload_file(str(pathlib.Path(__file__).with_name("small_classifier.py")))
-    else:
-        # TensorFlow takes one thread at a time: a process for each model.
-        client = Client(LocalCluster(n_workers=WORKERS.value, threads_per_worker=1, dashboard_address=None))
-    with client:
+    # The cluster's own notes would drown the progress bars.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        address = SCHEDULER.value
+        if address is None:
+            # A process for each model: TensorFlow's random generators are one to a process.
+            started_here = LocalCluster(n_workers=WORKERS.value, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(started_here).scheduler_address
+        client = stack.enter_context(Client(address))
+        if SCHEDULER.value:
+            # Workers have the project, and not the examples.
+            client.upload_file(str(pathlib.Path(__file__).with_name("small_classifier.py")))
         workers = client.scheduler_info()["workers"]
         print(f"{SHADOW_MODELS.value} shadow models on {len(workers)} workers of {client.scheduler.address}")
         shadow_models = tfmiaq.ReferenceModels(

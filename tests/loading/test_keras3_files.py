@@ -85,6 +85,14 @@ def test_what_runs_or_is_too_large_is_not_opened(saved, tmp_path, layer, message
 
 
 @needs_keras_3
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_format_of_keras_3_has_a_way_out(saved, tmp_path):
+    saved[2]["sequential"].save(tmp_path / "three.h5")
+    with pytest.raises(ValueError, match=r"by Keras 3.* in the older format\. Save it as \.keras"):
+        tfmiaq.load_model(tmp_path / "three.h5")
+
+
+@needs_keras_3
 def test_a_cut_file_is_told(saved, tmp_path, capsys):
     whole = (saved[0] / "sequential.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])

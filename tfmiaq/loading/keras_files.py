@@ -154,11 +154,17 @@ def _read_hdf5(path: pathlib.Path, name: str, limit: int) -> Any:
     try:
         with h5py.File(path, "r") as file:
             texts = {attribute: file.attrs.get(attribute) for attribute in _ATTRIBUTES}
+            version = str(file.attrs.get("keras_version", ""))
             _check_arrays(file, name, limit)
     except RefusedFileError:
         raise
     except _DAMAGES as error:
         raise _damaged(name, error) from error
+    if version.startswith("3"):
+        raise ValueError(
+            f"load_model: {name} was saved by Keras {version} in the older format. Save it as .keras there, or pass "
+            "the model itself in Python."
+        )
     if texts["model_config"] is None:
         raise ValueError(f"load_model: {name} is no Keras model: it has no model_config. Weights alone are none.")
     found = {}
