@@ -189,7 +189,7 @@ _MODEL = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras
             "folds to be an integer from 2 to 60. .* 61",
         ),
         ({"cross_distillation": 5}, TypeError, "Expected cross_distillation to be a CrossDistillation, False or None"),
-        ({"policy": "best"}, ValueError, "Expected policy to be a BitwidthPolicy, a PolicySearch or None. .* 'best'"),
+        ({"policy": "best"}, ValueError, "Expected policy to be a BitwidthPolicy or None. .* 'best'"),
         ({"recipe": 3}, TypeError, "Expected recipe to be a TrainingRecipe or None. Received 3"),
         ({"model": 3}, TypeError, r"Expected model to be a keras.Model or a function from \(x, y\) to one. Received 3"),
         ({"test": (np.zeros((5, 3)), np.zeros(5, int))}, ValueError, "defend: train has .* and test of shape"),

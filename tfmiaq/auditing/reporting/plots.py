@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
