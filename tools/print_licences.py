@@ -46,11 +46,11 @@ def licence(name: str) -> str:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return ""
-    if about.get("License-Expression"):
-        return str(about["License-Expression"])
+    for expression in about.get_all("License-Expression") or ():
+        return str(expression)
     classifiers = [text.rpartition("::")[2].strip() for text in about.get_all("Classifier") or ()]
     licences = [text for text in classifiers if "License" in text and text != "OSI Approved"]
-    told = [*licences, *(about.get("License") or "").strip().splitlines()[:1]]
+    told = [*licences, *(text.strip().splitlines()[0] for text in about.get_all("License") or () if text.strip())]
     for text in told:
         for pattern, spdx in _NAMES:
             if re.search(pattern, text, re.IGNORECASE):
