@@ -6,7 +6,7 @@
 For each seed: some training images (4,000 for ResNet-8, 2,000 for the small MobileNet) are the members; one half of the
 test images gives test accuracy and the confidence attack's AUC. Each allocation is trained from scratch alike. Rows are
 written as they come, and finished ones are not done again. Rows "searched" in the result file are of the search for
-bits that tfmiaq had up to commit 479aea1, and which these rows took out of it.
+bits that tfmiaq had before 0.2.0, and which these rows took out of it: this script cannot make them again.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What a network is trained, searched and measured on."""
+    """What a network is trained and measured on."""
 
     network: str
     seed: int

@@ -9,6 +9,8 @@ outside of the pool, and by the AUC of the entropy attack, which takes no refere
 was chosen by hand. Of the trials that are as accurate as that one the search gives the one that leaks least, and that
 is measured as all rows are, into the result file of `defences_location.py`. Trials, times and choices are in a file of
 their own. About two minutes of processor time for each search and its row.
+
+It takes Optuna (4.9), which no list of requirements/ has: pip install optuna.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from typing import Any
 
 import defences_location as location
 import numpy as np
-import optuna
 from absl import app, flags
 from defences_measured import Setting, measure, read, write
 from defences_ways import low_bits
@@ -56,7 +57,7 @@ def _measured(model: Any, members: signals.Records, others: signals.Records) -> 
     return float(outside.correct.mean()), float(metrics.auc_estimate(*entropies).value)
 
 
-def _search(seed: int, pool: signals.Records, validation: signals.Records) -> dict[str, Any]:
+def _search(optuna: Any, seed: int, pool: signals.Records, validation: signals.Records) -> dict[str, Any]:
     inside: np.ndarray = np.random.default_rng(10_000 + seed).permutation(len(pool[1])) < len(pool[1]) // 2
     members = pool[0][inside], pool[1][inside]
     started = time.process_time()
@@ -69,7 +70,7 @@ def _search(seed: int, pool: signals.Records, validation: signals.Records) -> di
     study.enqueue_trial(_BY_HAND)
     started = time.process_time()
 
-    def trial(chosen: optuna.Trial) -> tuple[float, float]:
+    def trial(chosen: Any) -> tuple[float, float]:
         values = {name: chosen.suggest_categorical(name, choices) for name, choices in _CHOICES.items()}
         tfmiaq.keras.utils.set_random_seed(7_000 + seed)
         return _measured(way(values).lend(*members), members, validation)
@@ -89,6 +90,10 @@ def _search(seed: int, pool: signals.Records, validation: signals.Records) -> di
 
 def main(argv: list[str]) -> None:
     del argv
+    try:
+        import optuna
+    except ImportError as error:
+        raise app.UsageError("This benchmark takes Optuna, which tfmiaq does without: pip install optuna.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     results = pathlib.Path(SEARCH_RESULTS.value)
     pool, test = location.pool_and_test()
@@ -97,7 +102,7 @@ def main(argv: list[str]) -> None:
         kept = read(results)
         found = next((one for one in kept.get("searches", []) if one["seed"] == seed), None)
         if found is None:
-            found = _search(seed, pool, (test[0][:half], test[1][:half]))
+            found = _search(optuna, seed, pool, (test[0][:half], test[1][:half]))
             kept["command"] = "python benchmarks/defences_search.py --location=location30.npz --reference_models=16"
             kept["searches"] = [*kept.get("searches", []), found]
             write(results, kept)

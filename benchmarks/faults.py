@@ -313,6 +313,9 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{path} has no results yet. Run without --write first.")
         write_part(_PAGE, "faults", table(results))
         return
+    import tfmiaq
+    import tfmiaq.cli.commands
+    import tfmiaq.defence  # noqa: F401
 
     fault_tasks.watch()
     with tempfile.TemporaryDirectory() as name:

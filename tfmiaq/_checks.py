@@ -116,28 +116,6 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Several:
-    """Sequences of one number or more, each of which lies in an interval.
-
-    Attributes:
-        interval: What each of the numbers may be.
-    """
-
-    interval: Interval
-
-    def __contains__(self, value: Any) -> bool:
-        is_sequence = isinstance(value, (list, tuple, range, np.ndarray)) and len(value) > 0
-        return is_sequence and all(item in self.interval for item in value)
-
-    def plain(self, value: Any) -> Any:
-        """Returns a contained sequence as a tuple of plain Python numbers."""
-        return tuple(self.interval.plain(item) for item in value)
-
-    def __str__(self) -> str:
-        return f"a sequence of one or more, each {self.interval}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Where:
     """Values that a function accepts.
 
@@ -179,7 +157,7 @@ def check(owner: str, **arguments: tuple[Any, Any]) -> dict[str, Any]:
 
     Args:
         owner: The function or class that was given them, with which messages begin.
-        **arguments: For each name, the value and what it may be: an `Interval`, `Choice`, `Several` or `Where`.
+        **arguments: For each name, the value and what it may be: an `Interval`, `Choice` or `Where`.
 
     Raises:
         InvalidArgumentError: Values outside their intervals; all of them are listed.

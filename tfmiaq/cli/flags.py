@@ -34,8 +34,6 @@ def integers(text: str) -> tuple[int, ...]:
 def _type(options: type, name: str) -> Callable[[str], Any]:
     hint = typing.get_type_hints(options)[name]
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
-    if kinds == [int] and isinstance(getattr(options, name), tuple):
-        return integers
     return kinds[0] if kinds[0] in (int, float) else str
 
 
@@ -74,8 +72,6 @@ def add_fields(
 
 def format_default(value: Any) -> str:
     """Returns a default as the help shows it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

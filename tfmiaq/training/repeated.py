@@ -307,7 +307,7 @@ class _Training:
             *signature, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
         )
         graph = self._epoch.graph
-        self._states = random_states(graph, [*model.weights, *model.optimizer.variables])
+        self._states = _random_states(graph, [*model.weights, *model.optimizer.variables])
         states = {id(variable) for variable in self._states}
         of_weights = {id(v) for v, source in zip(model.weights, sources) if source is not None}
         every = {id(v): v for v in [*model.weights, *model.optimizer.variables, *graph.variables]}
@@ -373,7 +373,7 @@ class _Training:
         return self._model
 
 
-def random_states(graph: Any, known: Sequence[Any]) -> list[Any]:
+def _random_states(graph: Any, known: Sequence[Any]) -> list[Any]:
     """Returns the states of the random layers of a traced model: variables that are none of those that are known."""
     owned = {id(variable) for variable in known}
     return [v for v in graph.variables if id(v) not in owned and v.dtype == tf.int64 and v.shape.rank == 1]
