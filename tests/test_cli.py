@@ -166,7 +166,7 @@ def _defaults(command):
 def test_defaults_are_those_of_the_functions():
     """Options come from the dataclasses; what belongs to a function alone is compared with it."""
     signature = inspect.signature(tfmiaq.defend).parameters
-    for name in ("reference_models", "target", "labels", "folder", "n_jobs", "seed"):
+    for name in ("reference_models", "minutes", "target", "labels", "folder", "n_jobs", "seed"):
         default = _defaults("defend")[name]
         assert (str(default) if isinstance(default, pathlib.Path) else default) == signature[name].default
     assert _defaults("audit")["seed"] == inspect.signature(tfmiaq.audit).parameters["seed"].default

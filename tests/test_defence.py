@@ -94,6 +94,19 @@ def test_all_of_it_is_made(made):
     assert made.reports["float"].non_members == 60
 
 
+@pytest.mark.slow
+def test_each_audit_has_the_time_for_reference_models(made, sets, monkeypatch):
+    options = []
+
+    def noted(*args, reference_models, **given):
+        options.append(reference_models)
+        return made.reports["quantized"]
+
+    monkeypatch.setattr(tfmiaq.defence, "audit", noted)
+    _defend(made.folder, sets, minutes=0.5)
+    assert [(option.count, option.minutes) for option in options] == [(2, 0.5)] * 3
+
+
 def _figures(made):
     return {name: report.to_json() for name, report in made.reports.items()}
 

@@ -159,6 +159,7 @@ CALLS = {
     f"tfmiaq.defend(given.train, {SET}, labels=['a'])": "labels to be 3 names",
     f"tfmiaq.defend(given.train, {SET}, labels=5)": "labels to be a list of names or None",
     f"tfmiaq.defend(given.model, {SET}, labels=['a'] * 4)": "labels to be 3 names",
+    f"tfmiaq.defend(given.train, {SET}, minutes=0)": "minutes to be a finite number above 0",
     f"tfmiaq.defend(given.train, {SET}, reference_models=1)": "reference_models to be an integer of at least 2, or 0",
     f"tfmiaq.defend(given.train, {SET}, policy='w2a4')": "policy to be a BitwidthPolicy",
     f"tfmiaq.defend(given.train, {SET}, seed=given.nan)": "seed to be an integer",

@@ -23,6 +23,7 @@ from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import get_policy
 from tfmiaq.signals import ReferenceModels, half_splits
+from tfmiaq.signals.reference_models import MINUTES
 from tfmiaq.tflite.conversion import TARGETS, convert
 from tfmiaq.tflite.verification import Verification, verify
 from tfmiaq.training.distillation import CrossDistillation
@@ -89,6 +90,7 @@ class _Run:
     recipe: Optional[TrainingRecipe]
     cross_distillation: Union[CrossDistillation, Literal[False], None]
     reference_models: int
+    minutes: Optional[float]
     target: str
     labels: Optional[Sequence[str]]
     folder: pathlib.Path
@@ -129,6 +131,7 @@ def defend(
     recipe: Optional[TrainingRecipe] = None,
     cross_distillation: Union[CrossDistillation, Literal[False], None] = None,
     reference_models: int = 16,
+    minutes: Optional[float] = None,
     groups: Optional[Any] = None,
     target: str = "mobile",
     labels: Optional[Sequence[str]] = None,
@@ -171,6 +174,8 @@ def defend(
             recipe is given, and the accuracy of the float model on its members is at least 0.2 above that on the other
             half of the test records; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
+        minutes: Time in which each audit trains as many reference models as it allows, and at least `reference_models`,
+            as `ReferenceModels` has it. None for `reference_models` of them.
         groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
             such as its person, patient or device. No group is split by halves, folds and reference models. None where
             each record is a group of its own.
@@ -197,6 +202,7 @@ def defend(
         recipe=recipe,
         cross_distillation=cross_distillation,
         reference_models=reference_models,
+        minutes=minutes,
         target=target,
         labels=labels,
         n_jobs=n_jobs,
@@ -240,6 +246,7 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "recipe": instance("a TrainingRecipe or None", TrainingRecipe, or_none=True),
         "cross_distillation": Where(_is_cross_distillation, "a CrossDistillation, False or None"),
         "reference_models": integer(2, also=(0,)),
+        "minutes": MINUTES,
         "target": Choice(TARGETS),
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
@@ -345,7 +352,9 @@ def _audit_stage(
     """Returns the audit of a model or of a file, by an attacker who trains models of its kind if that can be."""
     options = None
     if run.is_function and run.reference_models:
-        options = ReferenceModels(pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs)
+        options = ReferenceModels(
+            pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs, minutes=run.minutes
+        )
     # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs.
     augments = run.recipe is not None and run.recipe.augment is not None
     rounds = float_model is not None and run.policy.output is not None

@@ -171,6 +171,7 @@ def defend(given: Arguments) -> int:
         recipe=recipe,
         cross_distillation=cross,
         reference_models=given.reference_models,
+        minutes=given.minutes,
         groups=groups,
         target=given.target,
         labels=load_labels(given),

@@ -149,6 +149,11 @@ def _add_defend(parser: Any) -> None:
     parser.add_argument(
         "--reference_models", type=int, default=16, help="reference models of each audit; 0 for none (%(default)s)"
     )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="train as many as this allows for each audit, and at least --reference_models",
+    )
     parser.add_argument("--n_jobs", type=int, help="processes that train reference models (1)")
     _add_conversion(parser)
     _add_recipe(

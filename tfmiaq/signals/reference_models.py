@@ -16,7 +16,7 @@ from tfmiaq.signals.records import pair
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 SPLITS = ("half", "disjoint")
-_MINUTES = real(0, closed="right", or_none=True, none_means="the number of models that count says")
+MINUTES = real(0, closed="right", or_none=True, none_means="the number of models that count says")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class ReferenceModels:
                 f"functions of which the later ones take (model, x, y). Received {self.train_fn!r:.200}."
             )
         _check_arity(self.steps)
-        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=_MINUTES)
+        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=MINUTES)
         check_choice("ReferenceModels", "splits", self.splits, SPLITS)
         if (self.splits == "disjoint") != (self.population is not None):
             raise ValueError(
