@@ -184,6 +184,7 @@ def test_reference_models_find_what_label_agreement_alone_hides():
     assert report["RMIA on label agreement"].auc > report["label-only"].auc + 0.03
     assert evidence.available == {
         attacks.REFERENCE_MODELS,
+        attacks.REFERENCE_MEMBERS,
         attacks.AUGMENTED_QUERIES,
         attacks.AUGMENTED_REFERENCES,
         attacks.PRIVACY_SUITE,

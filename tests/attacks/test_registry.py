@@ -45,6 +45,7 @@ def test_needs_are_of_the_constants():
         attacks.SCORES,
         attacks.RECORDS,
         attacks.REFERENCE_MODELS,
+        attacks.REFERENCE_MEMBERS,
         attacks.AUGMENTED_QUERIES,
         attacks.AUGMENTED_REFERENCES,
         attacks.OTHER_VERSION,

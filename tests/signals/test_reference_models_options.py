@@ -19,7 +19,7 @@ def test_every_record_is_in_half_of_the_reference_models_sets():
     assert (chosen != signals.half_splits(101, 6, 1)).any()
 
 
-def test_disjoint_splits_never_train_on_an_audited_record():
+def test_disjoint_splits_never_train_on_an_audited_record(tmp_path):
     seen = []
 
     def train(x, y):
@@ -28,20 +28,23 @@ def test_disjoint_splits_never_train_on_an_audited_record():
 
     (members, non_members), (population, _) = pipelines.sets(60), pipelines.sets(200)
     population = population[0][60:], population[1][60:]
-    report = tfmiaq.audit(
-        pipelines.train_slowly(*members),
-        members,
-        non_members,
-        ["offline LiRA", "RMIA", "LiRA"],
-        reference_models=tfmiaq.ReferenceModels(train, 4, splits="disjoint", population=population),
-        verbose=False,
-    )
+    options = tfmiaq.ReferenceModels(train, 4, splits="disjoint", population=population, cache=tmp_path)
+    target = pipelines.train_slowly(*members)
+
+    def audited_by(attacks):
+        return tfmiaq.audit(target, members, non_members, attacks, reference_models=options, verbose=False)
+
+    report = audited_by(["offline LiRA", "RMIA", "LiRA"])
     audited = {record.tobytes() for record in np.concatenate([members[0], non_members[0]])}
     assert len(seen) == 4
     assert not any(record.tobytes() in audited for x in seen for record in x)
     assert report["offline LiRA"].auc > 0.55
     # Without models that trained on a record, online and offline are one.
     assert report["LiRA"].auc == report["offline LiRA"].auc
+    # A classifier has no members to learn from.
+    assert "trained on audited records" in audited_by(None).skipped["shadow models"]
+    with pytest.raises(ValueError, match="'shadow models' needs reference models that trained on audited records"):
+        audited_by(["shadow models"])
 
 
 @pytest.mark.parametrize(

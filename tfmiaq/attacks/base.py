@@ -22,6 +22,8 @@ SCORES, RECORDS, REFERENCE_MODELS, AUGMENTED_QUERIES, OTHER_VERSION = (
     "augmented queries",
     "another version",
 )
+# Those with "disjoint" splits train on none.
+REFERENCE_MEMBERS = "reference models that trained on audited records"
 AUGMENTED_REFERENCES = "augmented queries of reference models"
 WHOLE_OUTPUTS = "whole outputs of reference models"
 PRIVACY_SUITE = "tensorflow-privacy's suite"
@@ -74,6 +76,7 @@ class Evidence:
             SCORES: self.target.losses is not None,
             RECORDS: self.records is not None,
             REFERENCE_MODELS: self.reference_signals is not None,
+            REFERENCE_MEMBERS: self.reference_signals is not None and bool(self.reference_signals.trained_on.any()),
             AUGMENTED_QUERIES: self.target.label_agreement is not None,
             OTHER_VERSION: self.other is not None and self.other.losses is not None,
             AUGMENTED_REFERENCES: self.reference_signals is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfmiaq.attacks.base import REFERENCE_MODELS, SCORES, Attack, Evidence
+from tfmiaq.attacks.base import REFERENCE_MEMBERS, REFERENCE_MODELS, SCORES, Attack, Evidence
 from tfmiaq.attacks.boosting import make_classifier
 
 _MOST_ROWS = 100_000
@@ -19,7 +19,7 @@ class ShadowModels(Attack):
 
     name = "shadow models"
     learns = False
-    needs = frozenset({SCORES, REFERENCE_MODELS})
+    needs = frozenset({SCORES, REFERENCE_MODELS, REFERENCE_MEMBERS})
     threshold = 0.5
     note = "shadow models through the same pipeline; no known members"
 

@@ -12,6 +12,7 @@ from tfmiaq.attacks.base import (
     PRIVACY_SUITE,
     PROBABILITIES,
     RECORDS,
+    REFERENCE_MEMBERS,
     REFERENCE_MODELS,
     SCORES,
     WHOLE_OUTPUTS,
@@ -29,6 +30,7 @@ _WAYS = {
     SCORES: "the target gives labels",
     RECORDS: "needs the records themselves",
     REFERENCE_MODELS: "needs reference models: pass reference_models",
+    REFERENCE_MEMBERS: "needs reference models that trained on audited records: splits='half'",
     AUGMENTED_QUERIES: "needs augmented queries: pass augmented_queries=True, and a target that can be queried",
     OTHER_VERSION: "needs another version of the target: pass other",
     AUGMENTED_REFERENCES: (
@@ -82,6 +84,7 @@ def check_needs(chosen: list[Attack], reference_models: Any, has_other: bool, ca
     """Raises ValueError for attacks that lack what they need, before any work is done."""
     available = {
         REFERENCE_MODELS: reference_models is not None,
+        REFERENCE_MEMBERS: reference_models is None or getattr(reference_models, "splits", "half") == "half",
         OTHER_VERSION: has_other,
         AUGMENTED_QUERIES: can_query,
         AUGMENTED_REFERENCES: isinstance(reference_models, ReferenceModels) and can_query,
