@@ -49,13 +49,10 @@ def test_the_experiment_of_the_paper_writes_its_table(home):
         for of_class in (figures["members"], figures["non-members"]):
             precision, recall = of_class["precision"], of_class["recall"]
             assert of_class["F1"] == pytest.approx(2 * precision * recall / max(precision + recall, 1e-9))
+    # An attack that calls all records the same tells nothing of any model.
+    assert any(0 < figures["TPR"] < 1 for figures in found["models"].values())
     # The file is the quantized network: what shadow models find in one they find in the other, but for rounding.
     assert abs(found["models"][".tflite"]["TPR"] - found["models"]["quantized"]["TPR"]) < 0.2
-
-
-def test_the_experiment_needs_records_for_shadow_models(home):
-    done = _run(home, "paper_experiment.py", "--dataset=own.npz", f"--members={2 * MEMBERS}")
-    assert done.returncode != 0 and "leaves 0 other records" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

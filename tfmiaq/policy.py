@@ -69,7 +69,7 @@ class OutputBits:
     They hide nothing from who holds the file: the tensor in front of the rounding can be read from the .tflite, and
     `audit` of a .tflite reads it (`access="file"`). From who can only ask they hide some: on a cross-distilled
     Location-30 network of a test accuracy of 0.63 the strongest of all attacks has an AUC of 0.664 through outputs of 1
-    bit, and of 0.721 with the file (docs/frontier.md, 16 reference models).
+    bit, and of 0.723 with the file (docs/frontier.md, 16 reference models).
 
     Example:
         >>> BitwidthPolicy.uniform(2, 4, output=OutputBits(bits=2, clip=4.0))

@@ -50,7 +50,7 @@ def licence(name: str) -> str:
         return str(expression)
     classifiers = [text.rpartition("::")[2].strip() for text in about.get_all("Classifier") or ()]
     licences = [text for text in classifiers if "License" in text and text != "OSI Approved"]
-    told = [*licences, *"".join(about.get_all("License") or ()).strip().splitlines()[:1]]
+    told = [*licences, *(text.strip().splitlines()[0] for text in about.get_all("License") or () if text.strip())]
     for text in told:
         for pattern, spdx in _NAMES:
             if re.search(pattern, text, re.IGNORECASE):

@@ -153,7 +153,7 @@ def cross_distill(
 
     How the student is trained matters as much as its labels (docs/frontier.md, Location-30, 16 reference models, who
     holds the file): in batches of 64, with BatchNormalization, it has an AUC of 0.847 at a test accuracy of 0.612; in
-    30 steps on all records, with each record's gradient clipped and no normalization (`tfmiaq.training.CLIPPED`), 0.721
+    30 steps on all records, with each record's gradient clipped and no normalization (`tfmiaq.training.CLIPPED`), 0.723
     at 0.631. It is no proof: the labels of other records come from teachers that have seen this one.
 
     Exact and near duplicates stay in one fold. A second record of the same person in another fold voids the defence,
