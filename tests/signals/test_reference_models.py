@@ -22,6 +22,7 @@ from joblib.externals import loky
 
 import tfmiaq
 from tfmiaq._backend import keras
+from tfmiaq.caching.store import FullDiskError
 
 TESTS = pathlib.Path(__file__).parents[1]
 
@@ -150,13 +151,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_loses_no_model(small_disk, undisturbed):
+def test_a_full_disk_is_told_at_once_and_loses_no_model(small_disk, undisturbed):
     folder = small_disk / "cache"
-    with pytest.warns(UserWarning, match=r"could not be written.*No space left"):
-        assert pipelines.audit(folder).to_json() == undisturbed
+    with pytest.raises(FullDiskError, match="No space is left to write"):
+        pipelines.audit(folder)
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    assert pipelines.audit(folder).to_json() == undisturbed
     # What did not fit is no half file: the next run reads what there is.
-    with pytest.warns(UserWarning, match="could not be written"):
-        assert pipelines.audit(folder).to_json() == undisturbed
+    assert pipelines.audit(folder).to_json() == undisturbed
     assert not list(folder.glob(".unfinished*"))
 
 
