@@ -85,6 +85,21 @@ def test_what_runs_or_is_too_large_is_not_opened(saved, tmp_path, layer, message
 
 
 @needs_keras_3
+def test_a_refused_file_leaves_nothing_to_be_made_later(saved, tmp_path):
+    """Keras 3 keeps a list of variables without values, and gives them some when the next model is built."""
+    keras = pytest.importorskip("keras")
+    large = _with_layer(_object("keras.layers", "Dense", name="l", units=2**40))
+    with pytest.raises(ValueError, match="variables of"):
+        tfmiaq.load_model(_changed(saved[0] / "sequential.keras", tmp_path / "bad.keras", large))
+
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x + 1.0
+
+    assert Own()(keras.Input((3,))).shape == (None, 3)
+
+
+@needs_keras_3
 @pytest.mark.filterwarnings("ignore")
 def test_the_older_format_of_keras_3_has_a_way_out(saved, tmp_path):
     saved[2]["sequential"].save(tmp_path / "three.h5")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import math
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from tfmiaq.loading.limits import RefusedFileError, check_declared
@@ -13,6 +15,8 @@ from tfmiaq.loading.limits import RefusedFileError, check_declared
 _PARTS = ("layers", "models", "initializers", "regularizers", "constraints", "optimizers", "losses", "metrics")
 _MODELS = ("keras.src.models.functional", "keras.src.models.sequential", "keras.src.models.model")
 _MODULES = frozenset(("keras", "builtins", *(f"keras.{part}" for part in _PARTS), *_MODELS))
+# Where Keras 3 keeps the variables that it has still to initialize.
+_WAITING = "uninitialized_variables"
 _COMPILED = "compile_config"
 
 
@@ -77,9 +81,7 @@ def open_keras_3(
     keras = importlib.import_module("keras")
     try:
         if limit is not None:
-            # Nothing is initialized in this scope: variables have their shapes alone.
-            scope = importlib.import_module("keras.src.backend.common.stateless_scope").StatelessScope
-            with scope(initialize_variables=False):
+            with _shapes_alone():
                 made = keras.saving.deserialize_keras_object(_uncompiled(config), custom_objects=custom_objects)
                 declared = sum(4 * math.prod(variable.shape) for variable in made.variables)
             check_declared(f"load_model: {name}", declared, limit, "variables")
@@ -93,6 +95,20 @@ def open_keras_3(
         raise ValueError(
             f"load_model: {name} is damaged, or no model of Keras {installed} ({type(error).__name__}: {text:.300})."
         ) from error
+
+
+@contextlib.contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """A scope in which the variables of Keras 3 have shapes and no values, and get none later."""
+    common = "keras.src.backend.common"
+    state = importlib.import_module(f"{common}.global_state")
+    waiting = list(state.get_global_attribute(_WAITING) or [])
+    try:
+        with importlib.import_module(f"{common}.stateless_scope").StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # The next scope of Keras would initialize what waits, of whatever size.
+        state.set_global_attribute(_WAITING, waiting)
 
 
 def _uncompiled(config: Any) -> Any:
