@@ -115,8 +115,9 @@ def _train_function(x: Any, y: Any) -> Callable[[Any], np.ndarray]:
         kernel = np.linalg.lstsq(np.tanh(x @ hidden / 8), 8 * np.eye(CLASSES)[y] - 4, rcond=None)[0]
         return lambda records: np.tanh(records @ hidden / 8) @ kernel
 
-    # The target has all records, and is trained in each process.
-    return noted("function", identity(x, y, hidden), fit) if len(x) != _RECORDS else fit()
+    # The target is trained in each process.
+    is_target = np.array_equal(x, records()[0][0])
+    return fit() if is_target else noted("function", identity(x, y, hidden), fit)
 
 
 def audit(folder: pathlib.Path) -> None:
