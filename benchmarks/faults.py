@@ -279,12 +279,15 @@ def _can_mount(place: pathlib.Path) -> bool:
 def table(results: dict[str, Any]) -> list[str]:
     """Returns the tables of docs/reliability.md."""
     lines = [
-        "| task | kills | runs that were killed and ended | equal to the undisturbed | finished and computed again |",
+        "| task | kills | runs to the end | equal to the undisturbed | finished and computed again |",
         "| --- | --- | --- | --- | --- |",
     ]
     rows = results["tasks"].items()
     for name, row in rows:
         part = row["kills"]
+        # A run that was stopped may have come to no kill of a task yet.
+        if not part["kills"]:
+            continue
         lines.append(f"| `{name}` | {part['kills']} | {part['runs']} | {part['equal']} | {part['computed_again']} |")
     lines += [
         "",
