@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if attacks == [_ALL]:
         there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.AUGMENTED_QUERIES}
         if REFERENCE_MODELS.value:
-            there.add(tfmiaq.attacks.REFERENCE_MODELS)
+            there |= {tfmiaq.attacks.REFERENCE_MODELS, tfmiaq.attacks.REFERENCE_MEMBERS}
         attacks = [name for name, attack in tfmiaq.attacks.ATTACKS.items() if attack.needs <= there]
     folder = pathlib.Path(FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
