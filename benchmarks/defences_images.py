@@ -165,8 +165,8 @@ def main(argv: list[str]) -> None:
                 print(
                     network, name, found["test_accuracy"], found["train_accuracy"], best, found["seconds"], flush=True
                 )
-    found = [*read(results).get("rows", []), *read(further).get("rows", [])]
-    write_tables(found, read(pathlib.Path(SMALL.value))["rows"], table)
+    finished = [*read(results).get("rows", []), *read(further).get("rows", [])]
+    write_tables(finished, read(pathlib.Path(SMALL.value))["rows"], table)
 
 
 if __name__ == "__main__":
