@@ -10,10 +10,11 @@ from defences_report import table
 from in_turn import LOGITS, ONE_BIT
 
 _AUGMENTED = "augmented "
+_FIGURES = {"resnet8": "images_resnet8.png", "small_mobilenet": "images_small_mobilenet.png"}
 _HEAD = """# The frontier of image networks, measured
 
-Written by `python benchmarks/defences_images.py --dataset=cifar10.npz`, results in `benchmarks/defences_images.json`;
-rows of 24 epochs without augmentation are of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6`, results in
+`benchmarks/defences_images.json`; rows of 24 epochs without augmentation are of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000
 --epochs=24 --tuning_epochs=8 --records=256 --iterations=100 --threads=1 --in_turn=8
 --results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same records.
 
@@ -188,7 +189,7 @@ def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], doc
     for network in networks:
         found = [row for row in results if row["network"] == network]
         plain = [row for row in found if not row["row"].startswith(_AUGMENTED)]
-        path = document.parent / "figures" / f"images_{network}.png"
+        path = document.parent / "figures" / _FIGURES[network]
         _figure(plain, network, path)
         parts += [f"## {network}", _table(plain, "", plain), f"![{network}](figures/{path.name})"]
         augmented = [row for row in found if row["row"].startswith(_AUGMENTED)]
