@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import inspect
 import math
 import os
 import pathlib
@@ -26,7 +27,7 @@ MAX_PARTS = 1_000_000
 # Elements of a tensor between layers are 4 bytes, and some layers compute with copies of 8.
 _BYTES_OF_AN_ELEMENT = 16
 # Initial values that take longer to draw than the file's own to read: they come in their place.
-_LARGE_BYTES = 2**20
+_LARGE_VARIABLE = 2**18
 _LEAST_GROWTH = 2**30
 _SECONDS_BETWEEN_LOOKS = 0.1
 _TAKEN_APART = frozenset(("dynamic_partition", "split", "unstack"))
@@ -47,7 +48,7 @@ class _OutOfLimits(BaseException):
 def limited(name: str, layer_class: Any, limits: Optional[tuple[int, float]]) -> Iterator[None]:
     """Within it Keras makes a model of a file's configuration, and is stopped at the limits.
 
-    Random initial values of large variables are not drawn: the file has values for them, or is refused.
+    Initial values of large variables are zeros: the file has values for them, or is refused.
 
     Args:
         name: What errors call the file.
@@ -67,19 +68,27 @@ def limited(name: str, layer_class: Any, limits: Optional[tuple[int, float]]) ->
 
     with _ONE_AT_A_TIME:
         work = _Work(name, *limits)
-        plain_call = layer_class.__call__
+        plain_call, plain_add = layer_class.__call__, layer_class.add_weight
+        order = inspect.signature(plain_add)
 
         @functools.wraps(plain_call)
         def watched_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             work.check_call(layer, tf.nest.flatten((args, kwargs)))
             return plain_call(layer, *args, **kwargs)
 
-        layer_class.__call__ = watched_call
+        @functools.wraps(plain_add)
+        def undrawn(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            given = order.bind(layer, *args, **kwargs)
+            if _is_large(given.arguments.get("shape")):
+                given.arguments["initializer"] = "zeros"
+            return plain_add(*given.args, **given.kwargs)
+
+        layer_class.__call__, layer_class.add_weight = watched_call, undrawn
         try:
             with tf.variable_creator_scope(work.create_variable), work.watched():
                 yield
         finally:
-            layer_class.__call__ = plain_call
+            layer_class.__call__, layer_class.add_weight = plain_call, plain_add
 
 
 class _Work:
@@ -98,12 +107,9 @@ class _Work:
 
         dtype = tf.as_dtype(given.get("dtype") or tf.float32)
         sizes = [] if given.get("shape") is None else tf.TensorShape(given["shape"]).as_list()
-        size = math.prod(sizes) * dtype.size
-        self._declared += size
+        self._declared += math.prod(sizes) * dtype.size
         with self._remembered():
             check_declared(f"load_model: {self._name}", self._declared, self._max_bytes, "variables")
-        if size >= _LARGE_BYTES and callable(given.get("initial_value")):
-            given["initial_value"] = functools.partial(tf.zeros, sizes, dtype)
         return next_creator(**given)
 
     def check_call(self, layer: Any, values: list[Any]) -> None:
@@ -196,6 +202,12 @@ def _resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_large(shape: Any) -> bool:
+    """Returns whether a variable has values enough that drawing them takes longer than reading them."""
+    sizes = shape if isinstance(shape, (tuple, list)) else getattr(shape, "dims", None) or ()
+    return math.prod(int(size) for size in sizes if size is not None) >= _LARGE_VARIABLE
 
 
 def _shape(value: Any) -> Optional[tuple[Optional[int], ...]]:
