@@ -79,6 +79,7 @@ def _keras(path: pathlib.Path) -> None:
 
 def _keras_check(path: pathlib.Path) -> None:
     """Does what `load_model` does before Keras sees a file."""
+    import tfmiaq.quantization  # noqa: F401  # Its classes are registered.
     from tfmiaq.loading import keras_files
     from tfmiaq.loading.limits import MAX_BYTES
 
