@@ -251,7 +251,7 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
         "seed": SEED,
-        "folder": instance("a path", str, os.PathLike),
+        "folder": Where(lambda given: isinstance(given, (str, os.PathLike)) and bool(os.fspath(given)), "a path"),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
     if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from typing import Any, Optional
 
+from tfmiaq.loading.hdf5_child import check_hdf5
 from tfmiaq.loading.json_text import parse_json
 from tfmiaq.loading.limits import (
     MAX_TEXT_BYTES,
@@ -83,8 +84,13 @@ def open_keras_model(
         if version.startswith("3"):
             from tfmiaq.loading.keras3_files import open_keras_3
 
+            if not trust and not imported:
+                _check_hdf5(known, name, limit, seconds)
             config = None if trust else _check_keras_3(known, name, limit, custom_objects, imported)
             return open_keras_3(str(known), name, version, config, custom_objects, limits)
+        # What this package keeps in a cache is read at once: starting a process takes longer.
+        if not trust and not imported:
+            _check_hdf5(known, name, limit, seconds)
         is_zip = not trust and _check_file(known, name, limit, custom_objects, imported)
         return _load(str(known), name, custom_objects, compile, not trust, is_zip)
 
@@ -107,6 +113,22 @@ def _check_file(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> boo
         raise ValueError(f"load_model: {name} is damaged, or no Keras model. Expected {_FORMS}.")
     check_config(_read_hdf5(path, name, limit), name, *allowed)
     return False
+
+
+def _check_hdf5(path: pathlib.Path, name: str, limit: int, seconds: float) -> None:
+    """Raises an error if HDF5 cannot read what the file has in its form; a file that has none is left as it is."""
+    import h5py
+
+    members: list[tuple[Optional[str], int]] = []
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        with open_zip(path, name, limit) as archive:
+            members = [(one.filename, one.file_size) for one in archive.infolist() if one.filename.endswith(".h5")]
+    elif path.is_file() and h5py.is_hdf5(path):
+        members = [(None, path.stat().st_size)]
+    for member, size in members:
+        fault = check_hdf5(str(path), member, size, limit, seconds)
+        if fault:
+            raise ValueError(f"load_model: {name} is damaged ({fault}).")
 
 
 def _version_of(path: pathlib.Path, name: str) -> str:
