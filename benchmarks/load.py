@@ -111,7 +111,7 @@ class Target:
 def records(count: int, classes: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns pairs (x, y) of as many members as non-members; a record is its own number."""
     x: np.ndarray = np.arange(count, dtype=np.int64)[:, None]
-    y = x[:, 0] * 7 % classes
+    y: np.ndarray = x[:, 0] * 7 % classes
     return (x[: count // 2], y[: count // 2]), (x[count // 2 :], y[count // 2 :])
 
 
@@ -122,7 +122,7 @@ def measure_audit(count: int, classes: int, references: int, clock: Clock) -> No
     seeds = iter(range(1, 1000))
 
     def train(x: np.ndarray, y: np.ndarray) -> Target:
-        members = np.zeros(count, bool)
+        members: np.ndarray = np.zeros(count, bool)
         members[x[:, 0]] = True
         return Target(classes, members, next(seeds))
 
