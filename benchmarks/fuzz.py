@@ -74,7 +74,7 @@ def _in_the_childs_hdf5(path: pathlib.Path) -> None:
 
     members: list[str] = [""]
     if path.suffix == ".keras":
-        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".h5")]
     _note("checked")
     try:

@@ -192,7 +192,7 @@ CALLS = {
     "tfmiaq.CrossDistilledTraining(None, tfmiaq.TrainingRecipe(), 5, tfmiaq.CrossDistillation())": "train_fn",
     "tfmiaq.CrossDistilledTraining(None, tfmiaq.TrainingRecipe(), given.train, 5)": "a CrossDistillation as options",
     "tfmiaq.callbacks.BitwidthSchedule(5)": "BitwidthSchedule: Expected policies by epoch",
-    f"tfmiaq.defend(given.model, {SET}, recipe=tfmiaq.TrainingRecipe(loss='mse2'))": "defend: Expected the recipe's loss",
+    f"tfmiaq.defend(given.model, {SET}, recipe=tfmiaq.TrainingRecipe(loss='mse2'))": "Expected the recipe's loss",
     f"tfmiaq.audit(given.model, {SET}, batch_size=given.x)": "batch_size to be an integer of at least 1",
     f"tfmiaq.audit(given.model, {SET}, slices={{'sex': (given.y, given.y[:3])}})": "parts of several lengths",
     f"tfmiaq.audit(given.model, {SET}, slices={{5: given.y}})": "Expected slices as a dict",
