@@ -33,7 +33,12 @@ _WAY_OUT = (
 
 
 def load_model(
-    path: Any, *, trust: bool = False, custom_objects: Optional[dict[str, Any]] = None, max_bytes: Optional[int] = None
+    path: Any,
+    *,
+    trust: bool = False,
+    custom_objects: Optional[dict[str, Any]] = None,
+    max_bytes: Optional[int] = None,
+    max_seconds: Optional[float] = None,
 ) -> Any:
     """Loads a Keras model, quantized or not, from a file that may come from anyone.
 
@@ -49,19 +54,22 @@ def load_model(
         trust: Open the file as Keras does. It can run any code. SavedModels and Lambda layers take it.
         custom_objects: Classes and functions by the name that the file has for them, as Keras takes them.
         max_bytes: Bytes that the file's arrays may take in memory; None for 4 GiB.
+        max_seconds: Seconds that Keras may take to make the model; None for 300. No limit with `trust`.
 
     Returns:
         The keras.Model. A .keras file of Keras 3 gives a model of that Keras, not compiled; `quantize_model` takes it.
 
     Raises:
         TypeError: No path.
-        ValueError: No such file, a damaged one, one of more bytes, or one that names what it may not; the error lists
-            it.
+        ValueError: No such file, a damaged one, one of more bytes or work, or one that names what it may not; the
+            error lists it.
     """
     # A folder holds the traced functions themselves.
     is_folder = isinstance(path, (str, os.PathLike)) and os.path.isdir(path)
     with contextlib.nullcontext() if is_folder else quantizers.passed_on():
-        return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
+        return open_keras_model(
+            path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes, max_seconds=max_seconds
+        )
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
