@@ -37,7 +37,7 @@ _APPLICATIONS = {"mobilenet_v2": "MobileNetV2", "resnet50": "ResNet50"}
 _MEASURES = ("build", "step", "latency", "convert", "memory")
 NETWORK = flags.DEFINE_enum("network", "resnet8", [*NETWORKS, *_APPLICATIONS], "Which network.")
 MEASURE = flags.DEFINE_list("measure", ["build", "step", "latency", "convert"], f"Any of {', '.join(_MEASURES)}.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each measurement.", 3)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each measurement.", 1)
 STEPS = flags.DEFINE_integer("steps", 10, "Training steps in a round.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/cost.json", "Result file.")
 CONVERTED = flags.DEFINE_string("converted", None, "Build and convert one of the models, and print its memory.")
@@ -198,7 +198,7 @@ def _conversions(models: dict[str, Any]) -> dict[str, Any]:
         name: functools.partial(_converted, models[name], name) for name in (_TFMOT, *_OURS)
     }
     actions["tfmiaq w2 a4, without check"] = functools.partial(tfmiaq.convert, ours, check=False)
-    convert = _in_turns(actions, 3)
+    convert = _in_turns(actions, min(3, ROUNDS.value))
     policies = [tfmiaq.BitwidthPolicy.uniform(bits, bits) for bits in (2, 4)]
 
     def switch_policies() -> None:
