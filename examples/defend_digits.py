@@ -59,12 +59,7 @@ def main(argv: list[str]) -> None:
     if OUTPUT_BITS.value:
         policy = dataclasses.replace(policy, output=tfmiaq.OutputBits(OUTPUT_BITS.value, 0.2))
     data, members, non_members = common.load_sets()
-    attacks = ATTACKS.value
-    if attacks == [_ALL]:
-        there = {tfmiaq.attacks.SCORES, tfmiaq.attacks.RECORDS, tfmiaq.attacks.AUGMENTED_QUERIES}
-        if REFERENCE_MODELS.value:
-            there |= {tfmiaq.attacks.REFERENCE_MODELS, tfmiaq.attacks.REFERENCE_MEMBERS}
-        attacks = [name for name, attack in tfmiaq.attacks.ATTACKS.items() if attack.needs <= there]
+    attacks = _ALL if ATTACKS.value == [_ALL] else ATTACKS.value
     folder = pathlib.Path(FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     rows, reports = [], {}

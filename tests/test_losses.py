@@ -127,6 +127,22 @@ def test_values_out_of_range_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("loss", [*LOSSES, losses.Distillation(2.0)], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("shape", [(32,), (32, 1)])
+def test_one_unit_is_the_second_of_two_classes(loss, from_logits, shape):
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(0, 2, 32), generator.normal(0, 2, (32, 1)).astype(np.float32)
+    both = np.concatenate([0 * logits, logits], 1)
+    one, two = (logits, both) if from_logits else (_softmax(both)[:, 1:], _softmax(both))
+    loss = type(loss).from_config({**loss.get_config(), "from_logits": from_logits})
+    tf.random.set_seed(1)
+    found = float(loss(labels.reshape(shape), one))
+    tf.random.set_seed(1)
+    assert found == pytest.approx(float(loss(np.eye(2, dtype=np.float32)[labels], two)), rel=1e-4)
+    assert found > 0.01 or isinstance(loss, losses.ConfidencePenalty)
+
+
 def test_relax_loss_keeps_a_model_from_sure_outputs(digits):
     """Trained until it classifies all its records, it still holds the loss at its level."""
     x, y = digits.x_train[:60], digits.y_train[:60]

@@ -130,7 +130,8 @@ def _demo(*arguments, script="defend_digits.py", **kwargs):
 @pytest.mark.slow
 def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
     sizes = ("--epochs=2", "--quantized_epochs=1", "--members=60", "--reference_models=2", "--output_bits=2")
-    result = _demo(*sizes, "--attacks=confidence,RMIA", cwd=tmp_path)
+    chosen = {"RMIA", "shadow models", "LiRA on augmented queries"}
+    result = _demo(*sizes, f"--attacks={','.join(chosen)}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = result.stdout.split("TPR at 1 % FPR")[1]
     assert all(f"\n{name} " in table for name in ("float", "quantized", ".tflite"))
@@ -140,6 +141,8 @@ def test_the_demo_prints_its_table_and_writes_its_files(tmp_path):
     policy = tfmiaq.BitwidthPolicy.from_json((tmp_path / "out" / "policy.json").read_text())
     assert policy.output == tfmiaq.OutputBits(2, 0.2)
     assert {f"reports/{name}/report.json" for name in ("float", "quantized", "tflite")} <= written
+    report = json.loads((tmp_path / "out" / "reports" / "tflite" / "report.json").read_text())
+    assert report["attacks"].keys() == chosen
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import get_policy
 from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.signals.reference_models import MINUTES
-from tfmiaq.tflite.conversion import TARGETS, convert
+from tfmiaq.tflite.conversion import TARGETS, convert, numbers_of_labels
 from tfmiaq.tflite.verification import Verification, verify
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.out_of_fold import TrainFloat
@@ -290,11 +290,12 @@ def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) 
 def _check_labels(labels: Optional[Sequence[str]], model: Any, classes: int) -> None:
     """Raises InvalidArgumentError if there is not one label for each class of the model, or of the records before."""
     is_model = isinstance(model, keras.Model)
-    classes = model.outputs[0].shape[-1] if is_model else classes
-    if labels is not None and len(labels) != classes:
+    numbers = numbers_of_labels(model.outputs[0].shape[-1]) if is_model else (classes,)
+    if labels is not None and len(labels) not in numbers:
         of_more = "" if is_model else " of the records; leave them out for a model of more, and pass them to `convert`"
         raise InvalidArgumentError(
-            f"defend: Expected labels to be {classes} names, one for each class{of_more}. Received {len(labels)}."
+            f"defend: Expected labels to be {' or '.join(map(str, numbers))} names, one for each class{of_more}. "
+            f"Received {len(labels)}."
         )
 
 

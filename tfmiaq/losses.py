@@ -1,6 +1,7 @@
 """Losses that lower membership leakage: the model becomes no surer of its training records than of others.
 
-They replace a cross-entropy in `compile`. Labels are integer classes (n,) or (n, 1), or one-hot rows.
+They replace a cross-entropy in `compile`. Labels are integer classes (n,) or (n, 1), or one-hot rows. A model of one
+unit, a sigmoid or its logit, is one of two classes; its labels are the probability of class 1, (n,) or (n, 1).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ _TEMPERATURE = real(1e-6)
 
 
 def _log_probabilities(predictions: Any, from_logits: bool) -> Any:
+    if predictions.shape[-1] == 1:
+        if from_logits:
+            return tf.concat([tf.math.log_sigmoid(-predictions), tf.math.log_sigmoid(predictions)], -1)
+        predictions = tf.concat([1 - predictions, predictions], -1)
     if from_logits:
         return tf.nn.log_softmax(predictions)
     return tf.math.log(tf.clip_by_value(predictions, _SMALLEST, 1.0))
@@ -33,6 +38,12 @@ def _one_hot(labels: Any, log_probabilities: Any) -> Any:
         return tf.cast(labels, log_probabilities.dtype)
     flat = tf.reshape(labels, [tf.shape(log_probabilities)[0]])
     return tf.one_hot(tf.cast(flat, tf.int32), classes, dtype=log_probabilities.dtype)
+
+
+def _of_two_classes(labels: Any, log_probabilities: Any) -> Any:
+    """The probability of class 1 as that of both classes."""
+    ones = tf.cast(tf.reshape(labels, [tf.shape(log_probabilities)[0], 1]), log_probabilities.dtype)
+    return tf.concat([1 - ones, ones], -1)
 
 
 def _entropy(log_probabilities: Any) -> Any:
@@ -48,7 +59,8 @@ class _PrivacyLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         log_probabilities = _log_probabilities(y_pred, self.from_logits)
-        return self.of(_one_hot(y_true, log_probabilities), log_probabilities)
+        as_rows = _of_two_classes if y_pred.shape[-1] == 1 else _one_hot
+        return self.of(as_rows(y_true, log_probabilities), log_probabilities)
 
     def of(self, labels: Any, log_probabilities: Any) -> Any:
         """Returns the loss of each record, shape (n,), of one-hot labels and log-probabilities (n, classes)."""

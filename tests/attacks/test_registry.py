@@ -37,6 +37,7 @@ def test_attacks_are_known_by_names_without_commas():
     assert all(attack.name == name and "," not in name for name, attack in attacks.ATTACKS.items())
     assert [attack.name for attack in attacks.choose(None)] == list(attacks.DEFAULT)
     assert [attack.name for attack in attacks.choose("RMIA")] == ["RMIA"]
+    assert attacks.choose("all") == list(attacks.ATTACKS.values())
     assert [attack.name for attack in attacks.choose(["gap", "gap", "LiRA"])] == ["gap", "LiRA"]
 
 

@@ -264,6 +264,19 @@ def test_unknown_attacks_are_refused():
         tfmiaq.audit(lambda x: x, GOOD, GOOD, attacks=["lira"])
 
 
+def test_all_attacks_are_those_whose_needs_are_met(linear_scores, monkeypatch):
+    for name in SUITE[1:]:  # Their grid searches take minutes.
+        monkeypatch.delitem(attacks.ATTACKS, name)
+    members, non_members = _gaussians(1.0, 40, seed=0)
+    queried = tfmiaq.audit(linear_scores, members, non_members, attacks="all")
+    saved = tfmiaq.audit([linear_scores(x) for x, _ in (members, non_members)], members, non_members, attacks="all")
+    assert {"label-only", "confidence"} <= {attack.name for attack in queried.attacks}
+    assert "label-only" not in {attack.name for attack in saved.attacks}
+    for report in (queried, saved):
+        assert {attack.name for attack in report.attacks} | report.skipped.keys() == attacks.ATTACKS.keys()
+        assert report.skipped["LiRA"].startswith("needs reference models")
+
+
 def test_no_attacks_are_refused():
     with pytest.raises(ValueError, match=r"Unknown attacks \[\]"):
         tfmiaq.audit(lambda x: x, GOOD, GOOD, attacks=[])

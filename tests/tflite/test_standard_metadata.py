@@ -150,6 +150,17 @@ def test_the_same_model_is_the_same_file(calibrated):
     assert one == other
 
 
+@pytest.mark.parametrize(("labels", "lines"), [(["well", "ill"], ["ill"]), (["ill"], ["ill"])])
+def test_one_unit_may_name_both_of_its_classes(labels, lines):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    quantized = tfmiaq.quantize_model(model)
+    tfmiaq.calibrate(quantized, np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32), verbose=False)
+    buffer = tfmiaq.convert(quantized, labels=labels, check=False)
+    assert labels_of(buffer) == lines and tfmiaq.tflite.read_metadata(buffer)["labels"] == labels
+    with pytest.raises(ValueError, match="Expected 2 or 1 labels, one for each class"):
+        tfmiaq.convert(quantized, labels=["a", "b", "c"], check=False)
+
+
 def test_labels_stay_behind_a_file_that_is_written_again(calibrated):
     buffer = tfmiaq.convert(calibrated[0], labels=LABELS, pack=True, check=False)
     again = tfmiaq.tflite.write_metadata(buffer, {"a": 1})

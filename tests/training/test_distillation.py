@@ -32,6 +32,17 @@ def test_a_student_learns_its_teachers_outputs(trained, digits, softmax, quantiz
     assert agreed.mean() > 0.9
 
 
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_student_of_one_unit_learns_the_probability_of_class_1(activation):
+    x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    probability = special.expit(2 * x[:, :1] - x[:, 1:2])
+    student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation=activation)])
+    recipe = tfmiaq.TrainingRecipe(epochs=60, learning_rate=0.3)
+    tfmiaq.distill(lambda _: np.concatenate([1 - probability, probability], 1), student, x, recipe=recipe)
+    found = outputs_of(student, x)
+    assert np.abs((found if activation else special.expit(found)) - probability).max() < 0.05
+
+
 def test_the_records_of_lowest_entropy_are_kept(trained, digits):
     seen = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import Optional, Union
 
 from tfmiaq.attacks.base import AUGMENTED_OUTPUTS, LABEL_AGREEMENT, Attack
 from tfmiaq.attacks.bavaria import Bavaria
@@ -81,14 +81,20 @@ DEFAULT = (
 )
 
 
-def choose(names: Optional[Iterable[str]]) -> list[Attack]:
-    """Returns the attacks of these names; the default ones for None.
+# In the place of names.
+ALL = "all"
+
+
+def choose(names: Optional[Union[str, Iterable[str]]]) -> list[Attack]:
+    """Returns the attacks of these names; the default ones for None, and every one for "all".
 
     Raises:
         ValueError: Unknown names, or none.
     """
     if not isinstance(names, (Iterable, type(None))):
-        raise ValueError(f"audit: Expected attacks to be names, or None. Received {names!r:.80}.")
+        raise ValueError(f"audit: Expected attacks to be names, 'all' or None. Received {names!r:.80}.")
+    if isinstance(names, str) and names == ALL:
+        return list(ATTACKS.values())
     chosen = list(DEFAULT) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown or not chosen:

@@ -16,7 +16,7 @@ from tfmiaq.attacks.base import (
     Attack,
     Evidence,
 )
-from tfmiaq.attacks.registry import choose
+from tfmiaq.attacks.registry import ALL, choose
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation, requirements
 from tfmiaq.auditing import slices as slices_of
@@ -98,7 +98,7 @@ def audit(
     target: Target,
     members: Any,
     non_members: Any,
-    attacks: Optional[Iterable[str]] = None,
+    attacks: Optional[Union[str, Iterable[str]]] = None,
     *,
     reference_models: Optional[Union[ReferenceModels, ReferenceSignals]] = None,
     other: Optional[Target] = None,
@@ -136,7 +136,8 @@ def audit(
             (n,), one-hot rows, names that a scikit-learn target has in its classes_, rows of several labels (0 or 1
             each), or values. Stages of reference models get x in the same form, and classes as integers.
         non_members: The same of records that had no part in training or in choosing the model.
-        attacks: Names of attacks; None for those that are strongest for their cost. `tfmiaq.attacks.ATTACKS` has all.
+        attacks: Names of attacks; None for those that are strongest for their cost; "all" for each of
+            `tfmiaq.attacks.ATTACKS` whose needs are met, which takes minutes where the strongest take seconds.
         reference_models: The target's pipeline and how many models to train through it, or the signals of models that
             were trained elsewhere (`signals.saved_references`); None for no reference models.
         other: Another version of the target that the attacker holds too, such as the float model.
@@ -197,7 +198,8 @@ def audit(
         duplicates = warn_of_duplicates(sets.members[0], sets.non_members[0], of_records)
     can_query = not isinstance(target, (tuple, list))
     held, unread = access_to.hold(target, access, **numbers)
-    if attacks is not None:
+    is_all = isinstance(attacks, str) and attacks == ALL
+    if attacks is not None and not is_all:
         requirements.check_needs(chosen, reference_models, other is not None, can_query)
     if isinstance(reference_models, ReferenceModels):
         check_space(reference_models.cache)
@@ -210,6 +212,7 @@ def audit(
         progress = _Progress(bar)
         make = augmented_queries if callable(augmented_queries) else AugmentedQueries.from_records(sets.x())
         by_name = attacks is not None and any({AUGMENTED_QUERIES, AUGMENTED_REFERENCES} & a.needs for a in chosen)
+        by_name &= not is_all or requirements.can_make(make, sets.x())
         found = {}
         for name, view in targets.items():
             found[name] = sets.signals(view, progress.step)

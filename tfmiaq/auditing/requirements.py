@@ -68,13 +68,18 @@ def check_reference_models(reference_models: Any, members: int, non_members: int
     warn_of_small_population(reference_models, members)
 
 
+def can_make(make: Queries, x: Any) -> bool:
+    """Returns whether augmented queries can be made of records: those which come with the package take numbers."""
+    dtype = getattr(x, "dtype", None)
+    return not isinstance(make, AugmentedQueries) or dtype is None or dtype.kind in "biuf"
+
+
 def check_queries(make: Queries, x: Any, found: Signals) -> None:
     """Raises ValueError for records that the augmented queries which come with the package cannot be made of."""
-    dtype = getattr(x, "dtype", None)
-    if isinstance(make, AugmentedQueries) and dtype is not None and dtype.kind not in "biuf":
+    if not can_make(make, x):
         labels = " The target gives labels, and is attacked by such queries alone." if found.losses is None else ""
         raise ValueError(
-            f"audit: Augmented queries change numbers a little, and records are {dtype}.{labels} Pass "
+            f"audit: Augmented queries change numbers a little, and records are {x.dtype}.{labels} Pass "
             "augmented_queries=function, from records and the number of a query to copies, or a target that gives "
             "scores, without augmented queries."
         )

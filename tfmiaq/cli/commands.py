@@ -59,7 +59,7 @@ def audit(given: Arguments) -> int:
             target,
             (fitted(members[0], target), members[1]),
             (fitted(non_members[0], target), non_members[1]),
-            given.attacks.split(",") if given.attacks else None,
+            given.attacks if given.attacks in (None, "all") else given.attacks.split(","),
             reference_models=reference_models,
             other=other,
             augmented_queries=given.augmented_queries,

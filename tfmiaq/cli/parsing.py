@@ -86,7 +86,9 @@ def _add_audit(parser: Any) -> None:
         "targets", nargs="+", metavar="target", help=f"a .tflite, {MODEL}, or saved outputs as members.npy,others.npy"
     )
     add_records(parser)
-    parser.add_argument("--attacks", help="names, with commas in between (those that are strongest for their cost)")
+    parser.add_argument(
+        "--attacks", help="names, with commas in between, or all (those that are strongest for their cost)"
+    )
     parser.add_argument("--other", help="another version of the target, which the attacker holds too")
     parser.add_argument("--augmented_queries", action="store_true", help="query augmented copies of each record too")
     parser.add_argument(

@@ -108,7 +108,8 @@ def convert(
         target: "mobile" for float input and output, unless `io_type` says otherwise; "edgetpu" for integer input and
             output and no float in between.
         io_type: Type of input and output: "int8" or "uint8". None for "int8" for "edgetpu", and float for "mobile".
-        labels: Names of the classes, for the metadata.
+        labels: Names of the classes, for the metadata. A model of one unit has two; labels.txt, which has a line for
+            each output, then holds that of class 1.
         audit: A report of `tfmiaq.audit`, whose headline figures go into the metadata.
         check: Compare levels and outputs of the file with the trained ones, as `verify` does, on random records.
         input_shape: Shape of one record, for a model that leaves sizes open; for several inputs a dictionary by name.
@@ -154,7 +155,7 @@ def convert(
         buffer,
         name=model.name,
         version=__version__,
-        labels=labels,
+        labels=None if labels is None else labels[-model.outputs[0].shape[-1] :],
         normalization=normalization or normalized_inside(shipped),
     )
     declare_own(buffer)
@@ -241,6 +242,11 @@ def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int
     tf.saved_model.save(module, folder, signatures=traced)
 
 
+def numbers_of_labels(units: int) -> tuple[int, ...]:
+    """Returns how many names the classes of a model may have: one unit tells two classes apart, or names one."""
+    return (2, 1) if units == 1 else (units,)
+
+
 def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: Any, audit: Any) -> None:
     if target == "int16x8":
         raise ValueError(
@@ -252,9 +258,10 @@ def _check_arguments(model: Any, target: str, io_type: Optional[str], labels: An
     if io_type is not None:
         check_choice("convert", "io_type", io_type, tuple(_INTEGERS))
     list(quantized_layers(model))
-    classes = model.outputs[0].shape[-1]
-    if labels is not None and (isinstance(labels, str) or len(labels) != classes):
-        raise ValueError(f"convert: Expected {classes} labels, one for each class. Received {labels!r:.80}.")
+    units = model.outputs[0].shape[-1]
+    if labels is not None and (isinstance(labels, str) or len(labels) not in numbers_of_labels(units)):
+        expected = " or ".join(map(str, numbers_of_labels(units)))
+        raise ValueError(f"convert: Expected {expected} labels, one for each class. Received {labels!r:.80}.")
     if labels is not None and any("\n" in str(label) for label in labels):
         raise ValueError(f"convert: Expected labels of one line each. Received {labels!r:.80}.")
     if audit is not None and not callable(getattr(audit, "headline", None)):

@@ -80,7 +80,8 @@ def distill(
 
     Args:
         teacher: Any target of `tfmiaq.audit` whose outputs are probabilities or logits.
-        student: A Keras model, quantized or not, which is compiled and trained in place.
+        student: A Keras model, quantized or not, which is compiled and trained in place. One of one unit, a sigmoid or
+            its logit, learns the probability of class 1.
         x: Reference records, shape (n, ...), like the teacher's training records, and none of them.
         recipe: How the student is trained. None for 10 epochs at a peak learning rate of 0.05. Without a loss of its
             own the loss is `tfmiaq.losses.Distillation` at the temperature.
@@ -99,7 +100,7 @@ def distill(
             student.
     """
     from tfmiaq.losses import Distillation
-    from tfmiaq.quantization.layer_graph import ends_in_softmax
+    from tfmiaq.quantization.layer_graph import ends_in_sigmoid, ends_in_softmax
 
     check("distill", temperature=(temperature, real(1e-6)), keep=(keep, real(0, 1, closed="right")))
     _check_training("distill", student, recipe)
@@ -108,15 +109,18 @@ def distill(
         raise ValueError(f"distill: Expected records as an array of numbers, shape (n, ...). Received {x!r:.80}.")
     recipe = dataclasses.replace(FINE_TUNING, learning_rate=0.05) if recipe is None else recipe
     logits = signals.predict_logits(teacher, x, recipe.batch_size, "distill")
-    classes = student.outputs[0].shape[-1]
+    has_one_unit = student.outputs[0].shape[-1] == 1
+    classes = max(student.outputs[0].shape[-1], 2)
     if logits.shape[1] != classes:
         raise ValueError(f"distill: The teacher has {logits.shape[1]} classes, the student {classes}.")
     log_probabilities = logits - special.logsumexp(logits, axis=1, keepdims=True)
     entropies = -(np.exp(log_probabilities) * log_probabilities).sum(1)
     kept = np.sort(np.argsort(entropies, kind="stable")[: max(1, round(keep * len(x)))])
     soft = special.softmax(logits[kept] / temperature, axis=1).astype(np.float32)
+    soft = soft[:, 1:] if has_one_unit else soft
     if recipe.loss is None:
-        recipe = dataclasses.replace(recipe, loss=Distillation(temperature, from_logits=not ends_in_softmax(student)))
+        ends_in_probabilities = ends_in_sigmoid(student) if has_one_unit else ends_in_softmax(student)
+        recipe = dataclasses.replace(recipe, loss=Distillation(temperature, from_logits=not ends_in_probabilities))
     return recipe.fit(student, x[kept], soft, callbacks)
 
 
