@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import Any, Optional
 
-from tfmiaq._backend import activation_quantizers, weight_quantizers
+from tfmiaq._backend import activation_quantizers, tf, weight_quantizers
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import layers, quantize_configs, quantizers
@@ -134,6 +134,12 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
     return quantized
 
 
+@tf.autograph.experimental.do_not_convert
+def _called(layer: Any, args: tuple, kwargs: Optional[dict[str, Any]] = None) -> Any:
+    """Returns the outputs of a layer of this project, which AutoGraph would rewrite: that takes a third of a build."""
+    return copying.call_copy(layer, args, kwargs or {})
+
+
 def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
     copies: dict[str, Any] = {}
 
@@ -154,7 +160,7 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         key = f"{name}_range"
         if key not in copies:
             copies[key] = layers.ActivationRange(quantizers.LinearQuantizer(widen=name in inputs), name=key)
-        return copies[key](tensor)
+        return _called(copies[key], (tensor,))
 
     def rounded(name: str, tensor: Any) -> Any:
         assert plan.output is not None
@@ -165,7 +171,8 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         is_rounded = plan.output is not None and layer.name in outputs_of_model
         if is_rounded and is_softmax(layer):
             args = (rounded(layer.name, args[0]), *args[1:])
-        outputs = copying.call_copy(copied(layer, args), args, kwargs)
+        copy = copied(layer, args)
+        outputs = (_called if layer.name in plan.layers else copying.call_copy)(copy, args, kwargs)
         if is_rounded and not is_softmax(layer):
             return rounded(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
@@ -177,7 +184,7 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         if name in copies:
             name = next(other for i in range(1, 10_000) if (other := f"{name}_{i}") not in copies)
         copies[name] = layers.ActivationRange(quantizers.LinearQuantizer(), name=name)
-        return copies[name](new)
+        return _called(copies[name], (new,))
 
     def named(index: int, tensor: Any) -> Any:
         if layer_of(tensor).name == names[index] or names[index] in inputs:
