@@ -66,7 +66,7 @@ def _one_bit(outputs: np.ndarray) -> np.ndarray:
 def _of_outputs(references: signals.ReferenceSignals, labels: np.ndarray, one_bit: bool) -> signals.ReferenceSignals:
     """References whose signals are made of their outputs: all of them, or their 1-bit ones."""
     assert references.outputs is not None
-    given = references.outputs.astype(np.float64)
+    given: np.ndarray = references.outputs.astype(np.float64)
     found = [from_scores(_one_bit(each) if one_bit else each, labels, False) for each in given]
     more: dict[str, Any] = {"augmented": None, "augmented_outputs": None, "hidden": None} if one_bit else {}
     return dataclasses.replace(

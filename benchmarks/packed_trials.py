@@ -105,7 +105,7 @@ def _as_int2(file: bytes, padded: bool) -> bytes:
     for name, operator in zip(operation_names(model), graph.operators):
         if name == "FULLY_CONNECTED":
             weights, bias = (graph.tensors[operator.inputs[place]] for place in (_WEIGHTS, _BIAS))
-            codes = _codes(model, weights) // (_BETWEEN // packing.UPPER_HALF)
+            codes: np.ndarray = _codes(model, weights) // (_BETWEEN // packing.UPPER_HALF)
             missing = -codes.shape[1] % 4
             if padded and missing:
                 codes = np.pad(codes, ((0, 0), (0, missing)))
@@ -148,7 +148,7 @@ def _by_depthwise(model: Any, operator: Any, shape: tuple[int, ...]) -> tuple[li
     data = model.subgraphs[0].tensors[operator.inputs[0]]
     _, height, width, channels = shape
     window = height * width
-    ones = np.zeros((1, height, width, channels * window), np.int8)
+    ones: np.ndarray = np.zeros((1, height, width, channels * window), np.int8)
     for place in range(window):
         ones[0, place // width, place % width, place::window] = 1
     types, scale = schema.TensorType, float(data.quantization.scale[0])
