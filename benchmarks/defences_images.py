@@ -1,43 +1,53 @@
 """Defences of image networks, each against the strongest of all attacks: what leaks at which test accuracy (CIFAR-10).
 
     python benchmarks/defences_images.py --dataset=cifar10.npz
-    python benchmarks/defences_images.py --dataset=cifar10.npz --networks=resnet8 --side=32 --members=2000
-    python benchmarks/defences_images.py --dataset=cifar10.npz --tune
+    python benchmarks/defences_images.py --dataset=cifar10.npz --networks=resnet8 --rows='float*' --models=16
+    python benchmarks/defences_images.py --only_table
 
-Each target, and each reference model, trains on its own random half of a pool (`defences_measured.py`). Images are
-means over squares of pixels where `--side` is below 32, which is what makes the whole affordable: a step costs a
-quarter. Who can only ask gets outputs of 1 bit. Rows that clip by record have no normalization; the others have
-BatchNormalization. `--tune` searches batches, rates and lengths of clipped training with and without noise, with as
-many trainings each, on records outside of the pool.
+Each of `--models` models trains on its own random half of a pool, which is that of `post_training.py`, and is attacked
+with the others as its reference models (`in_turn.py`). Rows of floats of 24 epochs, and of what is quantized after
+them, are those of `post_training.py --in_turn=8`. Calibration has 256 records outside of the pool. Rows that clip by
+record have no normalization; the others have BatchNormalization. Rows "augmented" train on flips and shifts, and their
+attackers query augmented copies too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import itertools
+import json
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
 from absl import app, flags
-from defences_measured import CACHE, Setting, measure, read, write
-from defences_report import write_tables
+from calibrated import Calibrate, Traced
 from defences_ways import Way, clipped
+from images_report import write_tables
+from in_turn import in_turn
 from networks import NETWORKS
+from tqdm import tqdm
 
 import tfmiaq
 from tfmiaq import datasets, signals, training
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
-NETWORKS_TO_RUN = flags.DEFINE_multi_enum("networks", ["small_mobilenet"], list(NETWORKS), "Networks.")
-SIDE = flags.DEFINE_integer("side", 16, "Pixels of a side: 32, or a divisor of it.", 8, 32)
+NETWORKS_TO_RUN = flags.DEFINE_multi_enum("networks", list(NETWORKS), list(NETWORKS), "Networks.")
+ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train, in this order.")
 MEMBERS = flags.DEFINE_integer("members", 1_000, "Members of each model.", 100)
+MODELS = flags.DEFINE_integer("models", 12, "Models of each row; two less are references of each.", 4)
+TARGETS = flags.DEFINE_integer("targets", 8, "Models of each row that are attacked.", 2)
+CACHE = flags.DEFINE_string("cache", "out/defences_images", "Folder of finished models' signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/defences_images.json", "Result file.")
-TABLE = flags.DEFINE_string("table", "docs/frontier_images.md", "Markdown table.")
-TUNE = flags.DEFINE_bool("tune", False, "Search clipped trainings on records outside of the pool instead.")
-_CLASSES, _QUERIES = 10, 4
-_WITH_NULL = ("float, 24 epochs",)
+FURTHER = flags.DEFINE_string("further", "benchmarks/post_training_in_turn.json", "Result file of `post_training.py`.")
+SMALL = flags.DEFINE_string("small", "benchmarks/defences_images_16.json", "Result file at 16 x 16 pixels.")
+TABLE = flags.DEFINE_string("table", "docs/frontier_images.md", "Page whose tables are written anew with each row.")
+ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the tables from the result files, and measure nothing.")
+_CLASSES, _QUERIES, _CALIBRATION = 10, 4, 256
+_SHAPE = (32, 32, 3)
 
 
 def _plain(network: str) -> Any:
@@ -45,103 +55,118 @@ def _plain(network: str) -> Any:
 
 
 def _normalized(network: str) -> Any:
-    return NETWORKS[network]((SIDE.value, SIDE.value, 3), _CLASSES)
+    return NETWORKS[network](_SHAPE, _CLASSES)
 
 
-def _small(epochs: int) -> tfmiaq.TrainingRecipe:
+def _same(model: Any) -> Any:
+    return model
+
+
+def _small(epochs: int, augment: Any = None) -> tfmiaq.TrainingRecipe:
     """Batches of 64, as networks with BatchNormalization are trained."""
-    return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=0.1, batch_size=64)
+    return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=0.1, batch_size=64, augment=augment)
 
 
-def rows(network: str) -> dict[str, Any]:
-    """The pipelines of the rows, by name."""
+def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
+    """The pipelines of the rows, by name.
+
+    Args:
+        network: Name of the network.
+        outside: Records to calibrate on.
+    """
     normalized, plain = (functools.partial(build, network) for build in (_normalized, _plain))
     store = str(pathlib.Path(CACHE.value) / "teachers")
-    quarter, tenth = MEMBERS.value // 4, MEMBERS.value // 10
+    tenth = MEMBERS.value // 10
+    found: dict[str, list[Any]] = {}
 
-    def small(epochs: int) -> Any:
-        return Way(tfmiaq.FloatTraining(normalized, _small(epochs)))
+    def add(name: str, stage: Any) -> None:
+        """A float model, and what is calibrated of it."""
+        found[name] = [stage, Traced()]
+        for weight, activation in ((8, 8), (2, 8), (1, 8), (2, 4), (1, 4)):
+            calibrate = Calibrate(weight, activation, _CALIBRATION, 100, 32, outside)
+            found[f"{name}, calibrated w{weight} a{activation}"] = [stage, calibrate]
 
-    def large(*arguments: Any, **more: Any) -> Any:
-        return Way(tfmiaq.FloatTraining(plain, clipped(*arguments, **more)))
-
-    def quantized(weights: int) -> Any:
-        policy = tfmiaq.BitwidthPolicy.uniform(weights, 4)
-        return Way(tfmiaq.QuantizedTraining(policy, _small(24)), normalized)
-
-    def student(recipe: Any, build: Any, weights: int = 0) -> Any:
+    def student(recipe: Any, build: Any, teacher_epochs: int, weights: int = 0) -> Any:
         policy = tfmiaq.BitwidthPolicy.uniform(weights, 4) if weights else None
-        teacher = tfmiaq.FloatTraining(normalized, _small(4))
+        teacher = tfmiaq.FloatTraining(normalized, _small(teacher_epochs))
         options = tfmiaq.CrossDistillation(folds=5)
-        return Way(tfmiaq.CrossDistilledTraining(policy, recipe, teacher, options, store), build)
+        return Way(tfmiaq.CrossDistilledTraining(policy, recipe, teacher, options, store), build, hide=_same)
 
-    return {
-        "early stopping: float, 4 epochs": small(4),
-        "plain, clip 1, 20 epochs": large(20, tenth, rate=0.3),
-        "float, 24 epochs": small(24),
-        "ours: cross-distilled, clip 1, 20 epochs": student(clipped(20, tenth, rate=0.3), plain),
-        "w1 a4, 24 epochs": quantized(1),
-        "DP-SGD, noise 0.3, 20 epochs": large(20, tenth, 1.0, 0.3, 0.3),
-        "ours: w1 a4, cross-distilled, 24 epochs": student(_small(24), normalized, 1),
-        "early stopping: float, 6 epochs": small(6),
-        "early stopping: float, 3 epochs": small(3),
-        "w2 a4, 24 epochs": quantized(2),
-        "ours: w1 a4, cross-distilled, clip 1, 20 epochs": student(clipped(20, tenth, rate=0.3), plain, 1),
-        "plain, clip 1, batches of a quarter, 40 epochs": large(40, quarter, rate=0.5),
-        "ours: cross-distilled, clip 1, batches of a quarter, 40 epochs": student(
-            clipped(40, quarter, rate=0.5), plain
-        ),
-        "DP-SGD, noise 0.5, batches of a quarter, 40 epochs": large(40, quarter, 1.0, 0.5, 0.5),
-    }
+    for epochs in (3, 5, 8, 12):
+        add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
+    for epochs in (8, 16, 24):
+        augmented = _small(epochs, training.flips_and_shifts())
+        add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
+    for epochs in (8,):
+        add(f"cross-distilled, {epochs} epochs", student(_small(epochs), normalized, 4))
+    for epochs, rate in itertools.product((10, 20), (0.3, 1.0)):
+        recipe = clipped(epochs, tenth, rate=rate)
+        add(f"cross-distilled, clip 1, rate {rate:g}, {epochs} epochs", student(recipe, plain, 4))
+        add(f"plain, clip 1, rate {rate:g}, {epochs} epochs", tfmiaq.FloatTraining(plain, recipe))
+        for noise in (0.3, 0.5):
+            noisy = clipped(epochs, tenth, 1.0, noise, rate)
+            name = f"DP-SGD, noise {noise:g}, rate {rate:g}, {epochs} epochs"
+            found[name] = [tfmiaq.FloatTraining(plain, noisy), Traced()]
+    return found
 
 
-def _pool() -> tuple[signals.Records, signals.Records]:
-    """The pool, and twice as many other records."""
+def _pool() -> tuple[signals.Records, np.ndarray]:
+    """The pool of `post_training.py`, and the records that it calibrates on."""
     data = datasets.load(DATASET.value)
     x, y = data.x_train, data.y_train
-    order = np.random.default_rng(0).permutation(len(y))[: 4 * MEMBERS.value + MEMBERS.value]
-    step = 32 // SIDE.value
-    x = x[order].reshape(len(order), SIDE.value, step, SIDE.value, step, 3).mean((2, 4), dtype=np.float32)
-    y, inside = y[order], 2 * MEMBERS.value
-    return (x[:inside], y[:inside]), (x[inside:], y[inside:])
+    count = 2 * MEMBERS.value
+    order = np.random.default_rng(0).permutation(count)
+    return (x[order], y[order]), x[count : count + _CALIBRATION]
 
 
-def tune(network: str, outside: signals.Records) -> list[dict[str, Any]]:
-    """Test accuracies of clipped training with and without noise, on records that no target trains on."""
-    x, y = outside
-    known = MEMBERS.value
-    found = []
-    for noise, part, (rate, epochs) in itertools.product((0.0, 0.3), (10, 4), ((0.1, 20), (0.3, 20), (0.5, 40))):
-        tfmiaq.keras.utils.set_random_seed(0)
-        recipe = clipped(epochs, known // part, 1.0, noise, rate)
-        model = tfmiaq.FloatTraining(functools.partial(_plain, network), recipe).lend(x[:known], y[:known])
-        right = signals.predict_logits(model, x[known:]).argmax(1) == y[known:]
-        found.append({"network": network, "noise": noise, "batches": part, "rate": rate, "epochs": epochs})
-        found[-1]["accuracy"] = round(float(right.mean()), 4)
-        print(found[-1], flush=True)
-    return found
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result file, empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _row(network: str, name: str, stages: list[Any], pool: signals.Records) -> dict[str, Any]:
+    started = time.process_time()
+    options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
+    queries = None
+    if name.startswith("augmented"):
+        queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
+    with tqdm(total=MODELS.value, desc=name) as bar:
+        references = signals.train_references(options, pool, batch_size=1_000, queries=queries, progress=bar.update)
+    seconds = round(time.process_time() - started)
+    found = in_turn(references, pool[1], min(TARGETS.value, MODELS.value), with_null=name == "float, 8 epochs")
+    return {"network": network, "row": name, "members": MEMBERS.value, **found, "seconds": seconds}
 
 
 def main(argv: list[str]) -> None:
     del argv
-    if 32 % SIDE.value:
-        raise app.UsageError(f"--side: Expected a divisor of 32. Received {SIDE.value}.")
-    results = pathlib.Path(RESULTS.value)
-    pool, test = _pool()
-    command = (
-        f"python benchmarks/defences_images.py --dataset=cifar10.npz --side={SIDE.value} --members={MEMBERS.value}"
-    )
-    queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
-    found: list[dict[str, Any]] = []
-    for network in NETWORKS_TO_RUN.value:
-        if TUNE.value:
-            kept = read(results)
-            others = [row for row in kept.get("tuning", []) if row["network"] != network]
-            write(results, {**kept, "tuning": [*others, *tune(network, test)]})
-            continue
-        found = measure(rows(network), Setting(pool, test, queries, network), results, command, _WITH_NULL)
-    if found:
-        write_tables(found, pathlib.Path(TABLE.value), MEMBERS.value, SIDE.value)
+    results, further, table = (pathlib.Path(flag.value) for flag in (RESULTS, FURTHER, TABLE))
+
+    def write(kept: dict[str, Any]) -> None:
+        kept["command"] = "python benchmarks/defences_images.py --dataset=cifar10.npz"
+        results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+    if not ONLY_TABLE.value:
+        pool, calibration = _pool()
+        for network in NETWORKS_TO_RUN.value:
+            all_rows = rows(network, calibration)
+            names = [name for pattern in ROWS.value for name in all_rows if fnmatch.fnmatchcase(name, pattern)]
+            for name in dict.fromkeys(names):
+                known = [
+                    row for row in read(results).get("rows", []) if (row["network"], row["row"]) == (network, name)
+                ]
+                if any(row["reference_models"] >= MODELS.value - 2 for row in known):
+                    continue
+                found = _row(network, name, all_rows[name], pool)
+                # What another run may have written meanwhile stays.
+                kept = read(results)
+                kept["rows"] = [row for row in kept.get("rows", []) if row not in known] + [found]
+                write(kept)
+                best = max(found["logits"].items(), key=lambda item: item[1][0])
+                print(
+                    network, name, found["test_accuracy"], found["train_accuracy"], best, found["seconds"], flush=True
+                )
+    finished = [*read(results).get("rows", []), *read(further).get("rows", [])]
+    write_tables(finished, read(pathlib.Path(SMALL.value))["rows"], table)
 
 
 if __name__ == "__main__":

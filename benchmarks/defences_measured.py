@@ -18,18 +18,17 @@ from typing import Any, Optional
 import numpy as np
 from absl import flags
 from defences_report import NULL, table
+from in_turn import attacked, figures
 from tqdm import tqdm
 
 import tfmiaq
-from tfmiaq import auditing, signals
-from tfmiaq.attacks import ATTACKS, RECORDS, Evidence
+from tfmiaq import signals
 
 ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train.")
 REFERENCES = flags.DEFINE_integer("reference_models", 64, "Reference models of each row.", 4)
 TARGETS = flags.DEFINE_integer("targets", 2, "Targets of each row, seeds from 0.", 1)
 CACHE = flags.DEFINE_string("cache", "out/defences", "Folder of finished models' signals.")
 ANEW = flags.DEFINE_bool("anew", False, "Measure rows again that have fewer reference models.")
-_SLOW = ("multi-layer perceptron", "random forest", "k nearest neighbours", "logistic regression")
 _AT_ONCE = 2_048
 
 
@@ -85,25 +84,6 @@ def _target(stage: Any, setting: Setting, seed: int, null: bool) -> tuple[dict[s
     return views, inside, accuracies[0], accuracies[1]
 
 
-def _attacked(found: signals.Signals, inside: np.ndarray, references: Any, seed: int) -> dict[str, list[float]]:
-    """AUC, TPR at 0.1 % and at 1 % FPR, and accuracy of every attack."""
-    order = np.argsort(~inside, kind="stable")
-    evidence = Evidence(
-        target=found[order], is_member=inside[order], seed=seed, reference_signals=references.of_records(order)
-    )
-    chosen = [
-        attack
-        for attack in ATTACKS.values()
-        if RECORDS not in attack.needs and attack.needs <= evidence.available and attack.name not in _SLOW
-    ]
-    figures = {}
-    for attack in auditing.score(evidence, chosen).attacks:
-        rates = [attack.tpr_at_fpr(fpr) for fpr in (0.001, 0.01)]
-        values = [attack.auc, *(float("nan") if rate is None else rate for rate in rates), attack.confusion.accuracy]
-        figures[attack.name] = [round(float(value), 4) for value in values]
-    return figures
-
-
 def _run(name: str, stage: Any, setting: Setting, with_null: bool) -> Iterator[dict[str, Any]]:
     started = time.process_time()
     options = tfmiaq.ReferenceModels(stage, REFERENCES.value, cache=CACHE.value)
@@ -127,7 +107,7 @@ def _run(name: str, stage: Any, setting: Setting, with_null: bool) -> Iterator[d
                     "train_accuracy": round(on_members, 4),
                     "test_accuracy": round(on_others, 4),
                     "seconds": round(trained),
-                    "attacks": _attacked(views[access], inside, seen, seed),
+                    "attacks": figures(attacked(views[access], inside, seen, seed)),
                 }
 
 

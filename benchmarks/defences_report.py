@@ -43,19 +43,6 @@ Spearman's correlation between the rows' AUC by one attack and by the strongest 
 four attacks take no reference models. See in this table that the confidence attack says little of a row's rank, and the
 entropy attack much, though its AUC itself is far lower.
 """
-_IMAGES = """
-# The frontier of image networks, measured
-
-Written by `python benchmarks/defences_images.py --dataset=cifar10.npz`; results in `benchmarks/defences_images.json`.
-
-CIFAR-10, {members} members, images of {pixels} x {pixels} pixels, which are means of the original ones: so the figures
-are of this size, and compare with one another only. Each target and each reference model has a random half of a pool as
-its own members. Test accuracy is on records outside of the pool. Attackers, columns and null rows are those of
-docs/frontier.md, with 4 augmented queries of each record. Rows with a clip, and DP-SGD, have no normalization, and
-batches of a tenth of the members at a rate of 0.3, if they do not say otherwise; the others have BatchNormalization,
-batches of 64 and a rate of 0.1. "Cross-distilled": 5 teachers of 4 epochs with BatchNormalization. See in this table
-which row has the lowest AUC at a test accuracy.
-"""
 
 
 def strongest(found: list[dict[str, Any]], column: int) -> tuple[str, float, float]:
@@ -148,11 +135,3 @@ def write_report(results: list[dict[str, Any]], document: pathlib.Path, path: pa
     figure(results, path)
     link = f"![Location-30](figures/{path.name})"
     document.write_text(f"{_HEAD}\n{table(results)}\n\n{link}\n\n{_RANKS}\n{ranks(results)}\n", encoding="utf-8")
-
-
-def write_tables(results: list[dict[str, Any]], document: pathlib.Path, members: int, side: int) -> None:
-    """Writes a table for each network."""
-    parts = [_IMAGES.strip().format(members=members, pixels=side)]
-    for network in dict.fromkeys(row["network"] for row in results):
-        parts += [f"## {network}", table([row for row in results if row["network"] == network])]
-    document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -40,16 +40,12 @@ def noted(kind: str, name: str, make: Callable[[], Any]) -> Any:
 
 
 def build() -> Any:
-    """Returns a network of three layers with random weights."""
+    """Returns a network of two layers with random weights."""
     from tfmiaq._backend import keras
 
     layers = keras.layers
-    model = keras.Sequential(
-        [keras.Input((_FEATURES,)), layers.Dense(12, name="first"), layers.ReLU(name="first_relu")]
-    )
-    for layer in (layers.Dense(12, name="second"), layers.ReLU(name="second_relu"), layers.Dense(CLASSES, name="last")):
-        model.add(layer)
-    return model
+    first, last = layers.Dense(12, name="first"), layers.Dense(CLASSES, name="last")
+    return keras.Sequential([keras.Input((_FEATURES,)), first, layers.ReLU(name="first_relu"), last])
 
 
 def train_float(x: Any, y: Any) -> Any:
@@ -57,10 +53,8 @@ def train_float(x: Any, y: Any) -> Any:
     model = build()
 
     def fit() -> Any:
-        hidden = x
-        for name in ("first", "second"):
-            kernel, bias = model.get_layer(name).get_weights()
-            hidden = np.maximum(hidden @ kernel + bias, 0)
+        kernel, bias = model.get_layer("first").get_weights()
+        hidden = np.maximum(x @ kernel + bias, 0)
         wanted = 4 * np.eye(CLASSES)[y] - 2
         kernel = np.linalg.lstsq(hidden.astype(np.float64), wanted, rcond=None)[0].astype(np.float32)
         model.get_layer("last").set_weights([kernel, np.zeros(CLASSES, np.float32)])
@@ -88,7 +82,7 @@ def _seeded_float() -> Any:
 def _recipe() -> Any:
     import tfmiaq
 
-    return tfmiaq.TrainingRecipe(epochs=2, batch_size=40, learning_rate=0.05)
+    return tfmiaq.TrainingRecipe(epochs=1, batch_size=60, learning_rate=0.05)
 
 
 def defend(folder: pathlib.Path) -> None:
@@ -100,7 +94,7 @@ def defend(folder: pathlib.Path) -> None:
         *records(),
         policy=tfmiaq.BitwidthPolicy.uniform(2, 4),
         recipe=_recipe(),
-        cross_distillation=tfmiaq.CrossDistillation(folds=3),
+        cross_distillation=tfmiaq.CrossDistillation(folds=2),
         reference_models=2,
         folder=folder / "result",
         verbose=False,
@@ -121,24 +115,24 @@ def _train_function(x: Any, y: Any) -> Callable[[Any], np.ndarray]:
 
 
 def audit(folder: pathlib.Path) -> None:
-    """An audit with 24 reference models."""
+    """An audit with 16 reference models."""
     import tfmiaq
 
     train, test = records()
     np.random.seed(0)
     target = _train_function(*train)
-    references = tfmiaq.ReferenceModels(_train_function, 24, cache=folder / "result" / "cache")
+    references = tfmiaq.ReferenceModels(_train_function, 16, cache=folder / "result" / "cache")
     tfmiaq.audit(target, train, test, reference_models=references, verbose=False).save(folder / "result")
 
 
 def cross_distill(folder: pathlib.Path) -> None:
-    """Nine teachers, and a student."""
+    """Six teachers, and a student."""
     import tfmiaq
     from tfmiaq.caching import ARRAYS, Store
 
     tfmiaq.keras.utils.set_random_seed(0)
     student = tfmiaq.quantize_model(build(), tfmiaq.BitwidthPolicy.uniform(2, 4))
-    options = tfmiaq.CrossDistillation(folds=3, repeats=3)
+    options = tfmiaq.CrossDistillation(folds=3, repeats=2)
     x, y = records()[0]
     cache = folder / "result" / "cache"
     tfmiaq.cross_distill(train_float, student, x, y, options, recipe=_recipe(), cache=cache, verbose=False)
@@ -160,12 +154,12 @@ def _common(folder: pathlib.Path) -> list[str]:
     return [f"--records={folder.parent / 'records.npz'}", "--raw", f"--folder={folder / 'result'}"]
 
 
-_RECIPE = ("--epochs=2", "--batch_size=40", "--learning_rate=0.05")
+_RECIPE = ("--epochs=1", "--batch_size=60", "--learning_rate=0.05")
 
 
 def defend_command(folder: pathlib.Path) -> None:
     """`tfmiaq defend` of a function."""
-    options = ["--folds=3", "--reference_models=2", *_RECIPE]
+    options = ["--folds=2", "--reference_models=2", *_RECIPE]
     _command("defend", f"{__file__}:train_float", *_common(folder), *options)
 
 

@@ -3,13 +3,14 @@
     python benchmarks/faults.py
 
 Each task of `fault_tasks.py` first runs undisturbed. Then it is killed (SIGKILL) at moments that a seed draws, and
-started again in the same folder until it ends, over and over until it has had --kills kills. With a full disk it runs
-under limits of a file's size (RLIMIT_FSIZE) and on a small tmpfs, where that may be mounted, and then again with space.
-What is compared are all files of the result, but for dates. A training counts as finished once the one after it has
-begun, or the task has ended: a kill costs the one that was under way.
+started again in the same folder until it ends, over and over until it has had --kills kills. Moments are in processor
+time of the task, between its start and what it has left to do, so that a busy machine moves none of them. With a full
+disk it runs under limits of a file's size (RLIMIT_FSIZE) and on a small tmpfs, where that may be mounted, and then
+again with space. What is compared are all files of the result, but for dates. A training counts as finished once
+the one after it has begun, or the task has ended: a kill costs the one that was under way.
 
-Processes are forked from one that has imported TensorFlow and run nothing of it. The whole takes some 25 minutes of one
-core. A run that was stopped goes on where it was. With --write the table goes into docs/reliability.md.
+Processes are forked from one that has imported TensorFlow and run nothing of it. The whole takes some 25 minutes of
+processor time. A run that was stopped goes on where it was. With --write the table goes into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ WRITE = flags.DEFINE_bool("write", False, "Only write the table of the result fi
 _LONGEST_SECONDS = 3600
 _FILE_SIZES = (1000, 70_000)
 _DISK_SIZES = ("16k", "160k", "300k", "500k")
-# Tasks take turns, so that a run that is stopped has some of each. Command lines do the same work, and have fewer.
+# Tasks take turns, so that a run that is stopped has some of each.
 _TURN = 10
-_KILLS_OF_COMMANDS = 5
+# A task with little left to train still reads what there is, and writes its results.
+_LEAST_LEFT = 0.3
+_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = pathlib.Path("docs/reliability.md")
 
 
@@ -61,7 +64,7 @@ class Life:
         events: Lines of its log.
         errors: Text of its standard error.
         status: Exit status; below 0 for the signal that ended it.
-        seconds: How long it ran.
+        seconds: Processor time that it took.
     """
 
     events: list[str]
@@ -83,7 +86,7 @@ class Life:
 
 
 def live(task: str, folder: pathlib.Path, kill_after: Optional[float] = None, file_size: Optional[int] = None) -> Life:
-    """Runs a task in a process of its own, and kills it after some seconds."""
+    """Runs a task in a process of its own, and kills it once it has used some seconds of processor time."""
     log, log_end = os.pipe()
     told, told_end = os.pipe()
     started = time.monotonic()
@@ -94,25 +97,32 @@ def live(task: str, folder: pathlib.Path, kill_after: Optional[float] = None, fi
         os.close(end)
     texts: dict[int, bytes] = {log: b"", told: b""}
     waiting = {log, told}
-    until = started + (kill_after or _LONGEST_SECONDS)
     is_killed = False
     while waiting:
-        ready, _, _ = select.select(list(waiting), [], [], max(0.0, until - time.monotonic()))
-        if not ready and not is_killed:
+        ready, _, _ = select.select(list(waiting), [], [], 0.01)
+        is_late = time.monotonic() - started > _LONGEST_SECONDS
+        if not is_killed and (is_late or (kill_after is not None and _used(child) >= kill_after)):
             os.kill(child, signal.SIGKILL)
-            is_killed, until = True, time.monotonic() + 10
+            is_killed = True
         for pipe in ready:
             content = os.read(pipe, 65536)
             texts[pipe] += content
             if not content:
                 waiting.remove(pipe)
                 os.close(pipe)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    _, ended, used = os.wait4(child, 0)
+    status = os.waitstatus_to_exitcode(ended)
     if status == -signal.SIGKILL and kill_after is None:
         raise RuntimeError(f"{task} took more than {_LONGEST_SECONDS} seconds.")
-    return Life(
-        texts[log].decode().splitlines(), texts[told].decode(errors="replace"), status, time.monotonic() - started
-    )
+    seconds = used.ru_utime + used.ru_stime
+    return Life(texts[log].decode().splitlines(), texts[told].decode(errors="replace"), status, seconds)
+
+
+def _used(child: int) -> float:
+    """Returns the processor time of a process so far."""
+    # Behind the name, which is in brackets, the 12th and 13th are those of the user and of the system.
+    fields = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _child(task: str, folder: pathlib.Path, log: int, told: int, file_size: Optional[int]) -> None:
@@ -191,7 +201,7 @@ def undisturbed(task: str, place: pathlib.Path) -> tuple[Life, dict[str, str]]:
     return life, contents(folder)
 
 
-def kill(task: str, place: pathlib.Path, expected: dict[str, str], seconds: float, row: dict[str, Any]) -> None:
+def kill(task: str, place: pathlib.Path, whole: Life, expected: dict[str, str], row: dict[str, Any]) -> None:
     """Kills a task at random moments and starts it again until it ends, and counts in a row what came of it."""
     folder = place / "killed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +209,11 @@ def kill(task: str, place: pathlib.Path, expected: dict[str, str], seconds: floa
     lives: list[Life] = []
     while not lives or lives[-1].status:
         # A kill that comes late finds a task that has ended, and does not count.
-        lives.append(live(task, folder, draws.uniform(0.02, 1.0) * seconds))
+        finished = {name for life in lives for name in life.finished}
+        # Nor does one that comes before the task has done anything new, for ever.
+        is_stuck = bool(lives) and not set(lives[-1].finished) - {name for life in lives[:-1] for name in life.finished}
+        left = 1.0 if is_stuck else max(_LEAST_LEFT, 1 - len(finished) / len(set(whole.begun)))
+        lives.append(live(task, folder, draws.uniform(0.02, 1.0) * left * whole.seconds))
         row["kills"] += lives[-1].status == -signal.SIGKILL
         if lives[-1].status not in (0, -signal.SIGKILL):
             row["failed"].append(lives[-1].errors[-500:])
@@ -329,23 +343,22 @@ def main(argv: list[str]) -> None:
             os._exit(0)
         if os.waitpid(inputs, 0)[1]:
             raise RuntimeError("The inputs could not be made.")
-        known: dict[str, tuple[float, dict[str, str]]] = {}
-        for so_far in range(0, KILLS.value + 1, _TURN):
+        known: dict[str, tuple[Life, dict[str, str]]] = {}
+        for so_far in range(_TURN, KILLS.value + _TURN, _TURN):
+            wanted = min(so_far, KILLS.value)
             for task in TASKS.value:
                 row = results["tasks"].setdefault(task, {})
                 kills = row.setdefault("kills", {**_NO_KILLS, "failed": [], "differing": []})
-                wanted = so_far // (_KILLS_OF_COMMANDS if task.startswith("tfmiaq ") else 1)
                 if "full" in row and kills["kills"] >= wanted:
                     continue
                 if task not in known:
-                    life, expected = undisturbed(task, place)
-                    known[task] = life.seconds, expected
-                    row["seconds"] = round(life.seconds, 1)
+                    life, expected = known[task] = undisturbed(task, place)
+                    row["cpu_seconds"] = round(life.seconds, 1)
                     row["trainings_and_scores"] = len(life.begun)
                     row["twice_undisturbed"] = len(life.begun) - len(set(life.begun))
-                seconds, expected = known[task]
+                life, expected = known[task]
                 while kills["kills"] < wanted:
-                    kill(task, place, expected, seconds, kills)
+                    kill(task, place, life, expected, kills)
                     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
                 if "full" not in row:
                     row["full"] = fill(task, place, expected)

@@ -22,12 +22,15 @@ import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import mutations
 import numpy as np
 from absl import app, flags
+from pages import write_part
 
 INPUTS = flags.DEFINE_integer("inputs", 1000, "Cases of each kind, all together with those of earlier runs.", 1)
 KINDS = flags.DEFINE_list("kinds", None, "Kinds; all of them if not given.")
@@ -35,9 +38,11 @@ CPU_SECONDS = flags.DEFINE_float("cpu_seconds", 900.0, "Processor time, after wh
 HANG_SECONDS = flags.DEFINE_float("hang_seconds", 60.0, "Time after which a case hangs.", 1.0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the changes.", 0)
 RESULTS = flags.DEFINE_string("results", "benchmarks/fuzz.json", "Result file.")
+WRITE = flags.DEFINE_bool("write", False, "Only write the table of the result file into docs/reliability.md.")
 WORKER = flags.DEFINE_string("worker", None, "For the children alone: kind, first case, end and folder.")
 
 _MEMORY = 12 * 2**30
+_STARTING_SECONDS = 900.0
 _PIECE, _SLOW_PIECE, _SLOW = 1000, 500, ("keras", "h5", "small keras", "small h5")
 # What a case came to.
 ACCEPTED, REFUSED, UNCLEAR, CRASHED, HUNG = "accepted", "refused", "unclear", "crashed", "hung"
@@ -63,6 +68,25 @@ def _in_the_childs_interpreter(path: pathlib.Path) -> None:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def _in_the_childs_hdf5(path: pathlib.Path) -> None:
+    """Does what `load_model` lets a child do, which may die: reads all that HDF5 has in a file."""
+    from tfmiaq.loading import hdf5_child
+
+    members: list[str] = [""]
+    if path.suffix == ".keras":
+        with contextlib.suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if name.endswith(".h5")]
+    _note("checked")
+    try:
+        for member in members if path.suffix == ".h5" or zipfile.is_zipfile(path) else ():
+            hdf5_child.read(str(path), member, _MEMORY // 3)
+    except Exception as error:
+        # The child says whatever h5py raises, and the parent refuses the file for it.
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+    finally:
+        _note("read")
+
+
 def _edgetpu(path: pathlib.Path) -> None:
     from tfmiaq import edgetpu
     from tfmiaq.tflite import read_metadata
@@ -73,15 +97,21 @@ def _edgetpu(path: pathlib.Path) -> None:
 
 def _keras(path: pathlib.Path) -> None:
     import tfmiaq
+    from tfmiaq.loading import keras_files
 
-    tfmiaq.load_model(path)
+    _in_the_childs_hdf5(path)
+    # That was its part.
+    with mock.patch.object(keras_files, "_check_hdf5"):
+        tfmiaq.load_model(path)
 
 
 def _keras_check(path: pathlib.Path) -> None:
     """Does what `load_model` does before Keras sees a file."""
+    import tfmiaq.quantization  # noqa: F401  # Its classes are registered.
     from tfmiaq.loading import keras_files
     from tfmiaq.loading.limits import MAX_BYTES
 
+    _in_the_childs_hdf5(path)
     keras_files._check_file(path, repr(str(path)), MAX_BYTES, None, False)
 
 
@@ -247,6 +277,8 @@ class _Progress:
                 self.case, self.over, self.was_checked = int(more), False, False
             elif word == "checked":
                 self.was_checked = True
+            elif word == "read":
+                self.was_checked = False
             else:
                 self.counts[word] += 1
                 self.over = True
@@ -268,7 +300,7 @@ def run_piece(kind: str, first: int, end: int, folder: pathlib.Path) -> tuple[in
             time.sleep(0.05)
             if progress.update():
                 last = time.monotonic()
-            elif time.monotonic() - last > HANG_SECONDS.value:
+            elif time.monotonic() - last > (HANG_SECONDS.value if progress.case >= 0 else _STARTING_SECONDS):
                 hung = True
                 child.kill()
                 child.wait()
@@ -294,6 +326,9 @@ def main(argv: list[str]) -> None:
     results = json.loads(path.read_text()) if path.exists() else {"seed": SEED.value, "kinds": {}}
     if results["seed"] != SEED.value:
         raise ValueError(f"{path} is of seed {results['seed']}. Give --seed={results['seed']} or other --results.")
+    if WRITE.value:
+        write_part(pathlib.Path("docs/reliability.md"), "fuzz", table(results["kinds"]))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         make_sound_files(folder)
@@ -308,6 +343,24 @@ def main(argv: list[str]) -> None:
             results["python"] = sys.version.split()[0]
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(kind, row["cases"], row["counts"], f"{row['cpu_seconds']} s", flush=True)
+
+
+def table(rows: dict[str, Any]) -> list[str]:
+    """Returns the table of docs/reliability.md."""
+    child = " in the child behind the checks"
+    columns = [(ACCEPTED,), (REFUSED,), (UNCLEAR,), (CRASHED,), (HUNG,), (CRASHED + child, HUNG + child)]
+    lines = [
+        "| kind | cases | accepted | refused in one line | unclear | crashed | hung | died or hung in the child |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    total: dict[str, Any] = {"cases": 0, "counts": collections.Counter()}
+    for kind, row in [*rows.items(), ("all", total)]:
+        found = [sum(row["counts"].get(name, 0) for name in names) for names in columns]
+        lines.append(f"| {kind} | {row['cases']:,} | " + " | ".join(f"{count:,}" for count in found) + " |")
+        if kind != "all":
+            total["cases"] += row["cases"]
+            total["counts"].update(row["counts"])
+    return lines
 
 
 def next_kind(rows: dict[str, Any]) -> str:

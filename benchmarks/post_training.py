@@ -8,8 +8,10 @@ Each row is one target, trained on `--members` records and attacked on them and 
 that went through the target's own pipeline on random halves of both. The ways: the float model; calibrated on the
 members, or on records outside of all of these (`tfmiaq.calibrate`, no labels); trained on (quantization-aware). First
 and last layer have 8 bits in all. In the row "null" the float model is attacked with memberships that are drawn anew,
-so that its figures are those of chance. `--cache` keeps the float models and the signals of every finished model, so
-that a run that was stopped goes on; rows are written as they come. The whole takes days on two cores.
+so that its figures are those of chance. `--in_turn` attacks reference models themselves instead, each with the others
+(`in_turn.py`), which costs no target and averages over many: give it another `--results`. `--cache` keeps the float
+models and the signals of every finished model, so that a run that was stopped goes on; rows are written as they come.
+The whole takes days on two cores.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import numpy as np
 from absl import app, flags
+from calibrated import Calibrate, policy
+from in_turn import in_turn
 from networks import NETWORKS
 from tqdm import tqdm
 
@@ -50,6 +54,7 @@ CACHE = flags.DEFINE_string("cache", "out/post_training", "Folder of float model
 RESULTS = flags.DEFINE_string("results", "benchmarks/post_training.json", "Result file.")
 
 DOCS = flags.DEFINE_string("docs", "docs/post_training.md", "Page whose table is written anew with each row.")
+IN_TURN = flags.DEFINE_integer("in_turn", 0, "Attack this many reference models in turn, and no further target.", 0)
 ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the table from the result file, and measure nothing.")
 
 _BITS = (8, 4, 3, 2, 1)
@@ -91,77 +96,6 @@ class TrainFloat:
         """Returns the trained model."""
         recipe = tfmiaq.TrainingRecipe(epochs=self.epochs, learning_rate=0.1)
         return recipe.fit(NETWORKS[self.network](x.shape[1:], 10), x, y)
-
-
-def _policy(weight: int, activation: int) -> Any:
-    return tfmiaq.BitwidthPolicy.uniform(weight, activation, first=8, last=8)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Calibrate:
-    """Quantizes and calibrates.
-
-    Attributes:
-        weight: Bits of weights.
-        activation: Bits of activations.
-        count: Records to calibrate on.
-        iterations: Steps of Adam for each layer.
-        batch_size: Records in each.
-        outside: Records to calibrate on; None for the model's own training records.
-    """
-
-    weight: int
-    activation: int
-    count: int
-    iterations: int
-    batch_size: int
-    outside: Optional[np.ndarray]
-
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the calibrated quantized model."""
-        return self._calibrated(tfmiaq.quantize_model(model, _policy(self.weight, self.activation)), None, x)
-
-    def lend(self, model: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """Returns the calibrated model's function from records to logits, which the next call may change.
-
-        All models of a row are quantized and traced once.
-        """
-        key = model.name, self.weight, self.activation
-        if key not in _lent:
-            quantized = tfmiaq.quantize_model(model, _policy(self.weight, self.activation))
-            _lent.clear()
-            _lent[key] = quantized, _traced(quantized)
-        quantized, logits = _lent[key]
-        self._calibrated(quantized, model, x)
-        return logits
-
-    def _calibrated(self, quantized: Any, float_model: Any, x: np.ndarray) -> Any:
-        return tfmiaq.calibrate(
-            quantized,
-            (x if self.outside is None else self.outside)[: self.count],
-            float_model=float_model,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            verbose=False,
-        )
-
-
-# The quantized model of `Calibrate.lend`, and its logits.
-_lent: dict[tuple[str, int, int], tuple[Any, Callable[[np.ndarray], np.ndarray]]] = {}
-
-
-def _traced(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a model as a function from records to logits, traced once."""
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32)]
-    call = tf.function(lambda x: model(x, training=False), input_signature=signature)
-
-    def logits(x: np.ndarray) -> np.ndarray:
-        parts = [call(tf.constant(x[start : start + 250], tf.float32)) for start in range(0, len(x), 250)]
-        return np.concatenate(parts)
-
-    return logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +167,7 @@ class Experiment:
             return [self.train_float]
         if row.way == _TRAINED:
             recipe = tfmiaq.TrainingRecipe(epochs=TUNING.value, learning_rate=0.02)
-            return [self.train_float, tfmiaq.QuantizedTraining(_policy(row.weight, row.activation), recipe)]
+            return [self.train_float, tfmiaq.QuantizedTraining(policy(row.weight, row.activation), recipe)]
         outside = self.outside if row.way == _OUTSIDE else None
         options = RECORDS.value, ITERATIONS.value, BATCH_SIZE.value
         return [self.train_float, Calibrate(row.weight, row.activation, *options, outside)]
@@ -262,6 +196,8 @@ class Experiment:
     def score(self, row: Row) -> dict[str, Any]:
         """The finished row."""
         started = time.process_time()
+        if IN_TURN.value:
+            return in_turn(self.references(row), self.pool[1], IN_TURN.value, row.way == "float")
         model = self.target(row)
         found, refs = signals.extract(model, self.pool), self.references(row)
         if row.way == "null":
@@ -372,6 +308,9 @@ def main(argv: list[str]) -> None:
                 command = " ".join(["python benchmarks/post_training.py --dataset=cifar10.npz", *arguments])
                 text = json.dumps({"command": command, "rows": [*kept, finished]}, indent=1)
                 results.write_text(text + "\n", encoding="utf-8")
+                if IN_TURN.value:
+                    print(row.name, finished["test_accuracy"], flush=True)
+                    continue
                 write_table([*kept, finished])
                 strongest = finished["strongest"]
                 auc = finished["attacks"][strongest]["auc"]

@@ -89,6 +89,8 @@ LINES = {
     # Models.
     "summary none.keras": "No model at 'none.keras'",
     "summary cut.keras": "'cut.keras' is damaged, or no Keras model",
+    "summary model.keras --max_seconds 0": "max_seconds to be a finite number above 0",
+    "summary model.keras --max_seconds nan": "max_seconds to be a finite number above 0",
     "summary own.npz": "'own.npz' is damaged, or no Keras model",
     "summary model.keras --policy w9a4": "weight to be an integer from 1 to 8",
     "summary model.keras --policy none.json": "path of a policy's JSON as policy. Received 'none.json'",

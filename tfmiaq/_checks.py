@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -16,7 +18,10 @@ import numpy as np
 
 
 class InvalidArgumentError(ValueError, TypeError):
-    """One or more arguments are of another type, or out of their range."""
+    """One or more arguments are of another type, or out of their range. The message is one line, whatever was given."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +186,17 @@ def check_fields(instance: Any, **intervals: Any) -> None:
     given = {name: (getattr(instance, name), interval) for name, interval in intervals.items()}
     for name, value in check(type(instance).__name__, **given).items():
         object.__setattr__(instance, name, value)
+
+
+def as_path(owner: str, name: str, value: Any) -> pathlib.Path:
+    """Returns a path that was given as a text or as a path.
+
+    Raises:
+        InvalidArgumentError: It is of another type, or empty.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise InvalidArgumentError(f"{owner}: Expected {name} to be a path. Received {value!r:.200}.")
+    return pathlib.Path(value)
 
 
 def check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -35,6 +35,10 @@ class BitwidthSchedule(keras.callbacks.Callback):
 
     def __init__(self, policies: Mapping[int, BitwidthPolicy]) -> None:
         super().__init__()
+        if not isinstance(policies, Mapping):
+            raise TypeError(
+                f"BitwidthSchedule: Expected policies by epoch, as in {{0: policy}}. Received {policies!r:.200}."
+            )
         if not policies:
             raise ValueError("BitwidthSchedule: Expected at least one policy, as in {0: policy}. Received none.")
         for epoch, policy in policies.items():

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmiaq._checks import SEED, check
+from tfmiaq._checks import SEED, as_path, check
 from tfmiaq.loading.arrays import NpzFile
 from tfmiaq.loading.limits import check_declared
 
@@ -138,7 +138,7 @@ def load_unlabelled(
     Raises:
         ValueError: As `load` and `load_files`.
     """
-    path = pathlib.Path(name)
+    path = as_path("load_unlabelled", "name", name)
     if path.is_dir():
         x, _ = _load_images([path], rescale, image_size)[0]
     elif path.suffix == ".csv" and path.is_file():
@@ -243,7 +243,7 @@ def load_files(
     Raises:
         ValueError: Files of different kinds, columns or classes; text among the features; images of several sizes.
     """
-    paths = [pathlib.Path(members), pathlib.Path(non_members)]
+    paths = [as_path("load_files", name, path) for name, path in (("members", members), ("non_members", non_members))]
     for flag, path in zip(("members", "non_members"), paths):
         if not path.is_dir() and not (path.is_file() and path.suffix == ".csv"):
             raise ValueError(f"Expected --{flag} as a .csv file or a folder of images. Received {str(path)!r}.")

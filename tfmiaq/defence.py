@@ -28,7 +28,7 @@ from tfmiaq.tflite.conversion import TARGETS, convert, numbers_of_labels
 from tfmiaq.tflite.verification import Verification, verify
 from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.out_of_fold import TrainFloat
-from tfmiaq.training.recipe import TrainingRecipe, default_recipe
+from tfmiaq.training.recipe import TrainingRecipe, check_recipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
 
 # docs/frontier.md: where the gap is wide, cross-distillation leaks less than every other row of its accuracy. Where it
@@ -251,9 +251,10 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
         "seed": SEED,
-        "folder": instance("a path", str, os.PathLike),
+        "folder": Where(lambda given: isinstance(given, (str, os.PathLike)) and bool(os.fspath(given)), "a path"),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
+    check_recipe("defend", checked["recipe"])
     if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
         raise InvalidArgumentError(
             "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import fnmatch
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional, Union
 
 from tfmiaq._checks import check, check_fields, integer, real
@@ -235,6 +235,8 @@ class BitwidthPolicy:
         Raises:
             ValueError: Patterns that match no layer; all of them are listed, each with the nearest names.
         """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"BitwidthPolicy.resolve: Expected the names of layers. Received {names!r:.200}.")
         known = {name: (name, *(aliases or {}).get(name, ())) for name in names}
         every = list(dict.fromkeys(alias for group in known.values() for alias in group))
         unmatched = [pattern for pattern, _ in self.rules if not fnmatch.filter(every, pattern)]

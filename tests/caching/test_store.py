@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 from tfmiaq.caching import ARRAYS, VALUES, Kind, Store, keras_model, write_whole
+from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.store import FullDiskError, check_space
 
 KINDS = [
@@ -24,6 +26,15 @@ KINDS = [
 
 def _is_same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_moved_environment_keeps_its_cache():
+    def module(name, folder):
+        made = types.ModuleType(name)
+        made.__file__ = f"{folder}/{name}.py"
+        return fingerprint({"reads": made})
+
+    assert module("helpers", "/one") == module("helpers", "/other") != module("others", "/one")
 
 
 @pytest.mark.parametrize(("kind", "value"), KINDS)

@@ -85,6 +85,35 @@ def test_what_runs_or_is_too_large_is_not_opened(saved, tmp_path, layer, message
 
 
 @needs_keras_3
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (_object("keras.layers", "RepeatVector", name="l", n=10**10), "20,000,000,000 elements for one record"),
+        (_object("keras.layers", "UpSampling1D", name="l", size=10**9), "taken apart into"),
+    ],
+)
+def test_work_without_end_is_one_line(saved, tmp_path, layer, message):
+    repeated = _with_layer(_object("keras.layers", "RepeatVector", name="r", n=3))
+    change = repeated if layer["class_name"] == "UpSampling1D" else lambda config: config
+
+    def both(config):
+        return _with_layer(layer)(change(config))
+
+    with pytest.raises(ValueError, match=message):
+        tfmiaq.load_model(_changed(saved[0] / "sequential.keras", tmp_path / "bad.keras", both))
+
+
+@needs_keras_3
+def test_large_initial_values_are_not_drawn(tmp_path, monkeypatch):
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((600,)), keras.layers.Dense(600, kernel_initializer="orthogonal")])
+    model.save(tmp_path / "model.keras")
+    monkeypatch.setattr(keras.initializers.Orthogonal, "__call__", lambda *args, **kwargs: 1 / 0)
+    opened = tfmiaq.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(opened.get_weights()[0], model.get_weights()[0])
+
+
+@needs_keras_3
 def test_a_refused_file_leaves_nothing_to_be_made_later(saved, tmp_path):
     """Keras 3 keeps a list of variables without values, and gives them some when the next model is built."""
     keras = pytest.importorskip("keras")

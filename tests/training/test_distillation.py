@@ -146,6 +146,21 @@ def test_predictions_belong_to_their_records_and_finished_teachers_are_kept(digi
         (tmp_path / "done").touch()
 
 
+def test_a_student_is_the_same_whether_its_teachers_are_trained_or_read(digits, tmp_path):
+    def train(x, y):
+        return lambda records: np.eye(10)[np.arange(len(records)) % 10]
+
+    def distilled():
+        keras.utils.set_random_seed(0)
+        student, options = _dense(), tfmiaq.CrossDistillation(2)
+        x, y = digits.x_train[:40], digits.y_train[:40]
+        recipe = tfmiaq.TrainingRecipe(epochs=1, batch_size=16, learning_rate=0.1)
+        return tfmiaq.cross_distill(train, student, x, y, options, recipe=recipe, cache=tmp_path).get_weights()
+
+    for trained, read in zip(distilled(), distilled()):
+        np.testing.assert_array_equal(trained, read)
+
+
 def _fit(x, y):
     return tfmiaq.TrainingRecipe(epochs=15, learning_rate=0.1, batch_size=16).fit(tiny_model(), x, y)
 

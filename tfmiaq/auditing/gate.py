@@ -137,6 +137,8 @@ def judge(report: Any, conditions: Iterable[Union[str, Condition]], allow_unreso
     Raises:
         InvalidArgumentError: No conditions, or as `Condition.parse`.
     """
+    if not isinstance(conditions, (str, Condition, Iterable)):
+        raise InvalidArgumentError(f"gate: Expected conditions such as {_FORMS}. Received {conditions!r:.200}.")
     given: list[Union[str, Condition]] = [conditions] if isinstance(conditions, (str, Condition)) else list(conditions)
     parsed = [condition if isinstance(condition, Condition) else Condition.parse(condition) for condition in given]
     if not parsed:

@@ -62,7 +62,9 @@ def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
     elif isinstance(thing, types.FunctionType):
         _update_function(digest, thing, seen)
     elif isinstance(thing, (type, types.ModuleType, types.BuiltinFunctionType)):
-        digest.update(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing)}".encode())
+        # The name alone of a module, not the folder that it is in: a moved environment keeps its cache.
+        name = getattr(thing, "__qualname__", thing.__name__)
+        digest.update(f"{getattr(thing, '__module__', '')}.{name}".encode())
     elif callable(getattr(thing, "to_json", None)) and not hasattr(thing, "get_weights"):
         digest.update(thing.to_json().encode())
     elif callable(getattr(thing, "get_config", None)):

@@ -19,6 +19,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tfmiaq._checks import as_path
 from tfmiaq.loading.arrays import read_npz
 from tfmiaq.loading.json_text import parse_json
 from tfmiaq.loading.limits import read_text
@@ -88,7 +89,7 @@ def private_folder(folder: Any) -> pathlib.Path:
 
     What is kept of members, and of models that were trained on them, is for who made it.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path("save", "the folder", folder)
     for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -196,7 +197,7 @@ class Store:
     """
 
     def __init__(self, folder: Optional[Any]) -> None:
-        self.folder = None if folder is None else pathlib.Path(folder)
+        self.folder = None if folder is None else as_path("Store", "the folder", folder)
 
     def path(self, key: str, kind: Kind) -> Optional[pathlib.Path]:
         """Returns the path of the file under a key, whether or not it exists; None if the store keeps nothing."""

@@ -141,7 +141,7 @@ def load_model(path: str, given: argparse.Namespace) -> Any:
     """
     from tfmiaq.quantization import load_model
 
-    return load_model(path, trust=given.trust, max_bytes=given.max_bytes)
+    return load_model(path, trust=given.trust, max_bytes=given.max_bytes, max_seconds=given.max_seconds)
 
 
 def load_target(text: str, given: argparse.Namespace) -> Any:

@@ -17,7 +17,7 @@ from tfmiaq.cli.flags import add_fields, format_default
 from tfmiaq.cli.inputs import MODEL, POLICY
 from tfmiaq.cli.record_flags import add_records, add_seed, add_unlabelled
 from tfmiaq.cli.suggesting import SuggestingParser
-from tfmiaq.loading import MAX_BYTES
+from tfmiaq.loading import MAX_BYTES, MAX_SECONDS
 from tfmiaq.policy import OutputBits
 from tfmiaq.signals import ACCESS, ReferenceModels
 from tfmiaq.training.distillation import CrossDistillation
@@ -310,6 +310,9 @@ def parser() -> argparse.ArgumentParser:
         )
         made.add_argument(
             "--max_bytes", type=int, help=f"bytes that the arrays of one file may take in memory ({MAX_BYTES:,})"
+        )
+        made.add_argument(
+            "--max_seconds", type=float, help=f"seconds that it may take to open a Keras model ({MAX_SECONDS:g})"
         )
         add(made)
         made.epilog = "\n\n".join([*([made.epilog] if made.epilog else []), f"example:\n  {_line(name, example)}"])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from tfmiaq.loading.limits import RefusedFileError, check_declared
+from tfmiaq.loading.opening import limited
 
 # Modules that a file may name: the public parts of Keras 3, and where it keeps its model classes.
 _PARTS = ("layers", "models", "initializers", "regularizers", "constraints", "optimizers", "losses", "metrics")
@@ -53,7 +54,12 @@ def as_keras_2(config: Any, name: str) -> Any:
 
 
 def open_keras_3(
-    path: str, name: str, version: str, config: Any, custom_objects: Optional[dict[str, Any]], limit: Optional[int]
+    path: str,
+    name: str,
+    version: str,
+    config: Any,
+    custom_objects: Optional[dict[str, Any]],
+    limits: Optional[tuple[int, float]],
 ) -> Any:
     """Returns the model of a .keras file, of Keras 3 and not compiled; `tfmiaq.quantize_model` takes it.
 
@@ -63,10 +69,11 @@ def open_keras_3(
         version: The Keras that saved it.
         config: What `config.json` of the file holds.
         custom_objects: Classes and functions by the name that the file has for them.
-        limit: Bytes that its variables may take in memory; None for a file that is trusted.
+        limits: Bytes that its variables may take in memory, and seconds that it may take to make it; None for a file
+            that is trusted.
 
     Raises:
-        RefusedFileError: Variables of more bytes.
+        RefusedFileError: Variables of more bytes, or another limit of `loading.opening`.
         ValueError: Keras 3 is not installed, or cannot read the file.
     """
     try:
@@ -80,13 +87,14 @@ def open_keras_3(
         )
     keras = importlib.import_module("keras")
     try:
-        if limit is not None:
-            with _shapes_alone():
-                made = keras.saving.deserialize_keras_object(_uncompiled(config), custom_objects=custom_objects)
-                declared = sum(4 * math.prod(variable.shape) for variable in made.variables)
-            check_declared(f"load_model: {name}", declared, limit, "variables")
-        options = {"compile": False, "safe_mode": limit is not None}
-        return keras.saving.load_model(path, custom_objects=custom_objects, **options)
+        with limited(name, keras.layers.Layer, limits):
+            if limits is not None:
+                with _shapes_alone():
+                    made = keras.saving.deserialize_keras_object(_uncompiled(config), custom_objects=custom_objects)
+                    declared = sum(4 * math.prod(variable.shape) for variable in made.variables)
+                check_declared(f"load_model: {name}", declared, limits[0], "variables")
+            options = {"compile": False, "safe_mode": limits is not None}
+            return keras.saving.load_model(path, custom_objects=custom_objects, **options)
     except RefusedFileError:
         raise
     except Exception as error:

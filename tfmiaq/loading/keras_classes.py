@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -110,7 +111,9 @@ _BACKEND_FUNCTIONS = frozenset(
 )
 # How Keras writes an argument of a layer that is no tensor of the model.
 _CONSTANT = "_CONSTANT_VALUE"
-_MOST_THRESHOLDS = 1_000_000
+# Settings from which Keras makes lists of so many parts, before any variable.
+_LISTS = ("ngrams", "num_classes", "num_oov_indices", "num_thresholds")
+_LONGEST_LIST = 1_000_000
 # They make what a configuration names, or run what they are given.
 _NOT_FUNCTIONS = ("get", "deserialize", "serialize")
 _SPECIAL = frozenset(
@@ -144,7 +147,7 @@ def check_config(
     Raises:
         ForbiddenObjectError: Anything else; the error lists up to five of them by name.
     """
-    faults = list(dict.fromkeys(_faults(config, custom_objects or {}, imported)))
+    faults = list(dict.fromkeys(itertools.islice(_faults(config, custom_objects or {}, imported), 100)))
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ForbiddenObjectError(f"{name} is not opened: it names {'; '.join(faults[:5])}{more}. {_WAY_OUT}")
@@ -377,9 +380,10 @@ def _faults_of_settings(kind: str, config: Any) -> Iterator[str]:
         function = config.get("function")
         if not isinstance(function, str) or not _is_tensor_function(function):
             yield f"the function of TensorFlow {function!r:.80}"
-    thresholds = config.get("num_thresholds", 0)
-    if not isinstance(thresholds, int) or thresholds > _MOST_THRESHOLDS:
-        yield f"{thresholds!r:.80} thresholds of {kind}, of which a list is made; {_MOST_THRESHOLDS:,} are allowed"
+    for name in _LISTS:
+        count = config.get(name)
+        if not isinstance(count, (int, list, type(None))) or (isinstance(count, int) and count > _LONGEST_LIST):
+            yield f"{name}={count!r:.80} of {kind}, of which a list is made; {_LONGEST_LIST:,} are allowed"
     if kind in ("InstanceMethod", "InstanceProperty") and not str(config.get("attr_name", "_"))[:1].isalpha():
         yield f"the attribute {config.get('attr_name')!r:.80}"
     if isinstance(config.get("vocabulary"), str):

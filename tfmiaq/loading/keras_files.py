@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import pathlib
 import sys
 import zipfile
-from collections.abc import Iterator
 from typing import Any, Optional
 
+from tfmiaq.loading.hdf5_child import check_hdf5
 from tfmiaq.loading.json_text import parse_json
-from tfmiaq.loading.limits import MAX_TEXT_BYTES, RefusedFileError, bytes_limit, check_declared, open_zip
+from tfmiaq.loading.limits import (
+    MAX_TEXT_BYTES,
+    RefusedFileError,
+    bytes_limit,
+    check_declared,
+    open_zip,
+    seconds_limit,
+)
+from tfmiaq.loading.opening import limited
 
 _CONFIG, _METADATA = "config.json", "metadata.json"
 _ATTRIBUTES = ("model_config", "training_config")
@@ -31,6 +37,7 @@ def open_keras_model(
     compile: bool = True,
     imported: bool = False,
     max_bytes: Optional[int] = None,
+    max_seconds: Optional[float] = None,
 ) -> Any:
     """Returns a Keras model from a file, after a check of what the file names.
 
@@ -46,6 +53,8 @@ def open_keras_model(
         imported: As `check_config`.
         max_bytes: Bytes that the file's arrays may take in memory, and the variables of the model that its
             configuration describes; None for `MAX_BYTES`.
+        max_seconds: Seconds that Keras may take to make the model; None for `MAX_SECONDS`. There is no limit with
+            `trust`.
 
     Returns:
         The keras.Model; of a .keras file of Keras 3 a model of that Keras, not compiled.
@@ -54,9 +63,11 @@ def open_keras_model(
         ForbiddenObjectError: The file names what it may not; a ValueError that lists it.
         UntrustedModelError: A SavedModel, without `trust`; a ValueError.
         TooLargeError: Arrays or variables of more bytes; a ValueError.
+        TooMuchWorkError: Another limit of `loading.opening`; a ValueError.
         ValueError: No such file, a damaged one, or one that this Keras cannot read.
     """
     limit = bytes_limit("load_model", max_bytes)
+    seconds = seconds_limit("load_model", max_seconds)
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"load_model: Expected the path of a model ({_FORMS}). Received {type(path).__name__}.")
     if not isinstance(trust, bool):
@@ -65,14 +76,23 @@ def open_keras_model(
     name = repr(str(path))
     if not known.exists():
         raise ValueError(f"load_model: No model at {name}. Expected {_FORMS}.")
-    version = _version_of(known, name)
-    if version.startswith("3"):
-        from tfmiaq.loading.keras3_files import open_keras_3
+    from tfmiaq._backend import keras
 
-        config = None if trust else _check_keras_3(known, name, limit, custom_objects, imported)
-        return open_keras_3(str(known), name, version, config, custom_objects, None if trust else limit)
-    is_zip = not trust and _check_file(known, name, limit, custom_objects, imported)
-    return _load(str(known), name, custom_objects, compile, None if trust else limit, is_zip)
+    limits = None if trust else (limit, seconds)
+    with limited(name, keras.layers.Layer, limits):
+        version = _version_of(known, name)
+        if version.startswith("3"):
+            from tfmiaq.loading.keras3_files import open_keras_3
+
+            if not trust and not imported:
+                _check_hdf5(known, name, limit, seconds)
+            config = None if trust else _check_keras_3(known, name, limit, custom_objects, imported)
+            return open_keras_3(str(known), name, version, config, custom_objects, limits)
+        # What this package keeps in a cache is read at once: starting a process takes longer.
+        if not trust and not imported:
+            _check_hdf5(known, name, limit, seconds)
+        is_zip = not trust and _check_file(known, name, limit, custom_objects, imported)
+        return _load(str(known), name, custom_objects, compile, not trust, is_zip)
 
 
 def _check_file(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> bool:
@@ -93,6 +113,22 @@ def _check_file(path: pathlib.Path, name: str, limit: int, *allowed: Any) -> boo
         raise ValueError(f"load_model: {name} is damaged, or no Keras model. Expected {_FORMS}.")
     check_config(_read_hdf5(path, name, limit), name, *allowed)
     return False
+
+
+def _check_hdf5(path: pathlib.Path, name: str, limit: int, seconds: float) -> None:
+    """Raises an error if HDF5 cannot read what the file has in its form; a file that has none is left as it is."""
+    import h5py
+
+    members: list[tuple[Optional[str], int]] = []
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        with open_zip(path, name, limit) as archive:
+            members = [(one.filename, one.file_size) for one in archive.infolist() if one.filename.endswith(".h5")]
+    elif path.is_file() and h5py.is_hdf5(path):
+        members = [(None, path.stat().st_size)]
+    for member, size in members:
+        fault = check_hdf5(str(path), member, size, limit, seconds)
+        if fault:
+            raise ValueError(f"load_model: {name} is damaged ({fault}).")
 
 
 def _version_of(path: pathlib.Path, name: str) -> str:
@@ -201,35 +237,12 @@ def _check_arrays(file: Any, name: str, limit: int) -> None:
                 check_declared(f"load_model: {name}", declared, limit)
 
 
-@contextlib.contextmanager
-def _limited_variables(name: str, limit: Optional[int]) -> Iterator[None]:
-    """Within it TooLargeError is raised before variables are made that take more than a limit together.
-
-    A layer's configuration says how large its weights are, whatever arrays the file has for them.
-    """
-    from tfmiaq._backend import tf
-
-    declared = 0
-
-    def create(next_creator: Any, **given: Any) -> Any:
-        nonlocal declared
-        shape, dtype = given.get("shape"), given.get("dtype")
-        sizes = [] if shape is None else tf.TensorShape(shape).as_list()
-        declared += math.prod(sizes) * tf.as_dtype(dtype or tf.float32).size
-        check_declared(f"load_model: {name}", declared, limit or 0, "variables")
-        return next_creator(**given)
-
-    with contextlib.nullcontext() if limit is None else tf.variable_creator_scope(create):
-        yield
-
-
-def _load(path: str, name: str, custom_objects: Any, compile: bool, limit: Optional[int], is_zip: bool) -> Any:
+def _load(path: str, name: str, custom_objects: Any, compile: bool, is_safe: bool, is_zip: bool) -> Any:
     from tfmiaq._backend import keras
 
-    more = {"safe_mode": limit is not None} if is_zip or path.endswith(".keras") else {}
+    more = {"safe_mode": is_safe} if is_zip or path.endswith(".keras") else {}
     try:
-        with _limited_variables(name, limit):
-            return keras.models.load_model(path, custom_objects=custom_objects, compile=compile, **more)
+        return keras.models.load_model(path, custom_objects=custom_objects, compile=compile, **more)
     except Exception as error:
         refused = _refusal(error)
         if refused is not None:

@@ -6,10 +6,12 @@ import pathlib
 import zipfile
 from typing import Any, Optional
 
-from tfmiaq._checks import check, integer
+from tfmiaq._checks import check, integer, real
 
 MAX_BYTES = 4 * 2**30
 """Bytes that the arrays of one file may take in memory, unless a call says otherwise."""
+MAX_SECONDS = 300.0
+"""Seconds that it may take to make a model of a file, unless a call says otherwise."""
 MAX_MEMBERS = 10_000
 MAX_TEXT_BYTES = 64 * 2**20
 _WAY_OUT = "Raise max_bytes (on the command line --max_bytes) if the file is right."
@@ -31,6 +33,17 @@ def bytes_limit(owner: str, max_bytes: Optional[int]) -> int:
     """
     checked = check(owner, max_bytes=(max_bytes, integer(1, or_none=True, none_means=f"{MAX_BYTES:,}")))["max_bytes"]
     return MAX_BYTES if checked is None else int(checked)
+
+
+def seconds_limit(owner: str, max_seconds: Optional[float]) -> float:
+    """Returns a limit in seconds, `MAX_SECONDS` for None.
+
+    Raises:
+        InvalidArgumentError: No number above 0.
+    """
+    rule = real(0.0, closed="neither", or_none=True, none_means=f"{MAX_SECONDS:g}")
+    checked = check(owner, max_seconds=(max_seconds, rule))["max_seconds"]
+    return MAX_SECONDS if checked is None else float(checked)
 
 
 def check_declared(name: str, declared: int, max_bytes: int, what: str = "arrays") -> None:

@@ -8,7 +8,23 @@ import numpy as np
 from scipy import optimize, special, stats
 from sklearn import metrics as sklearn_metrics
 
+from tfmiaq._checks import InvalidArgumentError, check, real
 from tfmiaq.metrics.estimates import Confusion, Estimate, clopper_pearson, independent_records
+
+
+def _scores(owner: str, members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
+    """Returns the scores of both sets as one array.
+
+    Raises:
+        InvalidArgumentError: A set that is no array of shape (n,), is empty, or holds NaN.
+    """
+    for name, part in (("members", members), ("non_members", non_members)):
+        if np.ndim(part) != 1 or not len(part) or np.asarray(part).dtype.kind not in "biuf" or np.isnan(part).any():
+            raise InvalidArgumentError(
+                f"{owner}: Expected {name} as scores, shape (n,), with at least one and without NaN. Received "
+                f"{part!r:.80}."
+            )
+    return np.concatenate([members, non_members])
 
 
 def best_threshold(members: np.ndarray, non_members: np.ndarray) -> tuple[float, float]:
@@ -16,8 +32,8 @@ def best_threshold(members: np.ndarray, non_members: np.ndarray) -> tuple[float,
 
     The threshold lies midway between two scores that occur, so that it does not lean towards either set.
     """
+    scores = _scores("best_threshold", members, non_members)
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
-    scores = np.concatenate([members, non_members])
     fpr, tpr, thresholds = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
     best = int(np.argmax(tpr - fpr))
     below = scores[scores < thresholds[best]]
@@ -37,9 +53,10 @@ def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.nd
     The points are those that change the curve: for each true positive rate the lowest false positive rate that reaches
     it, up to (1, 1). Between two points the rates of the left one hold.
     """
+    scores = _scores("roc", members, non_members)
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     # Points on a straight line between two others are operating points all the same: read as steps, they count.
-    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, np.concatenate([members, non_members]), drop_intermediate=False)
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
     highest = np.append(fpr[1:] != fpr[:-1], True)
     fpr, tpr = fpr[highest], tpr[highest]
     grows = np.insert(tpr[1:] > tpr[:-1], 0, True)
@@ -49,7 +66,8 @@ def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def tpr_at_fpr(fpr: np.ndarray, tpr: np.ndarray, limit: float) -> float:
     """Returns the highest true positive rate of a ROC curve at no more than `limit` false positives."""
-    return float(tpr[fpr <= limit].max())
+    check("tpr_at_fpr", limit=(limit, real(0, 1)))
+    return float(np.asarray(tpr)[np.asarray(fpr) <= limit].max())
 
 
 def tpr_estimate(
@@ -106,6 +124,7 @@ def auc_estimate(
             None where each record is one.
         scale: Part of the records that count, for scores of an attack that learned from half of them.
     """
+    _scores("auc_estimate", members, non_members)
     value, variance, growth = placement_variance(members, non_members, units)
     variance, growth = variance / scale, growth / scale
     quantile = 0.5 + confidence / 2

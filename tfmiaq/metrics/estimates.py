@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any, Optional
 
 import numpy as np
 from scipy import special
+
+from tfmiaq._checks import check, real
 
 # False positive rates at which attacks are compared.
 RATES = (0.001, 0.01)
@@ -140,7 +143,18 @@ def clopper_pearson(successes: float, total: float, confidence: float = 0.95) ->
 
     Of records that depend on one another both numbers may be fractions: the rate times the number of independent
     records, and that number (Korn and Graubard 1998).
+
+    Raises:
+        InvalidArgumentError: A total that is not above 0, successes that are not from 0 to it, or a confidence that is
+            not between 0 and 1.
     """
+    check(
+        "clopper_pearson",
+        total=(total, real(0, closed="neither")),
+        # Rates times numbers of records come out a rounding above them.
+        successes=(successes, real(-1e-6, total * (1 + 1e-9) + 1e-6 if isinstance(total, numbers.Real) else None)),
+        confidence=(confidence, real(0, 1, closed="neither")),
+    )
     error, failures = (1 - confidence) / 2, total - successes
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, failures + 1, error))
     high = 1.0 if failures <= 0 else float(special.betaincinv(successes + 1, failures, 1 - error))

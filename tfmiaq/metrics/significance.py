@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 from scipy import special, stats
 
+from tfmiaq._checks import InvalidArgumentError
 from tfmiaq.metrics.curves import degrees_of_freedom, placement_variance
 
 # A smallest leak is one that a test sees with this probability.
@@ -124,8 +125,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Args:
         p_values: From 0 to 1 each.
+
+    Raises:
+        InvalidArgumentError: Others.
     """
-    values = np.asarray(p_values, np.float64)
+    values = np.asarray(p_values if isinstance(p_values, (Sequence, np.ndarray)) else np.nan, np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise InvalidArgumentError(f"holm: Expected a list of p-values from 0 to 1. Received {p_values!r:.200}.")
     order = np.argsort(values, kind="stable")
     steps = np.minimum(values[order] * np.arange(len(values), 0, -1), 1.0)
     corrected = np.empty(len(values))

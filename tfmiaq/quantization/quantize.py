@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import Any, Optional
 
-from tfmiaq._backend import activation_quantizers, weight_quantizers
+from tfmiaq._backend import activation_quantizers, tf, weight_quantizers
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.quantization import layers, quantize_configs, quantizers
@@ -33,7 +33,12 @@ _WAY_OUT = (
 
 
 def load_model(
-    path: Any, *, trust: bool = False, custom_objects: Optional[dict[str, Any]] = None, max_bytes: Optional[int] = None
+    path: Any,
+    *,
+    trust: bool = False,
+    custom_objects: Optional[dict[str, Any]] = None,
+    max_bytes: Optional[int] = None,
+    max_seconds: Optional[float] = None,
 ) -> Any:
     """Loads a Keras model, quantized or not, from a file that may come from anyone.
 
@@ -49,19 +54,22 @@ def load_model(
         trust: Open the file as Keras does. It can run any code. SavedModels and Lambda layers take it.
         custom_objects: Classes and functions by the name that the file has for them, as Keras takes them.
         max_bytes: Bytes that the file's arrays may take in memory; None for 4 GiB.
+        max_seconds: Seconds that Keras may take to make the model; None for 300. No limit with `trust`.
 
     Returns:
         The keras.Model. A .keras file of Keras 3 gives a model of that Keras, not compiled; `quantize_model` takes it.
 
     Raises:
         TypeError: No path.
-        ValueError: No such file, a damaged one, one of more bytes, or one that names what it may not; the error lists
-            it.
+        ValueError: No such file, a damaged one, one of more bytes or work, or one that names what it may not; the
+            error lists it.
     """
     # A folder holds the traced functions themselves.
     is_folder = isinstance(path, (str, os.PathLike)) and os.path.isdir(path)
     with contextlib.nullcontext() if is_folder else quantizers.passed_on():
-        return open_keras_model(path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes)
+        return open_keras_model(
+            path, trust=trust, custom_objects=custom_objects, max_bytes=max_bytes, max_seconds=max_seconds
+        )
 
 
 def _refuse_floats(floats: dict[str, str], model: Any) -> None:
@@ -126,6 +134,12 @@ def quantize_model(model: Any, policy: Optional[BitwidthPolicy] = None, strict: 
     return quantized
 
 
+@tf.autograph.experimental.do_not_convert
+def _called(layer: Any, args: tuple, kwargs: Optional[dict[str, Any]] = None) -> Any:
+    """Returns the outputs of a layer of this project, which AutoGraph would rewrite: that takes a third of a build."""
+    return copying.call_copy(layer, args, kwargs or {})
+
+
 def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
     copies: dict[str, Any] = {}
 
@@ -146,7 +160,7 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         key = f"{name}_range"
         if key not in copies:
             copies[key] = layers.ActivationRange(quantizers.LinearQuantizer(widen=name in inputs), name=key)
-        return copies[key](tensor)
+        return _called(copies[key], (tensor,))
 
     def rounded(name: str, tensor: Any) -> Any:
         assert plan.output is not None
@@ -157,7 +171,8 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         is_rounded = plan.output is not None and layer.name in outputs_of_model
         if is_rounded and is_softmax(layer):
             args = (rounded(layer.name, args[0]), *args[1:])
-        outputs = copying.call_copy(copied(layer, args), args, kwargs)
+        copy = copied(layer, args)
+        outputs = (_called if layer.name in plan.layers else copying.call_copy)(copy, args, kwargs)
         if is_rounded and not is_softmax(layer):
             return rounded(layer.name, outputs)
         return outputs if isinstance(outputs, (list, tuple)) else ranged(layer.name, outputs)
@@ -169,7 +184,7 @@ def _apply(flat: FlatModel, plan: Plan, original: Any) -> Any:
         if name in copies:
             name = next(other for i in range(1, 10_000) if (other := f"{name}_{i}") not in copies)
         copies[name] = layers.ActivationRange(quantizers.LinearQuantizer(), name=name)
-        return copies[name](new)
+        return _called(copies[name], (new,))
 
     def named(index: int, tensor: Any) -> Any:
         if layer_of(tensor).name == names[index] or names[index] in inputs:

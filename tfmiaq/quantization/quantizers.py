@@ -7,7 +7,6 @@ The bit-width is a variable, not an attribute of the graph.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import contextvars
 import functools
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from tfmiaq._backend import Quantizer, keras, tf
+from tfmiaq.quantization import export
 from tfmiaq.quantization.packable import int8_refinement
 
 _register = keras.utils.register_keras_serializable("tfmiaq")
@@ -40,36 +40,6 @@ def _scalar(layer: Any, name: str, value: float) -> Any:
         dtype=tf.float32,
         aggregation=tf.VariableAggregation.MEAN,
     )
-
-
-# While a model is traced for the converter: how often each quantizer of weights was called, by its identity.
-_exported: Optional[collections.Counter[int]] = None
-
-
-@contextlib.contextmanager
-def exporting() -> Iterator[None]:
-    """Within it models are traced for the converter, which maps a FakeQuant to int8 codes and any other rounding to
-    float operations."""
-    global _exported
-    _exported = collections.Counter()
-    try:
-        yield
-    finally:
-        _exported = None
-
-
-def _of_this_call(quantizer: Any, limit: Any) -> Any:
-    """Returns the end of a range of weights; in an export it is one float32 apart for each call of a shared layer.
-
-    The converter merges equal operations. It computes a FakeQuant that several operations read beforehand, and then
-    rounds the result once more to a scale of its own, or leaves it float. Ranges that are one float32 apart give the
-    same codes, and stay apart; the file holds the codes once.
-    """
-    if _exported is None:
-        return limit
-    calls = _exported[id(quantizer)]
-    _exported[id(quantizer)] += 1
-    return limit * (1.0 + calls * 2.0**-23) if calls else limit
 
 
 # Of this thread alone: others may trace models meanwhile.
@@ -110,7 +80,7 @@ def _fake_quant(inputs: Any, low: Any, high: Any, step: Any, training: Any) -> A
     FakeQuant rounds (x - low) / step in float32. With the 240 codes below zero of a 4-bit activation that offset costs
     four digits, and sums near the middle between two codes fall to the other side than in the kernel.
     """
-    if not training and _exported is None:
+    if not training and export.current() is None:
         inputs = _straight_through(inputs, tf.round(inputs / step) * step)
     return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=8)
 
@@ -179,18 +149,24 @@ class WeightQuantizer(Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {"bits": _bits_variable(layer, name, self.bits)}
 
+    def rounded(self, kernel: Any, variables: dict[str, Any]) -> tuple[Any, Any]:
+        """Returns the weights on their grid, and the upper end of the int8 range that has each level as a code."""
+        bits = variables["bits"]
+        codes, step = weight_codes(kernel, bits, self.per_channel)
+        # A scale finer than the step keeps the bias, which is rounded to input scale times weight scale, precise.
+        limit = 127.0 * step / int8_refinement(bits)
+        return codes * step, tf.reshape(limit, [-1] if self.per_channel else [])
+
     @_replaceable
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
-        bits = weights["bits"]
-        codes, step = weight_codes(inputs, bits, self.per_channel)
-        # A scale finer than the step keeps the bias, which is rounded to input scale times weight scale, precise.
-        limit = _of_this_call(self, 127.0 * step / int8_refinement(bits))
-        if self.per_channel:
-            fake_quant, shape = tf.quantization.fake_quant_with_min_max_vars_per_channel, [-1]
-        else:
-            fake_quant, shape = tf.quantization.fake_quant_with_min_max_vars, []
-        limit = tf.reshape(limit, shape)
-        quantized = fake_quant(codes * step, -limit, limit, num_bits=8, narrow_range=True)
+        exported = export.current()
+        rounded, limit = self.rounded(inputs, weights) if exported is None else exported.weights(self)
+        fake_quant = (
+            tf.quantization.fake_quant_with_min_max_vars_per_channel
+            if self.per_channel
+            else tf.quantization.fake_quant_with_min_max_vars
+        )
+        quantized = fake_quant(rounded, -limit, limit, num_bits=8, narrow_range=True)
         # In the exported graph the FakeQuant must be the last operation before the kernel.
         return _straight_through(inputs, quantized) if training else quantized
 
@@ -267,9 +243,11 @@ class ReluQuantizer(_RangeQuantizer):
             with tf.control_dependencies([largest, spread]):
                 largest, spread = tf.identity(largest), tf.identity(spread)
                 weights["seen"].assign(1.0)
-        levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
-        step = relu_top(largest, spread, weights["bits"]) / (levels - 1.0)
-        return _fake_quant(inputs, -(256.0 - levels) * step, (levels - 1.0) * step, step, training)
+        with export.beforehand():
+            levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
+            step = relu_top(largest, spread, weights["bits"]) / (levels - 1.0)
+            low, high = -(256.0 - levels) * step, (levels - 1.0) * step
+        return _fake_quant(inputs, low, high, step, training)
 
     def scale(self, variables: dict[str, Any]) -> Any:
         """Returns the value of one int8 code."""
@@ -315,7 +293,10 @@ class LinearQuantizer(_RangeQuantizer):
             with tf.control_dependencies([low, high]):
                 low, high = tf.identity(low), tf.identity(high)
                 weights["seen"].assign(1.0)
-        quantized = _fake_quant(inputs, low, high, (high - low) / 255.0, training)
+        with export.beforehand():
+            low, high = tf.convert_to_tensor(low), tf.convert_to_tensor(high)
+            step = (high - low) / 255.0
+        quantized = _fake_quant(inputs, low, high, step, training)
         # FakeQuant has no gradient outside its range: logits that outrun a lagging range would not come back.
         return _straight_through(inputs, quantized) if training else quantized
 
@@ -383,9 +364,11 @@ class OutputQuantizer(Quantizer):
         # With one more axis in between the converter does not take this for the shift that a softmax does by itself,
         # which it would leave out together with the rounding.
         below = inputs - tf.reduce_max(tf.expand_dims(inputs, -2), axis=-1)
-        step = self.scale(weights)
-        levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
-        return _fake_quant(below, -(levels - 1.0) * step, (256.0 - levels) * step, step, training)
+        with export.beforehand():
+            step = self.scale(weights)
+            levels = tf.pow(2.0, tf.convert_to_tensor(weights["bits"]))
+            low, high = -(levels - 1.0) * step, (256.0 - levels) * step
+        return _fake_quant(below, low, high, step, training)
 
     def scale(self, variables: dict[str, Any]) -> Any:
         """Returns the value of one int8 code."""

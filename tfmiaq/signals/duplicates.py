@@ -9,7 +9,8 @@ from typing import Optional
 
 import numpy as np
 
-from tfmiaq.signals.inputs import concatenate, matrix
+from tfmiaq._checks import InvalidArgumentError, check, real
+from tfmiaq.signals.inputs import Inputs, concatenate, matrix
 
 # Random projections: in each table a record's hash is the signs of some of them, and one more orders equal hashes.
 _TABLES, _SIGNS, _NEIGHBOURS = 10, 12, 4
@@ -60,7 +61,20 @@ def find_duplicates(
         non_members: Records, shape (n, ...), or `Inputs`.
         groups: Shape (m + n,), groups of the records: records of one group are no duplicates. None for none.
         near: The part of that distance, from 0 to 1.
+
+    Raises:
+        InvalidArgumentError: No records, or of several shapes; `near` out of its range.
     """
+    check("find_duplicates", near=(near, real(0, 1)))
+    for name, part in (("members", members), ("non_members", non_members)):
+        if not isinstance(part, Inputs) and (not isinstance(part, np.ndarray) or not part.ndim):
+            raise InvalidArgumentError(
+                f"find_duplicates: Expected {name} as an array of records, shape (n, ...). Received {part!r:.80}."
+            )
+        if isinstance(part, np.ndarray) and part.shape[1:] != members.shape[1:]:
+            raise InvalidArgumentError(
+                f"find_duplicates: members are of shape {members.shape[1:]}, and non_members of {part.shape[1:]}."
+            )
     x = matrix(concatenate(members, non_members))
     exact = _equal(x)
     close: np.ndarray = np.zeros((0, 2), int)

@@ -22,7 +22,12 @@ def check_groups(groups: Any, count: int, owner: str, name: str = "groups") -> n
     Raises:
         InvalidArgumentError: Not one value for each record, or values that are missing (NaN or None).
     """
-    values = np.asarray(groups)
+    try:
+        values = np.asarray(groups)
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{owner}: Expected {name} to be one value for each of {count} records. Received parts of several lengths."
+        ) from error
     if values.shape != (count,):
         raise InvalidArgumentError(
             f"{owner}: Expected {name} to be one value for each of {count} records. Received shape {values.shape}."

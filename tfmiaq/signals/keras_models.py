@@ -27,6 +27,8 @@ class _KerasPredictor:
     def __init__(self, model: Any, batch_size: int) -> None:
         self._batch_size = batch_size
         self._names = [getattr(part, "name", "").partition(":")[0] for part in getattr(model, "inputs", None) or ()]
+        inputs: Any = getattr(model, "inputs", None) or ()
+        self._shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None
         front = _in_front_of_squashing(model)
         self.activation: Optional[str] = None if front is None else front[0]
         self._model: Any = model if front is None else front[1]
@@ -35,6 +37,7 @@ class _KerasPredictor:
 
     def __call__(self, x: Any) -> Any:
         x = self._inputs(x)
+        self._check(x)
         # Keras 3 takes no tuple of inputs, and Keras 2 would take one for (x, y).
         x = list(x) if isinstance(x, tuple) else x
         if self._predict is not None:
@@ -45,6 +48,18 @@ class _KerasPredictor:
             return outputs
         kernel, *bias = self._dense
         return np.asarray(outputs) @ kernel + (bias[0] if bias else 0)
+
+    def _check(self, x: Any) -> None:
+        """Raises ValueError for records of another shape than those of a model of one input."""
+        wanted, found = self._shape, getattr(x, "shape", None)
+        if wanted is None or found is None:
+            return
+        same = len(found) == len(wanted) + 1 and all(size in (None, own) for size, own in zip(wanted, found[1:]))
+        # Keras gives records of numbers alone an axis of their own.
+        if not same and (*found[1:], 1) != wanted:
+            raise ValueError(
+                f"The model takes records of shape {wanted}. Received records of shape {tuple(found[1:])}."
+            )
 
     def _inputs(self, x: Any) -> Any:
         if not isinstance(x, Inputs) or not is_frame(x.given) or len(self._names) < 2:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq._checks import N_JOBS, InvalidArgumentError, check_choice, check_fields, integer, real
+from tfmiaq._checks import N_JOBS, InvalidArgumentError, as_path, check_choice, check_fields, integer, real
 from tfmiaq.signals.groups import check_groups
 from tfmiaq.signals.records import pair
 
@@ -91,7 +90,8 @@ class ReferenceModels:
                     "and no group is. Received 1."
                 )
             object.__setattr__(self, "population_groups", found)
-        if self.cache is not None and pathlib.Path(self.cache).exists() and not pathlib.Path(self.cache).is_dir():
+        cache = None if self.cache is None else as_path("ReferenceModels", "cache", self.cache)
+        if cache is not None and cache.exists() and not cache.is_dir():
             raise ValueError(f"ReferenceModels: Expected cache as a folder. {str(self.cache)!r} is a file.")
 
     @property

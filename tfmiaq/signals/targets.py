@@ -242,6 +242,8 @@ def predict_logits(target: Target, x: np.ndarray, batch_size: int = 256, owner: 
         TypeError: A target of another type.
         ValueError: No records, NaN, or a target that gives labels.
     """
+    if not hasattr(x, "__len__"):
+        raise TypeError(f"{owner}: Expected records, shape (n, ...). Received {x!r:.200}.")
     pair((x, np.zeros(len(x), int)), "records", owner)
     predict = predictor(target, batch_size)
     scores = as_scores(predict(x), len(x), "records")

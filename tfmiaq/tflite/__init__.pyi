@@ -4,6 +4,7 @@ from .flatbuffer import read_model as read_model
 from .interpreter import Interpreter as Interpreter
 from .metadata import read_metadata as read_metadata
 from .metadata import write_metadata as write_metadata
+from .micro import compress_for_micro as compress_for_micro
 from .stored import StoredLayer as StoredLayer
 from .stored import StoredWeights as StoredWeights
 from .stored import stored_weights as stored_weights

@@ -9,10 +9,10 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf
+from tfmiaq._backend import QuantizeLayer, activation_quantizers, keras, number, tf, weight_quantizers
 from tfmiaq._checks import check_choice
 from tfmiaq._version import __version__
-from tfmiaq.quantization import quantizers
+from tfmiaq.quantization.export import exporting
 from tfmiaq.quantization.inspection import get_policy, quantized_layers
 from tfmiaq.quantization.plan import check_finite
 from tfmiaq.quantization.transformations import copying
@@ -235,9 +235,10 @@ def _save_function(model: Any, folder: str, shapes: dict[str, tuple[Optional[int
     specs = [tf.TensorSpec(shapes[key], tensor.dtype, key) for key, tensor in zip(keys, model.inputs)]
     # Without the function itself, which TensorFlow would trace once more for the file.
     module = tf.Module()
-    module.variables_of_model = model.variables
-    with quantizers.exporting():
+    kernels = [found for wrapper in quantized_layers(model) for found in weight_quantizers(wrapper)]
+    with exporting(kernels) as export:
         traced = tf.function(serve, autograph=False).get_concrete_function(*specs)
+    module.weights, module.variables_read = export.variables, list(traced.graph.variables)
     tf.saved_model.save(module, folder, signatures=traced)
 
 

@@ -235,7 +235,13 @@ class _Kernel:
 
     name: str
     codes: np.ndarray
-    values: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """The weights, float64. They are computed anew each time: all at once would take a model's size twice."""
+        values: np.ndarray = self.codes * self.scale
+        return values
 
     @classmethod
     def all_of(cls, unpacked: Any) -> list[_Kernel]:
@@ -250,7 +256,7 @@ class _Kernel:
                 scale = scale.reshape(
                     [-1 if axis == quantization.quantizedDimension else 1 for axis in range(codes.ndim)]
                 )
-            kernels.append(cls(tensor.name.decode(), codes, codes * scale))
+            kernels.append(cls(tensor.name.decode(), codes, scale))
         return kernels
 
     def is_of(self, layer: str) -> bool:
@@ -300,10 +306,15 @@ def _compare_weights(model: Any, wrappers: list[Any], kernels: list[_Kernel]) ->
                 name=wrapper.layer.name,
                 tensor="weight",
                 bits=bits,
-                trained=len(np.unique(codes)),
-                stored=0 if pick is None else len(np.unique(candidates[pick].codes)),
+                trained=_levels(codes),
+                stored=0 if pick is None else _levels(candidates[pick].codes),
                 exact=pick is not None and shares[pick] == 1.0,
             )
+
+
+def _levels(codes: np.ndarray) -> int:
+    """Returns how many distinct codes of -128 to 127 there are."""
+    return int(np.count_nonzero(np.bincount(codes.astype(np.int8).view(np.uint8).reshape(-1))))
 
 
 # Levels are a whole step apart; scales are float32, and the converter folds a BatchNormalization in float32.

@@ -14,6 +14,7 @@ from scipy import special
 
 from tfmiaq import signals
 from tfmiaq._checks import AT_LEAST_ONE, check, check_fields, integer, real
+from tfmiaq.caching import own_random_state
 from tfmiaq.training.dp_sgd import has_batch_normalization
 from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
@@ -178,7 +179,7 @@ def cross_distill(
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
         cache: As of `out_of_fold_predictions`.
         n_jobs: As of `out_of_fold_predictions`.
-        seed: As of `out_of_fold_predictions`.
+        seed: As of `out_of_fold_predictions`, and of the student's training.
         verbose: As of `out_of_fold_predictions`.
 
     Returns:
@@ -208,7 +209,9 @@ def cross_distill(
     )
     if recipe is None:
         recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
-    return recipe.fit(student, np.asarray(x), soft)
+    # Teachers of a cache leave other random states behind than those that are trained here.
+    with own_random_state(seed + options.folds * options.repeats):
+        return recipe.fit(student, np.asarray(x), soft)
 
 
 def soft_labels(

@@ -115,6 +115,10 @@ class TrainingRecipe:
             weight_decay=real(0, or_none=True),
             mixup=real(0.01, also=(0.0,)),
         )
+        if self.loss is not None and not isinstance(self.loss, str) and not callable(self.loss):
+            raise InvalidArgumentError(
+                f"TrainingRecipe: Expected loss to be a Keras loss, its name or None. Received {self.loss!r:.200}."
+            )
         if self.augment is not None and not callable(self.augment):
             raise InvalidArgumentError(
                 f"TrainingRecipe: Expected augment to be a Keras layer or None. Received {self.augment!r:.200}."
@@ -158,7 +162,14 @@ class TrainingRecipe:
 
         Returns:
             The model.
+
+        Raises:
+            TypeError: No Keras model.
+            InvalidArgumentError: Not a label for each record, a class that the model has no output for, NaN or
+                infinity among records of numbers, or records of another shape than the model's.
         """
+        check_recipe("TrainingRecipe.fit", self)
+        _check_sets(model, x, y, self.augment is not None)
         y = self.labels(model, y)
         self.compile(model, len(x), y)
         if self.dp is not None:
@@ -292,7 +303,53 @@ def default_recipe(cross_distills: bool, model: Optional[Any] = None) -> Trainin
     return CLIPPED if model is not None and dp_sgd.is_dense(model) else FROM_SCRATCH
 
 
+def _check_sets(model: Any, x: Any, y: Any, are_changed: bool) -> None:
+    """Raises an error for records and labels that a training would find at its first step, or never."""
+    from tfmiaq._backend import keras
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"TrainingRecipe.fit: Expected a keras.Model. Received {type(model).__name__}.")
+    shapes = [np.shape(part) for part in (x, y)]
+    if not all(shapes) or not shapes[0][0] or shapes[0][0] != shapes[1][0]:
+        counts = [shape[0] if shape else "no array" for shape in shapes]
+        raise InvalidArgumentError(
+            f"TrainingRecipe.fit: Expected records and a label for each. Received {counts[0]} records and {counts[1]} "
+            "labels."
+        )
+    inputs: Any = model.inputs or ()
+    wanted = tuple(inputs[0].shape[1:]) if len(inputs) == 1 and not are_changed else None
+    # Keras gives records of one number an axis of their own.
+    found = shapes[0][1:] or (1,)
+    if wanted is not None and (
+        len(wanted) != len(found) or any(size not in (None, own) for size, own in zip(wanted, found))
+    ):
+        raise InvalidArgumentError(
+            f"TrainingRecipe.fit: The model takes records of shape {wanted}. Received records of shape {found}."
+        )
+    values = np.asarray(x)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InvalidArgumentError("TrainingRecipe.fit: Records hold NaN or infinity.")
+    labels, outputs = np.asarray(y), list(model.outputs or ())
+    classes = outputs[0].shape[-1] if len(outputs) == 1 and len(outputs[0].shape) == 2 else None
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or classes in (None, 1):
+        return
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InvalidArgumentError(
+            f"TrainingRecipe.fit: The model has {classes} classes. Received labels from {labels.min()} to "
+            f"{labels.max()}."
+        )
+
+
 def check_recipe(owner: str, recipe: Optional[Any]) -> None:
-    """Raises InvalidArgumentError if a recipe is neither a TrainingRecipe nor None."""
+    """Raises InvalidArgumentError if a recipe is neither a TrainingRecipe nor None, or names no loss of Keras."""
     if recipe is not None and not isinstance(recipe, TrainingRecipe):
         raise InvalidArgumentError(f"{owner}: Expected a TrainingRecipe or None as recipe. Received {recipe!r:.200}.")
+    if recipe is not None and isinstance(recipe.loss, str):
+        from tfmiaq._backend import keras
+
+        try:
+            keras.losses.get(recipe.loss)
+        except ValueError:
+            raise InvalidArgumentError(
+                f"{owner}: Expected the recipe's loss to be a Keras loss or its name. Received {recipe.loss!r:.200}."
+            ) from None

@@ -29,6 +29,11 @@ def _seeds() -> tuple[int, int]:
     return random.getrandbits(31), random.getrandbits(31)
 
 
+def _check_recipe(stage: Any) -> None:
+    if not isinstance(stage.recipe, TrainingRecipe):
+        raise TypeError(f"{type(stage).__name__}: Expected a TrainingRecipe as recipe. Received {stage.recipe!r:.200}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class FloatTraining:
     """Trains a model that a function builds.
@@ -55,8 +60,7 @@ class FloatTraining:
             raise TypeError(
                 f"FloatTraining: Expected build_fn as a function that returns a model. Received {self.build_fn!r:.200}."
             )
-        if not isinstance(self.recipe, TrainingRecipe):
-            raise TypeError(f"FloatTraining: Expected a TrainingRecipe as recipe. Received {self.recipe!r:.200}.")
+        _check_recipe(self)
 
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint."""
@@ -147,6 +151,11 @@ class QuantizedTraining:
     policy: BitwidthPolicy
     recipe: TrainingRecipe
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, BitwidthPolicy):
+            raise TypeError(f"QuantizedTraining: Expected a BitwidthPolicy as policy. Received {self.policy!r:.200}.")
+        _check_recipe(self)
+
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint."""
         return dict(vars(self))
@@ -204,6 +213,23 @@ class CrossDistilledTraining:
     recipe: TrainingRecipe
     train_fn: TrainFloat
     options: CrossDistillation
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, (BitwidthPolicy, type(None))):
+            raise TypeError(
+                f"CrossDistilledTraining: Expected a BitwidthPolicy or None as policy. Received {self.policy!r:.200}."
+            )
+        _check_recipe(self)
+        if not callable(self.train_fn):
+            raise TypeError(
+                f"CrossDistilledTraining: Expected train_fn as a function from (x, y) to a model. Received "
+                f"{self.train_fn!r:.200}."
+            )
+        if not isinstance(self.options, CrossDistillation):
+            raise TypeError(
+                f"CrossDistilledTraining: Expected a CrossDistillation as options. Received {self.options!r:.200}."
+            )
+
     cache: Optional[str] = None
 
     def get_config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmiaq._checks import as_path
 from tfmiaq.auditing.reporting.results import AttackResult
 from tfmiaq.caching.store import write_whole
 
@@ -68,7 +69,7 @@ class Exposure:
 
     def write(self, path: Any) -> pathlib.Path:
         """Writes a CSV file with a row for each record, and returns its path."""
-        path = pathlib.Path(path)
+        path = as_path("records", "the file", path)
         write_whole(path, self._write)
         return path
 

@@ -1,0 +1,207 @@
+"""Tables and figures of `defences_images.py`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Optional
+
+import numpy as np
+from defences_report import table
+from in_turn import LOGITS, ONE_BIT
+
+_AUGMENTED = "augmented "
+_FIGURES = {"resnet8": "images_resnet8.png", "small_mobilenet": "images_small_mobilenet.png"}
+_HEAD = """# The frontier of image networks, measured
+
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6`, results in
+`benchmarks/defences_images.json`; rows of 24 epochs without augmentation are of `python benchmarks/post_training.py
+--dataset=cifar10.npz --members=1000 --epochs=24 --tuning_epochs=8 --records=256 --iterations=100 --threads=1
+--in_turn=8 --results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same
+records.
+
+CIFAR-10, 1,000 members, 32 x 32 pixels. Each model of a row trains on its own random half of 2,000 records, and is
+attacked with the row's other models as its reference models, but for the one that trains on what it leaves out. AUC and
+TPR are means over the attacked models of the attack with the largest mean AUC, of each column the largest; its name is
+in brackets. Test accuracy is on the half that a model does not train on; the spread is the standard deviation over
+models. *Logits* is who holds the file, or is given whole outputs; the size of the last hidden layer is not read. *1-bit
+outputs* is who can only ask a model with `OutputBits(1, 0.2)`, taken from the same logits.
+
+Plain rows: SGD, rate 0.1 with a cosine schedule, batches of 64, BatchNormalization. "Calibrated": `tfmiaq.calibrate` on
+256 records that are nobody's members, 8 bits in the first and the last layer. "Trained": quantization-aware training
+for 8 epochs after a float of 24. The column *early stopping* has the AUC of plain float models at the row's test
+accuracy, the least on straight lines between two of them: what is below it is gained. A dash stands where no two of
+them have the accuracy between them. Differences of a hundredth of AUC, or of test accuracy, are chance.
+"""
+_PAPER = """## The figures of Famili and Lao
+
+Attack accuracy, TPR, and F1 of members of the attack of shadow models at its own threshold, the measures of Famili and
+Lao (2023), who find -14 %, -37 % and -39 % for a quantized ResNet on CIFAR-10; and what the strongest attack finds of
+the same models. In brackets the change against the float of 24 epochs. Logits, means over the attacked models; of rows
+that are measured twice, the one with more reference models.
+"""
+_SMALL = """## An earlier table, at 16 x 16 pixels
+
+Means over squares of pixels; one target and 8 reference models, 4 augmented queries of each record, and the last hidden
+layer is read. It was made by the benchmark before it had full images, which no longer makes it
+(`benchmarks/defences_images_16.json`). Rows with a clip have no normalization, and batches of a tenth of the members at
+a rate of 0.3.
+"""
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """A row's name; rows of `post_training.py` get one like those of `defences_images.py`."""
+    if "way" not in row:
+        return row["row"]
+    start = f"float, {row['epochs']} epochs"
+    bits = f"w{row['weight']} a{row['activation']}"
+    if row["way"] == "float":
+        return start
+    if row["way"] == "trained":
+        return f"{bits}, trained for {row['tuning_epochs']} epochs after {start}"
+    return f"{start}, calibrated {bits}" + (" on members" if "members" in row["way"] else "")
+
+
+def strongest(row: dict[str, Any], view: str, column: int = 0) -> tuple[str, float]:
+    """The attack with the largest figure, and that."""
+    attacks = row[view]
+    best = max(attacks, key=lambda name: np.nan_to_num(attacks[name][column], nan=-1.0))
+    return best, attacks[best][column]
+
+
+def _is_float(name: str, prefix: str = "") -> bool:
+    return name.startswith(f"{prefix}float") and "calibrated" not in name
+
+
+def early_stopping(found: list[dict[str, Any]], test: float, view: str, prefix: str = "") -> Optional[float]:
+    """AUC of float models, at a test accuracy: the least of all straight lines between lengths that reach it."""
+    points = [(row["test_accuracy"], strongest(row, view)[1]) for row in found if _is_float(name_of(row), prefix)]
+    values = []
+    for low, auc_low in points:
+        for high, auc_high in points:
+            if low <= test <= high and high > low:
+                values.append(auc_low + (auc_high - auc_low) * (test - low) / (high - low))
+    return min(values) if values else None
+
+
+def _table(found: list[dict[str, Any]], prefix: str, all_of_network: list[dict[str, Any]]) -> str:
+    asks = not prefix
+    lines = [
+        "| row | train | test | AUC, logits | early stopping | TPR at 1 % / 0.1 % FPR |"
+        + " AUC, 1-bit outputs | early stopping | TPR at 1 % FPR |" * asks
+        + " reference models, targets |",
+        "| --- | --- | --- | --- | --- | --- |" + " --- | --- | --- |" * asks + " --- |",
+    ]
+    for row in sorted(found, key=lambda row: -row["test_accuracy"]):
+        name = name_of(row)
+        cells = [f"{row['train_accuracy']:.3f}", f"{row['test_accuracy']:.3f} ± {row['test_spread']:.3f}"]
+        for view in (LOGITS, ONE_BIT)[: 1 + asks]:
+            attack, auc = strongest(row, view)
+            spread = row[f"spread, {view}"][attack][0]
+            beside = early_stopping(all_of_network, row["test_accuracy"], view, prefix)
+            is_float = _is_float(name, prefix)
+            rates = [strongest(row, view, column)[1] for column in ((2, 1) if view == LOGITS else (2,))]
+            cells += [f"{auc:.3f} ± {spread:.3f} ({attack})"]
+            cells += ["" if is_float else "-" if beside is None else f"{beside:.3f}"]
+            cells += [" / ".join(f"{rate:.3f}" for rate in rates)]
+        cells += [f"{row['reference_models']}, {row['targets']}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for row in found:
+        if f"null: {LOGITS}" not in row:
+            continue
+        cells = ["", ""]
+        for view in (f"null: {LOGITS}", f"null: {ONE_BIT}")[: 1 + asks]:
+            attack, auc = strongest(row, view)
+            rates = [strongest(row, view, column)[1] for column in ((2, 1) if LOGITS in view else (2,))]
+            cells += [f"{auc:.3f} ± {row[f'spread, {view}'][attack][0]:.3f} ({attack})", ""]
+            cells += [" / ".join(f"{rate:.3f}" for rate in rates)]
+        cells += [f"{row['reference_models']}, {row['targets']}"]
+        lines.append(f"| null: {name_of(row)}, memberships drawn anew | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _changed(value: float, base: float) -> str:
+    return f"{value:.3f} ({100 * (value / base - 1):+.0f} %)"
+
+
+def _paper(found: list[dict[str, Any]], base: dict[str, Any]) -> str:
+    lines = [
+        "| row | test | attack accuracy | TPR | F1 of members | AUC of the strongest attack | its TPR at 1 % FPR |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    key = f"accuracy, TPR and F1 of shadow models, {LOGITS}"
+    for row in sorted(found, key=lambda row: -row["test_accuracy"]):
+        cells = [_changed(*pair) for pair in zip(row[key], base[key])]
+        cells += [_changed(strongest(row, LOGITS, column)[1], strongest(base, LOGITS, column)[1]) for column in (0, 2)]
+        lines.append(f"| {name_of(row)} | {row['test_accuracy']:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """Colour and marker of a row."""
+    if name.startswith("DP-SGD"):
+        return "tab:blue", "o"
+    if name.startswith("plain"):
+        return "tab:gray", "s"
+    if name.startswith("cross-distilled"):
+        return ("tab:red", "v") if "calibrated" not in name else ("tab:red", "*")
+    if "trained for" in name:
+        return "tab:orange", "D"
+    return ("black", "s") if _is_float(name) else ("tab:green", "*")
+
+
+def _figure(found: list[dict[str, Any]], network: str, path: pathlib.Path) -> None:
+    """Test accuracy against the strongest attack's AUC, for both attackers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    axes: Any
+    fig, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for axis, view, title in zip(axes, (LOGITS, ONE_BIT), ("who holds the file", "who can only ask, outputs of 1 bit")):
+        for row in found:
+            colour, marker = _kind(name_of(row))
+            point = strongest(row, view)[1], row["test_accuracy"]
+            axis.scatter(*point, color=colour, marker=marker, s=60)
+            label = axis.annotate(name_of(row), point, fontsize=5, xytext=(5, 3), textcoords="offset points")
+            label.set_in_layout(False)
+        floats = sorted((strongest(row, view)[1], row["test_accuracy"]) for row in found if _is_float(name_of(row)))
+        axis.plot(*zip(*floats), color="black", linewidth=0.7)
+        axis.margins(x=0.25)
+        axis.set_xlabel(f"AUC of the strongest attack: {title}")
+    axes[0].set_ylabel("test accuracy")
+    fig.suptitle(f"{network}: 1,000 images of CIFAR-10")
+    fig.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=100)
+    plt.close(fig)
+
+
+def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], document: pathlib.Path) -> None:
+    """Writes the page: tables and a figure of each network.
+
+    Args:
+        results: Rows of `defences_images.py` and of `post_training.py --in_turn`.
+        small: Rows of the table at 16 x 16 pixels.
+        document: The page.
+    """
+    parts = [_HEAD.strip()]
+    networks = dict.fromkeys(row["network"] for row in results)
+    for network in networks:
+        found = [row for row in results if row["network"] == network]
+        plain = [row for row in found if not row["row"].startswith(_AUGMENTED)]
+        path = document.parent / "figures" / _FIGURES[network]
+        _figure(plain, network, path)
+        parts += [f"## {network}", _table(plain, "", plain), f"![{network}](figures/{path.name})"]
+        augmented = [row for row in found if row["row"].startswith(_AUGMENTED)]
+        if augmented:
+            parts += [f"### {network}, trained on flips and shifts", _table(augmented, _AUGMENTED, augmented)]
+    parts.append(_PAPER.strip())
+    for network in networks:
+        found = [row for row in results if row["network"] == network and not row["row"].startswith(_AUGMENTED)]
+        # Of rows that are measured twice, the one with more reference models.
+        chosen = {name_of(row): row for row in sorted(found, key=lambda row: row["reference_models"])}
+        if "float, 24 epochs" in chosen:
+            parts += [f"### {network}", _paper(list(chosen.values()), chosen["float, 24 epochs"])]
+    parts += [_SMALL.strip(), table(small)]
+    document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
