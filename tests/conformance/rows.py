@@ -43,6 +43,11 @@ def parameters(table: tuple[situations.Situation, ...]) -> list[Any]:
     ]
 
 
+def of_models(of_layers: bool) -> tuple[situations.Situation, ...]:
+    """The rows of `situations.MODELS` about single layers, or the others."""
+    return tuple(row for row in situations.MODELS if row.name.startswith("layers: ") == of_layers)
+
+
 def hold(name: str, has: Any) -> None:
     """Asserts a property of a row."""
     if not _TABLE[name][0].isolated:

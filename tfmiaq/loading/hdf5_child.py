@@ -25,12 +25,17 @@ def check_hdf5(path: str, member: Optional[str], size: int, max_bytes: int, max_
         size: Its bytes.
         max_bytes: Bytes of arrays that are read. What declares more is left to the caller.
         max_seconds: Time that it may take, at most.
+
+    Raises:
+        TimeoutError: It takes longer than that, which says nothing of the file.
     """
     seconds = min(max_seconds, _SECONDS + size / _BYTES_IN_A_SECOND)
     command = [sys.executable, "-I", __file__, path, member or "", str(max_bytes)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
+        if seconds == max_seconds:
+            raise TimeoutError from None
         return f"HDF5 does not come to its end in {seconds:.0f} seconds"
     if run.returncode < 0:
         return f"HDF5 died of signal {-run.returncode} on it"

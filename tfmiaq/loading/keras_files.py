@@ -18,7 +18,7 @@ from tfmiaq.loading.limits import (
     open_zip,
     seconds_limit,
 )
-from tfmiaq.loading.opening import limited
+from tfmiaq.loading.opening import limited, too_slow
 
 _CONFIG, _METADATA = "config.json", "metadata.json"
 _ATTRIBUTES = ("model_config", "training_config")
@@ -126,7 +126,10 @@ def _check_hdf5(path: pathlib.Path, name: str, limit: int, seconds: float) -> No
     elif path.is_file() and h5py.is_hdf5(path):
         members = [(None, path.stat().st_size)]
     for member, size in members:
-        fault = check_hdf5(str(path), member, size, limit, seconds)
+        try:
+            fault = check_hdf5(str(path), member, size, limit, seconds)
+        except TimeoutError:
+            raise too_slow(name, seconds) from None
         if fault:
             raise ValueError(f"load_model: {name} is damaged ({fault}).")
 

@@ -40,6 +40,12 @@ class TooMuchWorkError(RefusedFileError):
     """To open a file takes more work, memory or time than its limit."""
 
 
+def too_slow(name: str, max_seconds: float) -> TooMuchWorkError:
+    """Returns the error of a file that takes longer to open than it may."""
+    told = f"takes more than {max_seconds:g} seconds. Raise max_seconds (--max_seconds) if it is right."
+    return TooMuchWorkError(f"load_model: To open {name} {told}")
+
+
 class _OutOfLimits(BaseException):
     """Ends the work of Keras, whose handlers of errors let it through."""
 
@@ -176,16 +182,15 @@ class _Work:
         started, before = time.monotonic(), _resident_bytes()
         most = max(2 * self._max_bytes, _LEAST_GROWTH)
         while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
-            told = ""
+            refusal: Optional[TooMuchWorkError] = None
             if time.monotonic() - started > self._max_seconds:
-                told = (
-                    f"takes more than {self._max_seconds:g} seconds. Raise max_seconds (--max_seconds) if it is right."
-                )
+                refusal = too_slow(self._name, self._max_seconds)
             elif _resident_bytes() - before > most:
                 told = f"takes more than {most:,} bytes of memory. Raise max_bytes (--max_bytes) if it is right."
+                refusal = TooMuchWorkError(f"load_model: To open {self._name} {told}")
             with self._lock:
-                if told and not self._over.is_set():
-                    self._refusal = self._refusal or TooMuchWorkError(f"load_model: To open {self._name} {told}")
+                if refusal is not None and not self._over.is_set():
+                    self._refusal = self._refusal or refusal
                     _raise_in(self._thread, _OutOfLimits)
 
 
