@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from packed import fit, float_model, records_of, zipped
+from pages import write_part
 
 import tfmiaq
 from tfmiaq.tflite import micro
@@ -29,7 +30,6 @@ NETWORK = flags.DEFINE_multi_string("micro_network", ["mlp", "small_mobilenet", 
 RUNS = flags.DEFINE_integer("runs", 200, "Records that both files classify.", 1)
 MICRO_RESULTS = flags.DEFINE_string("micro_results", "benchmarks/microcontrollers.json", "Result file.")
 MICRO_DOC = flags.DEFINE_string("micro_doc", "docs/microcontrollers.md", "Page whose table is replaced.")
-_BEGIN, _END = "<!-- micro: begin -->", "<!-- micro: end -->"
 
 
 def _codes(file: bytes, x: np.ndarray) -> np.ndarray:
@@ -119,9 +119,7 @@ def main(argv: list[str]) -> None:
                 "rows": rows,
             }
             results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    path = pathlib.Path(MICRO_DOC.value)
-    before, _, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    path.write_text(f"{before}{_BEGIN}\n\n{table(rows)}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+    write_part(pathlib.Path(MICRO_DOC.value), "micro", table(rows).splitlines())
     print(table(rows))
 
 

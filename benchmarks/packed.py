@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from networks import mlp, resnet8, small_mobilenet
+from pages import write_part
 
 import tfmiaq
 from tfmiaq import datasets
@@ -43,7 +44,6 @@ IMAGES = flags.DEFINE_integer("images", 1_000, "CIFAR-10 images that networks ar
 RECORDS = flags.DEFINE_integer("records", 2_000, "Records that both files classify.", 1)
 RESULTS = flags.DEFINE_string("results", "benchmarks/packed.json", "Result file.")
 DOC = flags.DEFINE_string("doc", "docs/packed.md", "Page whose table is replaced.")
-_BEGIN, _END = "<!-- packed: begin -->", "<!-- packed: end -->"
 
 
 def installed_runtimes() -> dict[str, str]:
@@ -257,9 +257,7 @@ def main(argv: list[str]) -> None:
                 "rows": rows,
             }
             results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    path = pathlib.Path(DOC.value)
-    before, _, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    path.write_text(f"{before}{_BEGIN}\n\n{table(rows)}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+    write_part(pathlib.Path(DOC.value), "packed", table(rows).splitlines())
     print(table(rows))
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from packed import fit, float_model, records_of, times, zipped
+from pages import write_part
 
 import tfmiaq
 from tfmiaq._backend import tf
@@ -35,7 +36,6 @@ NETWORK = flags.DEFINE_multi_string(
 EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of the networks of images.", 1)
 PEER_RESULTS = flags.DEFINE_string("peer_results", "benchmarks/packed_peer.json", "Result file.")
 PEER_DOC = flags.DEFINE_string("peer_doc", "docs/packed.md", "Page whose table is replaced.")
-_BEGIN, _END = "<!-- packed peer: begin -->", "<!-- packed peer: end -->"
 _NAMES = {
     "float": "float",
     "int8": "int8, calibrated",
@@ -154,9 +154,7 @@ def main(argv: list[str]) -> None:
             "rows": rows,
         }
         results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    path = pathlib.Path(PEER_DOC.value)
-    before, _, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    path.write_text(f"{before}{_BEGIN}\n\n{table(rows)}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+    write_part(pathlib.Path(PEER_DOC.value), "packed peer", table(rows).splitlines())
     print(table(rows))
 
 

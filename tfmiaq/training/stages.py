@@ -213,6 +213,7 @@ class CrossDistilledTraining:
     recipe: TrainingRecipe
     train_fn: TrainFloat
     options: CrossDistillation
+    cache: Optional[str] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, (BitwidthPolicy, type(None))):
@@ -229,8 +230,6 @@ class CrossDistilledTraining:
             raise TypeError(
                 f"CrossDistilledTraining: Expected a CrossDistillation as options. Received {self.options!r:.200}."
             )
-
-    cache: Optional[str] = None
 
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
