@@ -152,13 +152,13 @@ def test_a_model_is_defended_with_augmentation(sets, tmp_path):
 @pytest.mark.slow
 def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_path, monkeypatch, log):
     weights = []
-    label = stages.soft_labels
+    label = stages.labelled
 
     def noted(train_fn, x, y, classes, options, **given):
         weights.append(options.teacher_weight)
         return label(train_fn, x, y, classes, options, **given)
 
-    monkeypatch.setattr(stages, "soft_labels", noted)
+    monkeypatch.setattr(stages, "labelled", noted)
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
     options = tfmiaq.CrossDistillation(folds=2, teacher_weight=0.5)
     given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2}

@@ -224,7 +224,8 @@ def test_options_of_cross_distillation_are_checked_when_they_are_made(fields, me
 def test_numpy_numbers_are_options():
     options = tfmiaq.CrossDistillation(np.int64(5), teacher_weight=np.float32(0.5))
     assert options == tfmiaq.CrossDistillation(5, teacher_weight=0.5)
-    assert repr(options) == "CrossDistillation(folds=5, repeats=1, teacher_weight=0.5, left_out=1)"
+    expected = "folds=5, repeats=1, teacher_weight=0.5, left_out=1, copies=0, change=None"
+    assert repr(options) == f"CrossDistillation({expected})"
 
 
 def test_training_stops_where_leakage_outgrows_accuracy(digits):

@@ -57,8 +57,9 @@ def test_dense_networks_have_a_recipe_of_their_own(model, expected):
 def test_a_student_that_is_given_keeps_its_layers(build, expected, monkeypatch):
     used = []
     monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, *_: used.append(recipe) or model)
-    monkeypatch.setattr(distillation, "soft_labels", lambda *_, **__: np.zeros((24, 3), np.float32))
-    tfmiaq.cross_distill(lambda x, y: None, build(), *_records())
+    x, y = _records()
+    monkeypatch.setattr(distillation, "labelled", lambda *_, **__: (x, np.zeros((24, 3), np.float32)))
+    tfmiaq.cross_distill(lambda x, y: None, build(), x, y)
     assert used == [expected]
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from scipy import special
 
 from tfmiaq import signals
-from tfmiaq._checks import AT_LEAST_ONE, check, check_fields, integer, real
+from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check, check_fields, integer, real
 from tfmiaq.caching import own_random_state
+from tfmiaq.training.changed import Change, change_for
 from tfmiaq.training.dp_sgd import has_batch_normalization
 from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
@@ -37,19 +38,72 @@ class CrossDistillation:
             output alone).
         left_out: From the training of how many of the `folds` teachers a record is left out; they label it. 1 for
             folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
+        copies: How many changed copies of each record the student is trained on in its place, each labelled by the
+            teachers of the record. Its steps stay as many: one epoch of its recipe has one copy of each record, so that
+            `copies` divides the recipe's epochs. All copies are held in memory. 0 for the records themselves, up to
+            1000.
+        change: Function from records (n, ...) and the number of a copy, from 0 on, to the copies, an array of the same
+            shape. None for `FlippedAndShifted()` of images, `FeaturesDropped()` of binary records and
+            `FeaturesExchanged()` of others, all in `tfmiaq.training`.
 
     Raises:
-        InvalidArgumentError: Fields out of their ranges; all of them are listed.
+        InvalidArgumentError: Fields out of their ranges; all of them are listed. A change without copies.
     """
 
     folds: int = 5
     repeats: int = 1
     teacher_weight: float = 1.0
     left_out: int = 1
+    copies: int = 0
+    change: Optional[Change] = None
 
     def __post_init__(self) -> None:
-        check_fields(self, folds=integer(2), repeats=REPEATS, teacher_weight=real(0, 1), left_out=AT_LEAST_ONE)
+        check_fields(
+            self,
+            folds=integer(2),
+            repeats=REPEATS,
+            teacher_weight=real(0, 1),
+            left_out=AT_LEAST_ONE,
+            copies=integer(0, 1000),
+        )
         check("CrossDistillation", left_out=(self.left_out, integer(1, self.folds - 1)))
+        if self.change is not None and (not callable(self.change) or not self.copies):
+            raise InvalidArgumentError(
+                "CrossDistillation: Expected change to be None, or beside copies of at least 1 a function from records "
+                f"and the number of a copy to copies. Received {self.change!r:.200} and copies={self.copies}."
+            )
+
+    def changed(self, x: np.ndarray, seed: int) -> Optional[np.ndarray]:
+        """Returns the copies of records, shape (copies, n, ...); None without copies.
+
+        Raises:
+            ValueError: A change that gives arrays of another shape.
+        """
+        if not self.copies:
+            return None
+        change = change_for(x) if self.change is None else self.change
+        found = [np.asarray(change(x, number)) for number in range(seed * self.copies, (seed + 1) * self.copies)]
+        for each in found:
+            if each.shape != x.shape:
+                raise ValueError(
+                    f"CrossDistillation: Expected change to give copies of shape {x.shape}. Received {each.shape}."
+                )
+        return np.stack(found)
+
+    def student_recipe(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """Returns the recipe of a student on all copies, which has as many steps as the given one.
+
+        Raises:
+            InvalidArgumentError: The copies do not divide its epochs.
+        """
+        if not self.copies:
+            return recipe
+        if recipe.epochs % self.copies:
+            raise InvalidArgumentError(
+                f"CrossDistillation: An epoch of the student has one copy of each record. Expected copies that divide "
+                f"its {recipe.epochs} epochs. Received {self.copies}."
+            )
+        return dataclasses.replace(recipe, epochs=recipe.epochs // self.copies)
 
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
@@ -195,7 +249,10 @@ def cross_distill(
     options = CrossDistillation() if options is None else options
     if not isinstance(options, CrossDistillation):
         raise TypeError(f"cross_distill: Expected a CrossDistillation or None as options. Received {options!r:.200}.")
-    soft = soft_labels(
+    if recipe is None:
+        recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
+    recipe = options.student_recipe(recipe)
+    records, soft = labelled(
         train_fn,
         x,
         y,
@@ -207,14 +264,12 @@ def cross_distill(
         seed=seed,
         verbose=verbose,
     )
-    if recipe is None:
-        recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
     # Teachers of a cache leave other random states behind than those that are trained here.
     with own_random_state(seed + options.folds * options.repeats):
-        return recipe.fit(student, np.asarray(x), soft)
+        return recipe.fit(student, records, soft)
 
 
-def soft_labels(
+def labelled(
     train_fn: TrainFloat,
     x: Any,
     y: Any,
@@ -226,10 +281,11 @@ def soft_labels(
     n_jobs: Optional[int] = None,
     seed: int = 0,
     verbose: bool = True,
-) -> np.ndarray:
-    """Returns what a student of `cross_distill` is trained on: shape (n, classes), float32.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a student of `cross_distill` is trained on: records (m, ...), and soft labels (m, classes), float32.
 
-    A student of one unit, a sigmoid or its logit, is trained on the probability of class 1, shape (n, 1).
+    They are the n given records, or all copies of them. A student of one unit, a sigmoid or its logit, is trained on
+    the probability of class 1, shape (m, 1).
 
     Args, errors: As of `cross_distill`.
     """
@@ -238,6 +294,7 @@ def soft_labels(
     options.check_fits(len(y), "cross_distill")
     if y.max() >= classes:
         raise ValueError(f"cross_distill: The labels go up to {y.max()}, and the student has {classes} classes.")
+    copies = options.changed(x, seed)
     soft = out_of_fold_predictions(
         train_fn,
         x,
@@ -245,14 +302,16 @@ def soft_labels(
         folds=options.folds,
         repeats=options.repeats,
         left_out=options.left_out,
+        copies=copies,
         groups=groups,
         cache=cache,
         n_jobs=n_jobs,
         seed=seed,
         verbose=verbose,
     )
-    if soft.shape[1] != classes:
-        raise ValueError(f"cross_distill: The teachers have {soft.shape[1]} classes, the student {classes}.")
+    if soft.shape[-1] != classes:
+        raise ValueError(f"cross_distill: The teachers have {soft.shape[-1]} classes, the student {classes}.")
     weight = options.teacher_weight
-    mixed = weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]
-    return mixed[:, 1:] if units == 1 else mixed
+    mixed = (weight * soft + (1 - weight) * np.eye(classes, dtype=np.float32)[y]).reshape(-1, classes)
+    records = x if copies is None else copies.reshape(-1, *x.shape[1:])
+    return records, mixed[:, 1:] if units == 1 else mixed

@@ -31,9 +31,19 @@ _NEAR = 2 * NEAR
 
 
 def _fold_predictions(
-    number: int, train_fn: TrainFloat, x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int, cache: Optional[Any]
+    number: int,
+    train_fn: TrainFloat,
+    x: np.ndarray,
+    y: np.ndarray,
+    fold: np.ndarray,
+    copies: Optional[np.ndarray],
+    seed: int,
+    cache: Optional[Any],
 ) -> tuple[int, np.ndarray]:
-    """Returns the number of a fold, and the probabilities on it of a model that is trained on all other records."""
+    """Returns the number of a fold, and the probabilities on it of a model that is trained on all other records.
+
+    They are of shape (m, classes), or of copies of the fold's m records, shape (k, m, ...), (k, m, classes).
+    """
     kept: np.ndarray = np.ones(len(y), bool)
     kept[fold] = False
 
@@ -42,14 +52,18 @@ def _fold_predictions(
         lend = getattr(train_fn, "lend", None)
         with own_python_state(seed) if lend else own_random_state(seed):
             teacher = (lend or train_fn)(x[kept], y[kept])
-            logits = signals.predict_logits(teacher, x[~kept])
-        return {"probabilities": special.softmax(logits, axis=1).astype(np.float32)}
+            queried = x[~kept] if copies is None else copies.reshape(-1, *copies.shape[2:])
+            logits = signals.predict_logits(teacher, queried)
+        probabilities = special.softmax(logits, axis=1).astype(np.float32)
+        return {"probabilities": probabilities.reshape(*shape, -1)}
 
+    shape = (len(fold),) if copies is None else copies.shape[:2]
+    of_copies = () if copies is None else (copies,)
     found = Store(cache).get_or_make(
-        "" if cache is None else fingerprint("out of fold", x, y, kept, train_fn, seed),
+        "" if cache is None else fingerprint("out of fold", x, y, kept, train_fn, seed, *of_copies),
         train,
         ARRAYS,
-        lambda stored: len(stored.get("probabilities", ())) == len(fold),
+        lambda stored: np.shape(stored.get("probabilities", ()))[:-1] == shape,
     )
     return number, found["probabilities"]
 
@@ -108,6 +122,7 @@ def out_of_fold_predictions(
     repeats: int = 1,
     left_out: int = 1,
     groups: Optional[Any] = None,
+    copies: Optional[Any] = None,
     cache: Optional[Any] = None,
     n_jobs: Optional[int] = None,
     seed: int = 0,
@@ -137,6 +152,8 @@ def out_of_fold_predictions(
         left_out: Teachers that a record is left out of, as of `CrossDistillation`.
         groups: Shape (n,), a value for each record, such as its person, patient or device: no group is split over
             folds, so that no teacher has seen another record of the person. None where each record is one.
+        copies: Shape (k, n, ...), k copies of each record that its teachers are queried on in its place. None for the
+            records themselves.
         cache: Folder that keeps every finished teacher's outputs, so that a call that was stopped goes on. None keeps
             nothing.
         n_jobs: Processes that train teachers side by side (joblib). None for one, or for what joblib's context says.
@@ -144,15 +161,15 @@ def out_of_fold_predictions(
         verbose: Show a progress bar over the teachers where standard error is a terminal.
 
     Returns:
-        Probabilities, float32, shape (n, classes); each row sums to 1.
+        Probabilities, float32, shape (n, classes), or of copies (k, n, classes); each row sums to 1.
 
     Raises:
         InvalidArgumentError: Folds, repeats, n_jobs or a seed out of their ranges; not a group for each record, or
             fewer groups than folds.
         TypeError: A train_fn that cannot be called.
         RuntimeError: A worker process died. What was finished is in the cache.
-        ValueError: Records and labels that do not go together; a teacher whose outputs are labels, or that has no
-            output for some class.
+        ValueError: Records and labels that do not go together; copies that are not k of each record; a teacher whose
+            outputs are labels, or that has no output for some class.
     """
     if not callable(train_fn):
         raise TypeError(
@@ -171,11 +188,19 @@ def out_of_fold_predictions(
     groups = None if groups is None else signals.check_groups(groups, len(y), "out_of_fold_predictions")
     groups = _kept_together(x, groups, folds)
     check("out_of_fold_predictions", left_out=(left_out, integer(1, folds - 1)))
+    copies = None if copies is None else np.asarray(copies)
+    if copies is not None and (not copies.shape[:1] > (0,) or copies.shape[1:] != x.shape):
+        raise ValueError(
+            f"out_of_fold_predictions: Expected copies of shape (k, {', '.join(map(str, x.shape))}), of all records. "
+            f"Received shape {copies.shape}."
+        )
     check_space(cache)
     splits = functools.partial(_folds, len(y), folds, groups=groups, left_out=left_out)
     held_out = [fold for repeat in range(repeats) for fold in splits(seed + repeat)]
     calls = [
-        joblib.delayed(_fold_predictions)(number, train_fn, x, y, fold, seed + number, cache)
+        joblib.delayed(_fold_predictions)(
+            number, train_fn, x, y, fold, None if copies is None else copies[:, fold], seed + number, cache
+        )
         for number, fold in enumerate(held_out)
     ]
     died = (
@@ -184,13 +209,14 @@ def out_of_fold_predictions(
     )
     running = in_parallel(calls, checked["n_jobs"], died)
     found = dict(tqdm(running, total=len(calls), desc="teachers", disable=None if verbose else True))
-    widths = {probabilities.shape[1] for probabilities in found.values()}
+    widths = {probabilities.shape[-1] for probabilities in found.values()}
     if len(widths) > 1 or max(widths) <= y.max():
         raise ValueError(
             f"out_of_fold_predictions: Expected a probability for each of {y.max() + 1} classes. Received "
             f"{', '.join(map(str, sorted(widths)))}."
         )
-    total = np.zeros((len(y), widths.pop()), np.float32)
+    kinds = () if copies is None else copies.shape[:1]
+    total = np.zeros((*kinds, len(y), widths.pop()), np.float32)
     for number, fold in enumerate(held_out):
-        total[fold] += found[number]
+        total[..., fold, :] += found[number]
     return total / (repeats * left_out)

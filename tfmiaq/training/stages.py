@@ -18,7 +18,7 @@ import numpy as np
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.caching.parallel import own_random_state
 from tfmiaq.policy import BitwidthPolicy
-from tfmiaq.training.distillation import CrossDistillation, soft_labels
+from tfmiaq.training.distillation import CrossDistillation, labelled
 from tfmiaq.training.dp_sgd import has_batch_normalization, without_batch_normalization
 from tfmiaq.training.out_of_fold import TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import TrainingRecipe
@@ -230,6 +230,7 @@ class CrossDistilledTraining:
             raise TypeError(
                 f"CrossDistilledTraining: Expected a CrossDistillation as options. Received {self.options!r:.200}."
             )
+        self.options.student_recipe(self.recipe)
 
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
@@ -238,9 +239,17 @@ class CrossDistilledTraining:
     def prepare(self, x: np.ndarray, y: np.ndarray, verbose: bool, groups: Optional[np.ndarray] = None) -> None:
         """Trains the teachers, whose outputs a call then finds in the cache."""
         more: dict[str, Any] = {"cache": self.cache, "verbose": verbose, "groups": groups}
-        options = dataclasses.asdict(self.options)
-        del options["teacher_weight"]
-        out_of_fold_predictions(self.train_fn, x, y, **options, **more)
+        options = self.options
+        out_of_fold_predictions(
+            self.train_fn,
+            x,
+            y,
+            folds=options.folds,
+            repeats=options.repeats,
+            left_out=options.left_out,
+            copies=options.changed(x, 0),
+            **more,
+        )
 
     def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
         """Returns the trained quantized model, the same whether its teachers are trained or found in the cache.
@@ -264,6 +273,6 @@ class CrossDistilledTraining:
             student = without_batch_normalization(model) if clips else keras.models.clone_model(model)
         classes = model.outputs[0].shape[-1]
         more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
-        soft = soft_labels(self.train_fn, x, y, classes, self.options, **more)
-        trained = _train_student(student, self.policy, self.recipe, x, soft, own)
+        records, soft = labelled(self.train_fn, x, y, classes, self.options, **more)
+        trained = _train_student(student, self.policy, self.options.student_recipe(self.recipe), records, soft, own)
         return _left_at(after, trained) if own else trained
