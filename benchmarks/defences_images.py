@@ -7,8 +7,8 @@
 Each of `--models` models trains on its own random half of a pool, which is that of `post_training.py`, and is attacked
 with the others as its reference models (`in_turn.py`). Rows of floats of 24 epochs, and of what is quantized after
 them, are those of `post_training.py --in_turn=8`. Calibration has 256 records outside of the pool. Rows that clip by
-record have no normalization; the others have BatchNormalization. Rows "augmented" train on flips and shifts, and their
-attackers query augmented copies too.
+record have GroupNormalization; the others have BatchNormalization. Rows "augmented" train on flips and shifts, and
+their attackers query augmented copies too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from calibrated import Calibrate, Traced
 from defences_ways import Way, clipped
 from images_report import write_tables
 from in_turn import in_turn
-from networks import NETWORKS
+from networks import NETWORKS, group_normalized
 from tqdm import tqdm
 
 import tfmiaq
@@ -50,12 +50,13 @@ _CLASSES, _QUERIES, _CALIBRATION = 10, 4, 256
 _SHAPE = (32, 32, 3)
 
 
-def _plain(network: str) -> Any:
-    return training.without_batch_normalization(_normalized(network))
-
-
 def _normalized(network: str) -> Any:
     return NETWORKS[network](_SHAPE, _CLASSES)
+
+
+def _grouped(network: str) -> Any:
+    """The network with GroupNormalization, which can be trained by record."""
+    return group_normalized(_normalized(network))
 
 
 def _same(model: Any) -> Any:
@@ -74,9 +75,8 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         network: Name of the network.
         outside: Records to calibrate on.
     """
-    normalized, plain = (functools.partial(build, network) for build in (_normalized, _plain))
+    normalized = functools.partial(_normalized, network)
     store = str(pathlib.Path(CACHE.value) / "teachers")
-    tenth = MEMBERS.value // 10
     found: dict[str, list[Any]] = {}
 
     def add(name: str, stage: Any) -> None:
@@ -86,27 +86,33 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
             calibrate = Calibrate(weight, activation, _CALIBRATION, 100, 32, outside)
             found[f"{name}, calibrated w{weight} a{activation}"] = [stage, calibrate]
 
-    def student(recipe: Any, build: Any, teacher_epochs: int, weights: int = 0) -> Any:
-        policy = tfmiaq.BitwidthPolicy.uniform(weights, 4) if weights else None
-        teacher = tfmiaq.FloatTraining(normalized, _small(teacher_epochs))
-        options = tfmiaq.CrossDistillation(folds=5)
-        return Way(tfmiaq.CrossDistilledTraining(policy, recipe, teacher, options, store), build, hide=_same)
+    def student(recipe: Any, taught: Any, **options: Any) -> Any:
+        teacher = tfmiaq.FloatTraining(normalized, taught)
+        distilled = tfmiaq.CrossDistilledTraining(None, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
+        return Way(distilled, normalized, hide=_same)
 
-    for epochs in (3, 5, 8, 12):
+    for epochs in (3, 5, 8, 10, 12, 16):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
-    for epochs in (8, 16, 24):
+    for epochs in (8, 12, 16, 24, 48):
         augmented = _small(epochs, training.flips_and_shifts())
         add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
-    for epochs in (8,):
-        add(f"cross-distilled, {epochs} epochs", student(_small(epochs), normalized, 4))
-    for epochs, rate in itertools.product((10, 20), (0.3, 1.0)):
-        recipe = clipped(epochs, tenth, rate=rate)
-        add(f"cross-distilled, clip 1, rate {rate:g}, {epochs} epochs", student(recipe, plain, 4))
-        add(f"plain, clip 1, rate {rate:g}, {epochs} epochs", tfmiaq.FloatTraining(plain, recipe))
-        for noise in (0.3, 0.5):
-            noisy = clipped(epochs, tenth, 1.0, noise, rate)
-            name = f"DP-SGD, noise {noise:g}, rate {rate:g}, {epochs} epochs"
-            found[name] = [tfmiaq.FloatTraining(plain, noisy), Traced()]
+    for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
+        add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
+    # The student has a copy of each record in each epoch, and its teachers label each copy.
+    augmented = _small(24, training.flips_and_shifts())
+    add("augmented, cross-distilled, 24 epochs", student(_small(24), augmented, copies=24))
+    for noise, rate, epochs in itertools.product((0.0, 0.1, 0.3), (0.25, 0.5), (10, 20)):
+        recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
+        kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
+        grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), recipe)
+        add(f"{kind}, GroupNormalization, rate {rate:g}, {epochs} epochs", grouped)
+    for name, loss in (
+        ("RelaxLoss 1.0", tfmiaq.losses.RelaxLoss(1.0, from_logits=True)),
+        ("HAMP 0.3", tfmiaq.losses.HighEntropyLabels(0.3, alpha=0.01, from_logits=True)),
+    ):
+        for epochs in (8, 12, 24):
+            lossy = dataclasses.replace(_small(epochs), loss=loss)
+            add(f"{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
     return found
 
 

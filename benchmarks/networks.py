@@ -97,4 +97,16 @@ def small_mobilenet(input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 1
     return tfmiaq.keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="small_mobilenet")
 
 
+def group_normalized(model: Any) -> Any:
+    """A network with GroupNormalization, eight groups, in place of its BatchNormalization (De et al. 2022)."""
+    layers = tfmiaq.keras.layers
+
+    def fresh(layer: Any) -> Any:
+        if isinstance(layer, layers.BatchNormalization):
+            return layers.GroupNormalization(8, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    return tfmiaq.keras.models.clone_model(model, clone_function=fresh)
+
+
 NETWORKS = {"resnet8": resnet8, "small_mobilenet": small_mobilenet}
