@@ -1,10 +1,11 @@
 """What attacks find of canaries, which are made to be memorized: three kinds, with and without a defence: Location-30.
 
     python benchmarks/canaries.py --location=location30.npz
+    python benchmarks/canaries.py --location=location30.npz --models=64 --kinds='*beside*' --pipelines='cross*'
 
 Each model trains on all members and on the canaries that coins give it; each is the target in turn. A float multilayer
 perceptron; the same without BatchNormalization by DP-SGD; and one of 2-bit weights, 4-bit activations and outputs of
-1 bit that 15 teachers cross-distill, the student in clipped batches of all records (docs/defence.md). Of that one who
+1 bit that 15 teachers cross-distill, the student in clipped batches on copies (docs/defence.md). Of that one who
 can only ask sees the rounded outputs, and who holds the file the logits in front of them: training does not see the
 rounding, so that the logits are those of the cross-distilled model without it. The null is the same audit
 of models that train on the members alone: canaries have had no part in them, and the AUC must be 0.5.
@@ -16,6 +17,7 @@ and those of the same command in the result file are not measured again. About a
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import json
 import pathlib
@@ -32,6 +34,8 @@ import tfmiaq
 from tfmiaq.auditing.canaries import BESIDE_TWIN, KINDS
 
 LOCATION = flags.DEFINE_string("location", None, "Path of Location-30 as an .npz with x and y.", required=True)
+KINDS_TO_RUN = flags.DEFINE_multi_string("kinds", ["*"], "Globs over kinds of canaries.")
+PIPELINES = flags.DEFINE_multi_string("pipelines", ["*"], "Globs over pipelines.")
 MODELS = flags.DEFINE_integer("models", 20, "Models of each pipeline and kind.", 3)
 CANARIES = flags.DEFINE_integer("canaries", 100, "Canaries of each kind.", 10)
 MEMBERS = flags.DEFINE_integer("members", 1_600, "Members, and as many records that canaries are made from.", 100)
@@ -39,7 +43,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of records, canaries, memberships a
 CACHE = flags.DEFINE_string("cache", "out/canaries", "Folder of finished models' signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/canaries.json", "Result file.")
 _NULL = "no canaries (null)"
-_GROUPED = "cross-distilled, twins in one group"
+_STUDENT = "cross-distilled on copies"
+_GROUPED = f"{_STUDENT}, twins in one group"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,26 +133,31 @@ def _pipelines(shape: tuple[int, ...]) -> dict[str, list[Any]]:
         tfmiaq.BitwidthPolicy.uniform(2, 4, output=tfmiaq.OutputBits(1, 0.2)),
         clipped,
         tfmiaq.FloatTraining(build, recipe(3)),
-        tfmiaq.CrossDistillation(folds=5, repeats=3),
+        tfmiaq.CrossDistillation(folds=5, repeats=3, copies=3),
     )
     return {
         "float": [tfmiaq.FloatTraining(build, recipe(24))],
         "DP-SGD, noise 0.5, 40 epochs": [tfmiaq.FloatTraining(plain, noisy)],
-        "cross-distilled": [Student(plain, cross)],
+        _STUDENT: [Student(plain, cross)],
         _GROUPED: [StudentOfGroups(plain, cross, int(np.ceil(0.01 * shape[0])))],
     }
 
 
+def _is_asked(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _rows(members: Any, non_members: Any, known: Collection[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    for kind in (*KINDS, _NULL):
+    for kind in (kind for kind in (*KINDS, _NULL) if _is_asked(kind, KINDS_TO_RUN.value)):
         canaries = tfmiaq.Canaries(KINDS[0] if kind == _NULL else kind, CANARIES.value)
         for name, pipeline in _pipelines(members[0].shape[1:]).items():
-            if name == _GROUPED and kind != BESIDE_TWIN:
+            if not _is_asked(name, PIPELINES.value) or (name == _GROUPED and kind != BESIDE_TWIN):
                 continue  # Nobody else has a twin in another fold, or in all models.
             stages = [MembersOnly(stage, len(members[1])) for stage in pipeline] if kind == _NULL else pipeline
             options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
-            for access in ("file", "query") if name.startswith("cross-distilled") else ("query",):
-                model = f"{name}, outputs of 1 bit" if access == "query" and name.startswith("cross") else name
+            rounds = name in (_STUDENT, _GROUPED)
+            for access in ("file", "query") if rounds else ("query",):
+                model = f"{name}, outputs of 1 bit" if access == "query" and rounds else name
                 if (kind, model) in known:
                     continue
                 started = time.process_time()
@@ -171,15 +181,16 @@ def _text(found: dict[str, Any], rate: str) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, of the attack that has the higher AUC in each."""
     lines = [
-        "| canaries | model | attack | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR | lower bound on epsilon |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| canaries | model | models | attack | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR | lower bound on epsilon |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         name, found = max(row["attacks"].items(), key=lambda item: item[1]["auc"])
         low, high = found["auc_interval"]
         lines.append(
-            f"| {row['canaries']} | {row['model']} | {name} | {found['auc']:.3f} ({low:.3f} to {high:.3f}) | "
-            f"{_text(found, '0.01')} | {_text(found, '0.001')} | {row['one_run_epsilon_median']:.2f} |"
+            f"| {row['canaries']} | {row['model']} | {row['models']} | {name} | "
+            f"{found['auc']:.3f} ({low:.3f} to {high:.3f}) | {_text(found, '0.01')} | {_text(found, '0.001')} | "
+            f"{row['one_run_epsilon_median']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -194,11 +205,11 @@ def main(argv: list[str]) -> None:
     results = pathlib.Path(RESULTS.value)
     content: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     command = (
-        f"python benchmarks/canaries.py --location=location30.npz --models={MODELS.value} "
-        f"--canaries={CANARIES.value} --members={MEMBERS.value} --seed={SEED.value}"
+        f"python benchmarks/canaries.py --location=location30.npz --canaries={CANARIES.value} "
+        f"--members={MEMBERS.value} --seed={SEED.value}"
     )
     rows = content.get("rows", []) if content.get("command") == command else []
-    known = {(row["canaries"], row["model"]) for row in rows}
+    known = {(row["canaries"], row["model"]) for row in rows if row["models"] == MODELS.value}
     for row in _rows((x[inside], y[inside]), (x[outside], y[outside]), known):
         rows.append(row)
         results.write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n", encoding="utf-8")
