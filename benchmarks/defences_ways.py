@@ -13,7 +13,7 @@ from tfmiaq import training
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.layers import QuantizedOutput
 
-_SAMPLES = 4_096
+_SAMPLES, _SEED = 4_096, 5
 
 
 def rounded(model: Any) -> Any:
@@ -87,6 +87,27 @@ class Way:
     def _given(self, x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
         fresh = () if self.build is None else (self.build(),)
         return (*fresh, x, y if self.labels is None else self.labels(y))
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownSeed:
+    """A pipeline whose attacker knows the seed: all reference models start from the target's own first weights.
+
+    Attributes:
+        way: The pipeline.
+    """
+
+    way: Way
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """The trained model."""
+        tfmiaq.keras.utils.set_random_seed(_SEED)
+        return self.way(x, y)
+
+    def lend(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """The trained model, which the next training may change."""
+        tfmiaq.keras.utils.set_random_seed(_SEED)
+        return self.way.lend(x, y)
 
 
 def low_bits(weights: int, activations: int = 8) -> tfmiaq.BitwidthPolicy:
