@@ -100,7 +100,8 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
     # The student has a copy of each record in each epoch, and its teachers label each copy.
     augmented = _small(24, training.flips_and_shifts())
-    add("augmented cross-distilled, 24 epochs", student(_small(24), augmented, copies=24))
+    change = training.ImagesShifted(mirror=True)
+    add("augmented cross-distilled, 24 epochs", student(_small(24), augmented, copies=24, change=change))
     for noise, rate, epochs in itertools.product((0.0, 0.1, 0.3), (0.25, 0.5), (10, 20)):
         recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"

@@ -181,7 +181,7 @@ def test_defaults_are_those_of_the_functions():
             tfmiaq.TrainingRecipe,
             RECIPE_FLAGS,
         ),
-        ("defend", tfmiaq.CrossDistillation, {"folds", "repeats", "teacher_weight"}),
+        ("defend", tfmiaq.CrossDistillation, {"folds", "repeats", "teacher_weight", "copies"}),
     ],
 )
 def test_flags_have_the_names_of_the_fields_and_no_default_of_their_own(command, options, names):
@@ -204,10 +204,10 @@ def test_help_shows_the_defaults_of_the_fields(run):
         ("--epochs 3", {"recipe": dataclasses.replace(FINE_TUNING, epochs=3), "cross_distillation": None}),
         ("--folds 3", {"recipe": None, "cross_distillation": tfmiaq.CrossDistillation(3)}),
         (
-            "--teacher_weight 0.5 --mixup 0.2",
+            "--teacher_weight 0.5 --copies 2 --mixup 0.2",
             {
                 "recipe": dataclasses.replace(FROM_SCRATCH, mixup=0.2),
-                "cross_distillation": tfmiaq.CrossDistillation(teacher_weight=0.5),
+                "cross_distillation": tfmiaq.CrossDistillation(teacher_weight=0.5, copies=2),
             },
         ),
         ("--no_cross_distillation", {"recipe": None, "cross_distillation": False}),

@@ -26,7 +26,7 @@ from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.signals.reference_models import MINUTES
 from tfmiaq.tflite.conversion import TARGETS, convert, numbers_of_labels
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation
+from tfmiaq.training.distillation import CrossDistillation, default_options
 from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, check_recipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
@@ -170,9 +170,10 @@ def defend(
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
-            on from the float model, on the true labels. None for `CrossDistillation()` if `model` is a function, no
-            recipe is given, and the accuracy of the float model on its members is at least 0.2 above that on the other
-            half of the test records; else for False.
+            on from the float model, on the true labels. None, if `model` is a function, no recipe is given, and the
+            accuracy of the float model on its members is at least 0.2 above that on the other half of the test
+            records, for `CrossDistillation(copies=3)` where all layers of weights are dense, and `CrossDistillation()`
+            where they are not; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
         minutes: Time in which each audit trains as many reference models as it allows, and at least `reference_models`,
             as `ReferenceModels` has it. None for `reference_models` of them.
@@ -313,6 +314,7 @@ def _float_stage(run: _Run) -> Any:
 def _decide_training(run: _Run, float_model: Any) -> _Run:
     """Returns the run with its recipe, and with the cross-distillation that None stands for."""
     cross = run.cross_distillation
+    recipe = run.recipe
     if cross is None:
         cross = False
         if run.is_function and run.recipe is None:
@@ -320,8 +322,10 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
                 float(np.mean(signals.predict_logits(float_model, x).argmax(1) == y))
                 for x, y in (run.members, run.choosing)
             )
-            cross = CrossDistillation() if on_members - on_others >= _MEMORIZED_GAP else False
-    recipe = default_recipe(bool(cross), float_model) if run.recipe is None else run.recipe
+            if on_members - on_others >= _MEMORIZED_GAP:
+                recipe = default_recipe(True, float_model)
+                cross = default_options(recipe)
+    recipe = default_recipe(bool(cross), float_model) if recipe is None else recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 

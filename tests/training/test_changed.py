@@ -8,7 +8,7 @@ import pytest
 import tfmiaq
 from tfmiaq._backend import keras
 from tfmiaq.caching import own_random_state
-from tfmiaq.training import FeaturesDropped, FeaturesExchanged, FlippedAndShifted, out_of_fold_predictions, repeated
+from tfmiaq.training import FeaturesDropped, FeaturesExchanged, ImagesShifted, out_of_fold_predictions, repeated
 from tfmiaq.training.changed import change_for
 
 layers = keras.layers
@@ -41,12 +41,15 @@ def test_exchanged_features_are_those_of_one_other_record():
 def test_images_are_mirrored_and_shifted():
     x = np.zeros((300, 16, 8, 1), np.float32)
     x[:, 8, 4] = 1.0
-    copies = FlippedAndShifted()(x, 0)
-    _, down, right, _ = np.nonzero(copies)
-    assert len(down) == 300
-    assert set(down) == {6, 7, 8, 9, 10}
-    assert set(right) == {2, 3, 4, 5}
-    np.testing.assert_array_equal(FlippedAndShifted(0.0)(np.concatenate([x, x[:, :, ::-1]]), 1).sum(), 600)
+    for mirror, columns in ((False, {3, 4, 5}), (True, {2, 3, 4, 5})):
+        copies = ImagesShifted(mirror=mirror)(x, 0)
+        _, down, right, _ = np.nonzero(copies)
+        assert len(down) == 300
+        assert set(down) == {6, 7, 8, 9, 10}
+        assert set(right) == columns
+    np.testing.assert_array_equal(ImagesShifted(0.0)(x, 1), x)
+    one_side = np.concatenate([x, x[:, :, ::-1]])
+    assert 200 < (ImagesShifted(0.0, True)(one_side, 1) != one_side).any((1, 2, 3)).sum() < 400
 
 
 def test_changes_go_by_the_records():
@@ -54,7 +57,7 @@ def test_changes_go_by_the_records():
     assert change_for(bits) == FeaturesDropped()
     assert change_for(bits.astype(int)) == FeaturesDropped()
     assert change_for(bits * 2) == FeaturesExchanged()
-    assert change_for(np.zeros((3, 8, 8, 1))) == FlippedAndShifted()
+    assert change_for(np.zeros((3, 8, 8, 1))) == ImagesShifted()
 
 
 def _of_seen(x, y):
@@ -158,8 +161,8 @@ def test_another_seed_gives_other_copies():
         (lambda: tfmiaq.CrossDistillation(copies=2, change="noise"), "a function from records"),
         (lambda: FeaturesDropped(0.0), "part"),
         (lambda: FeaturesExchanged(1.5), "part"),
-        (lambda: FlippedAndShifted(-1.0), "distance"),
-        (lambda: FlippedAndShifted()(_bits(), 0), "images"),
+        (lambda: ImagesShifted(-1.0), "distance"),
+        (lambda: ImagesShifted()(_bits(), 0), "images"),
         (lambda: tfmiaq.CrossDistillation(copies=2, change=lambda x, _: x[1:]).changed(_bits(), 0), r"\(399, 50\)"),
         (
             lambda: tfmiaq.CrossDistilledTraining(None, RECIPE, TEACHER, tfmiaq.CrossDistillation(copies=3)),

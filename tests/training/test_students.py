@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,6 @@ from tfmiaq.training import (
     FINE_TUNING,
     FROM_SCRATCH,
     default_recipe,
-    distillation,
     repeated,
     without_batch_normalization,
 )
@@ -53,14 +54,19 @@ def test_dense_networks_have_a_recipe_of_their_own(model, expected):
         assert default_recipe(True, tfmiaq.quantize_model(model)) is CLIPPED
 
 
-@pytest.mark.parametrize(("build", "expected"), [(normalized, FROM_SCRATCH), (plain, CLIPPED)])
-def test_a_student_that_is_given_keeps_its_layers(build, expected, monkeypatch):
+@pytest.mark.parametrize(("build", "expected", "copies"), [(normalized, FROM_SCRATCH, 0), (plain, CLIPPED, 3)])
+def test_a_student_that_is_given_keeps_its_layers(build, expected, copies, monkeypatch):
     used = []
-    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, *_: used.append(recipe) or model)
+    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, x, y: used.append((recipe, x, y)) or model)
+    uniform = lambda x, y: lambda records: np.full((len(records), 3), 1 / 3)  # noqa: E731
     x, y = _records()
-    monkeypatch.setattr(distillation, "labelled", lambda *_, **__: (x, np.zeros((24, 3), np.float32)))
-    tfmiaq.cross_distill(lambda x, y: None, build(), x, y)
-    assert used == [expected]
+    tfmiaq.cross_distill(uniform, build(), x, y, verbose=False)
+    ((recipe, records, labels),) = used
+    assert recipe == dataclasses.replace(expected, epochs=expected.epochs // max(copies, 1))
+    assert len(records) == len(labels) == 24 * max(copies, 1)
+    tfmiaq.cross_distill(uniform, build(), x, y, tfmiaq.CrossDistillation(), verbose=False)
+    assert used[1][0] == expected
+    assert used[1][1] is x
 
 
 def test_without_batch_normalization_a_bias_is_left():

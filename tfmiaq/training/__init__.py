@@ -1,6 +1,6 @@
 """How models are trained: a recipe, and distillation."""
 
-from tfmiaq.training.changed import FeaturesDropped, FeaturesExchanged, FlippedAndShifted
+from tfmiaq.training.changed import FeaturesDropped, FeaturesExchanged, ImagesShifted
 from tfmiaq.training.distillation import CrossDistillation, cross_distill, distill
 from tfmiaq.training.dp_sgd import DPSGD, Guarantee, without_batch_normalization
 from tfmiaq.training.out_of_fold import out_of_fold_predictions
@@ -24,9 +24,9 @@ __all__ = [
     "CrossDistilledTraining",
     "FeaturesDropped",
     "FeaturesExchanged",
-    "FlippedAndShifted",
     "FloatTraining",
     "Guarantee",
+    "ImagesShifted",
     "QuantizedTraining",
     "TrainingRecipe",
     "cosine_sgd",

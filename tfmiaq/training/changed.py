@@ -67,16 +67,17 @@ class FeaturesExchanged:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlippedAndShifted:
-    """Mirrors half of the images, and shifts each by some pixels; what comes in is 0.
+class ImagesShifted:
+    """Shifts each image by some pixels, and mirrors half of them where that is asked for; what comes in is 0.
 
-    `flips_and_shifts` is the same as Keras layers, for the `augment` of a recipe.
+    With `mirror` it is what `flips_and_shifts` does as Keras layers, for the `augment` of a recipe.
 
     Example:
-        >>> copies = tfmiaq.training.FlippedAndShifted()(images, 0)
+        >>> copies = tfmiaq.training.ImagesShifted(mirror=True)(images, 0)
 
     Attributes:
         distance: Largest shift, a part of height and of width, from 0 to 1.
+        mirror: Whether half of the images are mirrored: for photos, not for digits.
 
     Raises:
         InvalidArgumentError: A distance out of its range.
@@ -84,6 +85,7 @@ class FlippedAndShifted:
     """
 
     distance: float = 0.125
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, distance=real(0, 1))
@@ -92,7 +94,7 @@ class FlippedAndShifted:
         """Returns the copies of images with a number, of their shape and type; another number gives other ones."""
         if x.ndim != 4:
             raise ValueError(
-                f"FlippedAndShifted: Expected images, shape (n, height, width, channels). Received shape {x.shape}."
+                f"ImagesShifted: Expected images, shape (n, height, width, channels). Received shape {x.shape}."
             )
         generator = np.random.default_rng(number)
         height, width = x.shape[1:3]
@@ -100,7 +102,7 @@ class FlippedAndShifted:
         padded = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
         tops = generator.integers(0, 2 * down + 1, len(x))
         lefts = generator.integers(0, 2 * right + 1, len(x))
-        mirrored = generator.random(len(x)) < 0.5
+        mirrored = (generator.random(len(x)) < 0.5) & self.mirror
         copies = np.empty_like(x)
         for copy, image, top, left, mirror in zip(copies, padded, tops, lefts, mirrored):
             moved = image[top : top + height, left : left + width]
@@ -111,8 +113,8 @@ class FlippedAndShifted:
 def change_for(x: np.ndarray) -> Any:
     """Returns how records are changed where nothing else is said, by their shape and values.
 
-    Images are mirrored and shifted; of binary records features are dropped; of all others they are exchanged.
+    Images are shifted; of binary records features are dropped; of all others they are exchanged.
     """
     if x.ndim == 4:
-        return FlippedAndShifted()
+        return ImagesShifted()
     return FeaturesDropped() if np.all((x == 0) | (x == 1)) else FeaturesExchanged()

@@ -18,7 +18,7 @@ from tfmiaq.caching import own_random_state
 from tfmiaq.training.changed import Change, change_for
 from tfmiaq.training.dp_sgd import has_batch_normalization
 from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
-from tfmiaq.training.recipe import FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
+from tfmiaq.training.recipe import CLIPPED, FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CrossDistillation:
             `copies` divides the recipe's epochs. All copies are held in memory. 0 for the records themselves, up to
             1000.
         change: Function from records (n, ...) and the number of a copy, from 0 on, to the copies, an array of the same
-            shape. None for `FlippedAndShifted()` of images, `FeaturesDropped()` of binary records and
+            shape. None for `ImagesShifted()` of images, `FeaturesDropped()` of binary records and
             `FeaturesExchanged()` of others, all in `tfmiaq.training`.
 
     Raises:
@@ -108,6 +108,15 @@ class CrossDistillation:
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
         check(owner, folds=(self.folds, integer(2, records)))
+
+
+def default_options(recipe: TrainingRecipe) -> CrossDistillation:
+    """Returns how teachers label the records of a student where nothing is said.
+
+    A student with the recipe `CLIPPED`, of dense layers, is trained on three copies of each record: docs/frontier.md
+    has both ways. Others are trained on the records.
+    """
+    return CrossDistillation(copies=3) if recipe == CLIPPED else CrossDistillation()
 
 
 def distill(
@@ -227,7 +236,8 @@ def cross_distill(
         student: A Keras model, quantized or not, which is compiled and trained in place.
         x: Training records, shape (n, ...).
         y: Integer classes, shape (n,), or one-hot.
-        options: Folds, repeats and the teachers' weight. None for `CrossDistillation()`.
+        options: Folds, repeats, copies and the teachers' weight. None for `CrossDistillation(copies=3)` where no recipe
+            is given and it is `CLIPPED`, else for `CrossDistillation()`.
         recipe: How the student is trained. None for `tfmiaq.training.CLIPPED` where all its layers of weights are
             Dense, else for `tfmiaq.training.FROM_SCRATCH`.
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
@@ -246,11 +256,11 @@ def cross_distill(
         ValueError: As `out_of_fold_predictions`; teachers of other numbers of classes than the student's.
     """
     _check_training("cross_distill", student, recipe)
-    options = CrossDistillation() if options is None else options
-    if not isinstance(options, CrossDistillation):
+    if not isinstance(options, (CrossDistillation, type(None))):
         raise TypeError(f"cross_distill: Expected a CrossDistillation or None as options. Received {options!r:.200}.")
     if recipe is None:
         recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
+    options = default_options(recipe) if options is None else options
     recipe = options.student_recipe(recipe)
     records, soft = labelled(
         train_fn,
