@@ -98,10 +98,14 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
     for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
+    often = student(_small(24), _small(12), repeats=3)
+    add("cross-distilled, teachers of 12 epochs drawn 3 times, 24 epochs", often)
     # The student has a copy of each record in each epoch, and its teachers label each copy.
     augmented = _small(24, training.flips_and_shifts())
     change = training.ImagesShifted(mirror=True)
-    add("augmented cross-distilled, 24 epochs", student(_small(24), augmented, copies=24, change=change))
+    for epochs in (24, 48):
+        of_copies = student(_small(epochs), augmented, copies=24, change=change)
+        add(f"augmented cross-distilled, {epochs} epochs", of_copies)
     for noise, rate, epochs in itertools.product((0.0, 0.1, 0.3), (0.25, 0.5), (10, 20)):
         recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
