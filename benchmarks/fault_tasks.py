@@ -97,6 +97,7 @@ def defend(folder: pathlib.Path) -> None:
         cross_distillation=tfmiaq.CrossDistillation(folds=2),
         reference_models=2,
         folder=folder / "result",
+        seed=0,
         verbose=False,
     )
 

@@ -121,6 +121,19 @@ def test_a_second_call_trains_nothing(made, sets, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_seed_that_nobody_knows_is_drawn_kept_and_told_to_nobody(made, sets, tmp_path):
+    seed = (made.folder / "cache" / "seed").read_text().strip()
+    assert 0 <= int(seed) < 2**32
+    other = _defend(tmp_path, sets, reference_models=0)
+    assert (tmp_path / "cache" / "seed").read_text().strip() != seed
+    weights = [tfmiaq.load_model(str(each.folder / "quantized.keras")).get_weights() for each in (made, other)]
+    assert not all(np.array_equal(one, two) for one, two in zip(*weights))
+    assert {report.seed for report in made.reports.values()} == {0}
+    told = [path for path in made.folder.rglob("*") if path.is_file() and path.parent.name != "cache"]
+    assert told and not any(seed.encode() in path.read_bytes() for path in told)
+
+
+@pytest.mark.slow
 def test_truncated_files_are_written_again(made, sets, monkeypatch):
     """Files of a name of their own are written from the cache, and never read."""
     monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda *args: pytest.fail("trained again"))

@@ -18,6 +18,7 @@ from tfmiaq._checks import N_JOBS, SEED, Choice, InvalidArgumentError, Where, ch
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
+from tfmiaq.caching.seeds import secret_seed
 from tfmiaq.caching.store import Store, check_space, keras_model, write_text, write_whole
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
@@ -77,8 +78,8 @@ class Defence:
 class _Run:
     """The checked arguments of a call of `defend`, and its records by their part.
 
-    `choosing` and `non_members` are the two halves of the test records: the first for choices, the second for audits.
-    `groups` has the groups of each part's records by the name of the part, or is None.
+    `choosing` and `non_members` are the two halves of the test records: for choices, and for audits. `groups` has
+    the groups of each part's records by the name of the part, or is None.
     """
 
     model: Any
@@ -95,7 +96,7 @@ class _Run:
     labels: Optional[Sequence[str]]
     folder: pathlib.Path
     n_jobs: Optional[int]
-    seed: int
+    seed: Optional[int]
     verbose: bool
 
     @property
@@ -112,7 +113,12 @@ class _Run:
     def key(self) -> str:
         """Hash of what the float model is made of."""
         source = self.model if self.is_function else [self.model.to_json(), *self.model.get_weights()]
-        return fingerprint("float", source, *self.members, self.seed)
+        return fingerprint("float", source, *self.members, self.own_seed)
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of the trainings of the model itself."""
+        return secret_seed(self.cache) if self.seed is None else self.seed
 
     def stored_model(self, name: str, key: str, make: Callable[[], Any]) -> Any:
         """Returns a finished model, or makes it, and writes it to a file of a name of its own that is never read."""
@@ -137,7 +143,7 @@ def defend(
     labels: Optional[Sequence[str]] = None,
     folder: Any = "defended",
     n_jobs: Optional[int] = None,
-    seed: int = 0,
+    seed: Optional[int] = None,
     verbose: bool = True,
 ) -> Defence:
     """Takes a model the whole way: audit, bits, quantization-aware training, audit, .tflite, verification, audit.
@@ -184,7 +190,8 @@ def defend(
         labels: As of `convert`; for a function as many as the records have classes.
         folder: Folder for everything that is made.
         n_jobs: Processes that train reference models.
-        seed: Seed of splits, trainings and audits.
+        seed: Seed of splits, trainings and audits. None for one that nobody knows in trainings of the model, because an
+            attacker who knows it finds more: it is kept in the folder's `cache`. Splits and audits then have 0.
         verbose: Show progress bars where standard error is a terminal.
 
     Returns:
@@ -251,7 +258,7 @@ def _check_options(**given: Any) -> dict[str, Any]:
         "target": Choice(TARGETS),
         "labels": Where(_are_labels, "a list of names or None"),
         "n_jobs": N_JOBS,
-        "seed": SEED,
+        "seed": dataclasses.replace(SEED, or_none=True, none_means="one that nobody knows"),
         "folder": Where(lambda given: isinstance(given, (str, os.PathLike)) and bool(os.fspath(given)), "a path"),
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
@@ -272,7 +279,7 @@ def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) 
         # Each half of the test records is audited, and split for that.
         sizes = len(members[1]), len(rest[1])
         known = signals.check_group_pair(groups, sizes, "defend", ("train", "test"), fewest=(2, 4))
-    halves = half_splits(len(rest[1]), 2, options["seed"], known[1])
+    halves = half_splits(len(rest[1]), 2, options["seed"] or 0, known[1])
     choosing, non_members = ((rest[0][half], rest[1][half]) for half in halves)
     of_parts = None
     if groups is not None:
@@ -304,7 +311,7 @@ def _check_labels(labels: Optional[Sequence[str]], model: Any, classes: int) -> 
 def _float_stage(run: _Run) -> Any:
     """Returns the float model: the given one, or what the function trains."""
     model = run.stored_model(
-        "float.keras", run.key, lambda: _seeded(run.seed, run.model, *run.members) if run.is_function else run.model
+        "float.keras", run.key, lambda: _seeded(run.own_seed, run.model, *run.members) if run.is_function else run.model
     )
     # A function's model may have other classes than the records.
     _check_labels(run.labels, model, 0)
@@ -340,7 +347,7 @@ def _quantized_stage(run: _Run, float_model: Any) -> tuple[Any, Any]:
 
     def train() -> Any:
         quantize.prepare(*run.members, run.verbose, **more)
-        return _seeded(run.seed, functools.partial(quantize, **more), float_model, *run.members)
+        return _seeded(run.own_seed, functools.partial(quantize, **more), float_model, *run.members)
 
     key = fingerprint(run.key, "quantized", quantize, *more.values())
     model = run.stored_model("quantized.keras", key, train)
@@ -372,7 +379,7 @@ def _audit_stage(
         other=float_model,
         augmented_queries=augments or rounds,
         groups=None if run.groups is None else (run.groups["members"], run.groups["non_members"]),
-        seed=run.seed,
+        seed=run.seed or 0,
         verbose=run.verbose,
     )
     report.save(run.folder / "reports" / name.lstrip("."))

@@ -137,7 +137,7 @@ def _add_defend(parser: Any) -> None:
     parser.add_argument(
         "model", help=f"FILE.py:FUNCTION from (x, y) to a trained model, so that the attacker adapts; or {MODEL}"
     )
-    add_records(parser)
+    add_records(parser, trains=True)
     _add_folder(parser, "defended", "folder of everything, whose folder cache keeps finished work")
     parser.add_argument("--policy", default="default", help=f"{POLICY} (%(default)s)")
     add_fields(

@@ -8,8 +8,11 @@ from tfmiaq import datasets
 from tfmiaq.cli.flags import integers
 
 
-def add_records(parser: Any) -> None:
-    """Adds the flags of members and non-members, which `load_records` reads, and the seed."""
+def add_records(parser: Any, trains: bool = False) -> None:
+    """Adds the flags of members and non-members, which `load_records` reads, and the seed.
+
+    Of a command that trains a model to ship one that nobody knows is the default.
+    """
     group = parser.add_argument_group("records")
     group.add_argument(
         "--records",
@@ -25,7 +28,7 @@ def add_records(parser: Any) -> None:
     group.add_argument("--non_members", metavar="FILE", help="the same of the non-members: a .csv, or a folder")
     group.add_argument("--label", metavar="COLUMN", help="column of the .csv files that holds the labels")
     _add_images(group)
-    add_seed(parser)
+    add_seed(parser, trains)
 
 
 def add_unlabelled(parser: Any) -> None:
@@ -48,6 +51,9 @@ def _add_images(group: Any) -> None:
     )
 
 
-def add_seed(parser: Any) -> None:
+def add_seed(parser: Any, trains: bool = False) -> None:
     """Adds the seed."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (%(default)s)")
+    text = "seed of all random draws (0; of the model's own trainings one that nobody knows)"
+    if not trains:
+        text = "seed of all random draws (%(default)s)"
+    parser.add_argument("--seed", type=int, default=None if trains else 0, help=text)
