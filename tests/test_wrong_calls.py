@@ -165,6 +165,7 @@ CALLS = {
     f"tfmiaq.defend(given.train, {SET}, minutes=0)": "minutes to be a finite number above 0",
     f"tfmiaq.defend(given.train, {SET}, reference_models=1)": "reference_models to be an integer of at least 2, or 0",
     f"tfmiaq.defend(given.train, {SET}, policy='w2a4')": "policy to be a BitwidthPolicy",
+    f"tfmiaq.defend(given.train, {SET}, cross_distillation=tfmiaq.CrossDistillation(copies=5))": "divide its 24 epochs",
     f"tfmiaq.defend(given.train, {SET}, seed=given.nan)": "seed to be an integer",
     f"tfmiaq.defend(given.train, {SET}, n_jobs=0)": "n_jobs to be an integer of at least 1",
     f"tfmiaq.defend(given.train, {SET}, folder=5)": "folder to be a path",

@@ -149,12 +149,12 @@ def defend(
     """Takes a model the whole way: audit, bits, quantization-aware training, audit, .tflite, verification, audit.
 
     A float model that has memorized its records is not trained on: there the quantized model starts from random weights
-    and learns its records from teachers that were not trained on them (`cross_distill`); where all its layers of
-    weights are dense, in large clipped batches and without BatchNormalization. docs/defence.md has figures. A second
-    record of the same person voids that where `groups` do not tell of it. `cross_distillation=False` turns it off.
+    and learns from teachers that were not trained on a record (`cross_distill`); where all layers of weights are dense,
+    in large clipped batches and without BatchNormalization. docs/defence.md has figures. A second record of the same
+    person voids that where `groups` do not tell of it.
 
-    The output bits of a policy hide from who can only ask. The audit of the .tflite has both attackers: its own figures
-    are of who holds the file, which reads the logits in front of the rounding, and `query` has those of the other.
+    Output bits hide from who can only ask. The audit of the .tflite has both attackers: its own figures are of who holds
+    the file, which reads the logits in front of the rounding; `query` has the others.
 
     The test records are split: one half shows whether the float model has memorized its records, and the other is
     audited, so that no audited record had a part in a choice. Where the recipe augments, or the policy has `output`,
@@ -176,13 +176,11 @@ def defend(
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
-            on from the float model, on the true labels. None, if `model` is a function, no recipe is given, and the
-            accuracy of the float model on its members is at least 0.2 above that on the other half of the test
-            records, for `CrossDistillation(copies=3)` where all layers of weights are dense, and `CrossDistillation()`
-            where they are not; else for False.
+            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where all layers
+            of weights are dense, if `model` is a function, no recipe is given, and the float model is right on its
+            members in at least 0.2 more than on the other half of the test records; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
-        minutes: Time in which each audit trains as many reference models as it allows, and at least `reference_models`,
-            as `ReferenceModels` has it. None for `reference_models` of them.
+        minutes: As of `ReferenceModels`, for each audit. None for `reference_models` of them.
         groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
             such as its person, patient or device. No group is split by halves, folds and reference models. None where
             each record is a group of its own.
@@ -195,8 +193,8 @@ def defend(
         verbose: Show progress bars where standard error is a terminal.
 
     Returns:
-        What was made. The folder has it too: `float.keras`, `quantized.keras`, `policy.json`, `model.tflite`,
-        `verification.txt`, `headline.json`, `reports/` and `comparison.html`.
+        What was made. The folder has it too: float.keras, quantized.keras, policy.json, model.tflite, verification.txt,
+        headline.json, reports/ and comparison.html.
 
     Raises:
         InvalidArgumentError: Arguments out of their ranges or of other types; all of them are listed, before any
@@ -263,12 +261,14 @@ def _check_options(**given: Any) -> dict[str, Any]:
     }
     checked = check("defend", **{name: (value, domains[name]) for name, value in given.items()})
     check_recipe("defend", checked["recipe"])
-    if checked["cross_distillation"] and isinstance(checked["model"], keras.Model):
+    cross = checked["cross_distillation"]
+    if cross and isinstance(checked["model"], keras.Model):
         raise InvalidArgumentError(
             "defend: cross_distillation trains teachers. Expected a function from (x, y) to a model as model."
         )
-    checked["folder"] = pathlib.Path(checked["folder"])
-    return checked
+    if cross:
+        cross.check_recipe(checked["recipe"])
+    return {**checked, "folder": pathlib.Path(checked["folder"])}
 
 
 def _split_records(train: Any, test: Any, groups: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,14 @@ class CrossDistillation:
                 )
         return np.stack(found)
 
+    def check_recipe(self, recipe: Optional[TrainingRecipe]) -> None:
+        """Raises InvalidArgumentError if a student's recipe has no whole number of epochs for each copy.
+
+        None stands for any of the recipes that a student has where none is given.
+        """
+        for each in (CLIPPED, FROM_SCRATCH) if recipe is None else (recipe,):
+            self.student_recipe(each)
+
     def student_recipe(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """Returns the recipe of a student on all copies, which has as many steps as the given one.
 
