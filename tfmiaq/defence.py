@@ -153,8 +153,8 @@ def defend(
     in large clipped batches and without BatchNormalization. docs/defence.md has figures. A second record of the same
     person voids that where `groups` do not tell of it.
 
-    Output bits hide from who can only ask. The audit of the .tflite has both attackers: its own figures are of who holds
-    the file, which reads the logits in front of the rounding; `query` has the others.
+    Output bits hide from who can only ask. The audit of the .tflite has both attackers: its own figures are of who
+    holds the file, which reads the logits in front of the rounding; `query` has the others.
 
     The test records are split: one half shows whether the float model has memorized its records, and the other is
     audited, so that no audited record had a part in a choice. Where the recipe augments, or the policy has `output`,
@@ -176,9 +176,9 @@ def defend(
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
-            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where all layers
-            of weights are dense, if `model` is a function, no recipe is given, and the float model is right on its
-            members in at least 0.2 more than on the other half of the test records; else for False.
+            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where all
+            layers of weights are dense, if `model` is a function, no recipe is given, and the float model is right on
+            its members in at least 0.2 more than on the other half of the test records; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
         minutes: As of `ReferenceModels`, for each audit. None for `reference_models` of them.
         groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
