@@ -164,8 +164,10 @@ def _rows(members: Any, non_members: Any, known: Collection[tuple[str, str]]) ->
                 report = tfmiaq.audit_canaries(
                     options, members, non_members, canaries, access=access, batch_size=2_048, seed=SEED.value
                 )
+                flags_given = f"--models={MODELS.value} --kinds='{kind}' --pipelines='{name}'"
                 yield {
                     "canaries": kind,
+                    "flags": flags_given,
                     "model": model,
                     "access": access,
                     "processor_seconds": round(time.process_time() - started, 1),

@@ -100,7 +100,7 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
     often = student(_small(24), _small(12), repeats=3)
     add("cross-distilled, teachers of 12 epochs drawn 3 times, 24 epochs", often)
-    # The student has a copy of each record in each epoch, and its teachers label each copy.
+    # As many copies of each record as a training of 24 epochs sees, each labelled by the record's teachers.
     augmented = _small(24, training.flips_and_shifts())
     change = training.ImagesShifted(mirror=True)
     for epochs in (24, 48):

@@ -160,7 +160,7 @@ _RECIPE = ("--epochs=1", "--batch_size=60", "--learning_rate=0.05")
 
 def defend_command(folder: pathlib.Path) -> None:
     """`tfmiaq defend` of a function."""
-    options = ["--folds=2", "--reference_models=2", *_RECIPE]
+    options = ["--folds=2", "--reference_models=2", "--seed=0", *_RECIPE]
     _command("defend", f"{__file__}:train_float", *_common(folder), *options)
 
 

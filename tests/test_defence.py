@@ -64,7 +64,7 @@ def log(tmp_path, monkeypatch):
 
 
 def _defend(folder, sets, **given):
-    given = {"recipe": RECIPE, "reference_models": 2, "target": "edgetpu", **given}
+    given = {"recipe": RECIPE, "reference_models": 2, "target": "edgetpu", "seed": 0, **given}
     return tfmiaq.defend(_train, *sets, folder=folder, verbose=False, **given)
 
 
@@ -121,16 +121,22 @@ def test_a_second_call_trains_nothing(made, sets, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_seed_that_nobody_knows_is_drawn_kept_and_told_to_nobody(made, sets, tmp_path):
-    seed = (made.folder / "cache" / "seed").read_text().strip()
-    assert 0 <= int(seed) < 2**32
-    other = _defend(tmp_path, sets, reference_models=0)
-    assert (tmp_path / "cache" / "seed").read_text().strip() != seed
-    weights = [tfmiaq.load_model(str(each.folder / "quantized.keras")).get_weights() for each in (made, other)]
-    assert not all(np.array_equal(one, two) for one, two in zip(*weights))
-    assert {report.seed for report in made.reports.values()} == {0}
-    told = [path for path in made.folder.rglob("*") if path.is_file() and path.parent.name != "cache"]
-    assert told and not any(seed.encode() in path.read_bytes() for path in told)
+def test_without_a_seed_a_secret_is_drawn_kept_and_told_to_nobody(sets, tmp_path):
+    options = tfmiaq.CrossDistillation(folds=2)
+    made = []
+    for name in ("one", "two", "one"):
+        folder = tmp_path / name
+        made.append(_defend(folder, sets, seed=None, cross_distillation=options, reference_models=0))
+    secrets = [(each.folder / "cache" / "secret").read_text().strip() for each in made]
+    assert secrets[0] != secrets[1] and secrets[0] == secrets[2] and int(secrets[0]) < 2**128
+    weights = [tfmiaq.load_model(str(each.folder / "quantized.keras")).get_weights() for each in made]
+    assert not all(np.array_equal(one, two) for one, two in zip(*weights[:2]))
+    for one, again in zip(weights[0], weights[2]):
+        np.testing.assert_array_equal(one, again)
+    assert {report.seed for report in made[0].reports.values()} == {0}
+    told = [path for path in made[0].folder.rglob("*") if path.is_file() and path.parent.name != "cache"]
+    hidden = [secrets[0], str(int(secrets[0]) % 2**32)]
+    assert told and not any(number.encode() in path.read_bytes() for path in told for number in hidden)
 
 
 @pytest.mark.slow
@@ -155,7 +161,7 @@ def test_a_model_is_defended_with_augmentation(sets, tmp_path):
         1, augment=keras.layers.RandomTranslation(0.1, 0.1), loss=tfmiaq.losses.RelaxLoss(0.2, True)
     )
     policy = tfmiaq.BitwidthPolicy.uniform(4, 4)
-    made = tfmiaq.defend(float_model, *sets, policy=policy, recipe=recipe, folder=tmp_path, verbose=False)
+    made = tfmiaq.defend(float_model, *sets, policy=policy, recipe=recipe, folder=tmp_path, seed=0, verbose=False)
     assert tfmiaq.BitwidthPolicy.from_json((tmp_path / "policy.json").read_text()) == made.policy
     assert made.reports["quantized"].reference_models == 0
     # Models that were trained with augmentation get augmented queries.
@@ -174,7 +180,7 @@ def test_a_cross_distilled_model_is_attacked_by_models_of_its_kind(sets, tmp_pat
     monkeypatch.setattr(stages, "labelled", noted)
     policy = tfmiaq.BitwidthPolicy(tfmiaq.LayerBits(2, 4), output=tfmiaq.OutputBits(4, 8.0))
     options = tfmiaq.CrossDistillation(folds=2, teacher_weight=0.5)
-    given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2}
+    given = {"policy": policy, "recipe": RECIPE, "cross_distillation": options, "reference_models": 2, "seed": 0}
     made = tfmiaq.defend(_noted, *sets, **given, folder=tmp_path, verbose=False)
     assert set(weights) == {0.5}
     # The float model and two reference models, of 60 records each, and two teachers of each of them.
@@ -194,7 +200,8 @@ def test_memorized_records_are_relearnt_from_teachers(sets, tmp_path, monkeypatc
     chance = [(x, np.random.default_rng(0).integers(0, 10, len(y))) for x, y in sets]
     for name in ("FROM_SCRATCH", "CLIPPED"):
         monkeypatch.setattr(tfmiaq.training.recipe, name, RECIPE)
-    tfmiaq.defend(_memorizing, *(chance if memorized else sets), reference_models=0, folder=tmp_path, verbose=False)
+    given = {"reference_models": 0, "folder": tmp_path, "seed": 0, "verbose": False}
+    tfmiaq.defend(_memorizing, *(chance if memorized else sets), **given)
     assert log() == (["60"] + ["48"] * 5 if memorized else ["60"])
 
 

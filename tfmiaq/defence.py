@@ -18,7 +18,7 @@ from tfmiaq._checks import N_JOBS, SEED, Choice, InvalidArgumentError, Where, ch
 from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import AuditReport, Comparison, audit, compare
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.seeds import secret_seed
+from tfmiaq.caching.seeds import Seeds
 from tfmiaq.caching.store import Store, check_space, keras_model, write_text, write_whole
 from tfmiaq.loading.keras_files import open_keras_model
 from tfmiaq.policy import BitwidthPolicy
@@ -96,7 +96,7 @@ class _Run:
     labels: Optional[Sequence[str]]
     folder: pathlib.Path
     n_jobs: Optional[int]
-    seed: Optional[int]
+    seeds: Seeds
     verbose: bool
 
     @property
@@ -113,12 +113,7 @@ class _Run:
     def key(self) -> str:
         """Hash of what the float model is made of."""
         source = self.model if self.is_function else [self.model.to_json(), *self.model.get_weights()]
-        return fingerprint("float", source, *self.members, self.own_seed)
-
-    @property
-    def own_seed(self) -> int:
-        """Seed of the trainings of the model itself."""
-        return secret_seed(self.cache) if self.seed is None else self.seed
+        return fingerprint("float", source, *self.members, self.seeds.trainings)
 
     def stored_model(self, name: str, key: str, make: Callable[[], Any]) -> Any:
         """Returns a finished model, or makes it, and writes it to a file of a name of its own that is never read."""
@@ -176,9 +171,9 @@ def defend(
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
-            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where all
-            layers of weights are dense, if `model` is a function, no recipe is given, and the float model is right on
-            its members in at least 0.2 more than on the other half of the test records; else for False.
+            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where
+            layers of weights are dense and records binary, if `model` is a function, no recipe is given, and the float
+            model is right on its members in at least 0.2 more than on the other half of the test records; else False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
         minutes: As of `ReferenceModels`, for each audit. None for `reference_models` of them.
         groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
@@ -188,8 +183,8 @@ def defend(
         labels: As of `convert`; for a function as many as the records have classes.
         folder: Folder for everything that is made.
         n_jobs: Processes that train reference models.
-        seed: Seed of splits, trainings and audits. None for one that nobody knows in trainings of the model, because an
-            attacker who knows it finds more: it is kept in the folder's `cache`. Splits and audits then have 0.
+        seed: Seed of splits, trainings and audits. None for 0 in splits, teachers and audits, and for one that nobody
+            knows in the model's trainings: who knows it finds more. `cache` keeps it, in the file `secret`.
         verbose: Show progress bars where standard error is a terminal.
 
     Returns:
@@ -215,8 +210,10 @@ def defend(
         seed=seed,
         folder=folder,
     )
-    run = _Run(**options, **_split_records(train, test, groups, options), verbose=verbose)
-    check_space(run.cache)
+    parts = _split_records(train, test, groups, options)
+    check_space(options["folder"] / "cache")
+    seeds = Seeds.of(options.pop("seed"), options["folder"] / "cache")
+    run = _Run(**options, **parts, seeds=seeds, verbose=verbose)
     float_model = _float_stage(run)
     run = _decide_training(run, float_model)
     quantized, quantize = _quantized_stage(run, float_model)
@@ -311,7 +308,9 @@ def _check_labels(labels: Optional[Sequence[str]], model: Any, classes: int) -> 
 def _float_stage(run: _Run) -> Any:
     """Returns the float model: the given one, or what the function trains."""
     model = run.stored_model(
-        "float.keras", run.key, lambda: _seeded(run.own_seed, run.model, *run.members) if run.is_function else run.model
+        "float.keras",
+        run.key,
+        lambda: _seeded(run.seeds.trainings, run.model, *run.members) if run.is_function else run.model,
     )
     # A function's model may have other classes than the records.
     _check_labels(run.labels, model, 0)
@@ -331,7 +330,7 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
             )
             if on_members - on_others >= _MEMORIZED_GAP:
                 recipe = default_recipe(True, float_model)
-                cross = default_options(recipe)
+                cross = default_options(recipe, run.members[0])
     recipe = default_recipe(bool(cross), float_model) if recipe is None else recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
@@ -340,14 +339,15 @@ def _quantized_stage(run: _Run, float_model: Any) -> tuple[Any, Any]:
     """Returns the trained quantized model, and the stage of the pipeline that trains it."""
     assert run.recipe is not None
     quantize: Any = QuantizedTraining(run.policy, run.recipe)
-    more: dict[str, Any] = {}
+    more, secret = {}, {}
     if isinstance(run.cross_distillation, CrossDistillation):
         quantize = CrossDistilledTraining(run.policy, run.recipe, run.model, run.cross_distillation, str(run.cache))
         more = {} if run.groups is None else {"groups": run.groups["members"]}
+        secret = {} if run.seeds.secret is None else {"secret": run.seeds.secret}
 
     def train() -> Any:
         quantize.prepare(*run.members, run.verbose, **more)
-        return _seeded(run.own_seed, functools.partial(quantize, **more), float_model, *run.members)
+        return _seeded(run.seeds.trainings, functools.partial(quantize, **more, **secret), float_model, *run.members)
 
     key = fingerprint(run.key, "quantized", quantize, *more.values())
     model = run.stored_model("quantized.keras", key, train)
@@ -379,7 +379,7 @@ def _audit_stage(
         other=float_model,
         augmented_queries=augments or rounds,
         groups=None if run.groups is None else (run.groups["members"], run.groups["non_members"]),
-        seed=run.seed or 0,
+        seed=run.seeds.told,
         verbose=run.verbose,
     )
     report.save(run.folder / "reports" / name.lstrip("."))

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+_NO_VALUES = ("__dict__", "__weakref__")
+
 
 def fingerprint(*things: Any) -> str:
     """Returns a hash of functions, arrays and plain values.
 
     A function counts by its name, its code, its defaults, the values that it closes over, and the global functions and
     values of its own modules that it uses, and theirs in turn. The code of installed packages does not count. Objects
-    count by `to_json`, `get_config` or their attributes.
+    count by `to_json`, `get_config` or their attributes, and those that can be called by their methods too.
 
     Args:
         *things: Functions, NumPy arrays, strings, numbers, containers, objects.
@@ -71,12 +73,33 @@ def _update_compound(digest: Any, thing: Any, seen: dict[int, Any]) -> None:
         _update(digest, thing.get_config(), seen)
         # A Keras model that was never called has no weights yet, and would raise.
         _update(digest, getattr(thing, "get_weights", list)() if getattr(thing, "built", True) else [], seen)
-    elif hasattr(thing, "__dict__"):
-        _update(digest, vars(thing), seen)
+    elif hasattr(thing, "__dict__") or _slots(thing):
+        _update(digest, {**_slots(thing), **getattr(thing, "__dict__", {})}, seen)
         if callable(thing):
-            _update(digest, type(thing).__call__, seen)
+            _update(digest, _methods(type(thing)), seen)
     else:
         digest.update(type(thing).__qualname__.encode())
+
+
+def _slots(thing: Any) -> dict[str, Any]:
+    """Returns the values that an object keeps in slots, by name."""
+    names = [name for owner in type(thing).__mro__ for name in _as_names(vars(owner).get("__slots__", ()))]
+    return {name: getattr(thing, name) for name in names if name not in _NO_VALUES and hasattr(thing, name)}
+
+
+def _as_names(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    """Returns what a callable object may run: its class' `__call__`, and the plain methods that are the user's."""
+    found: dict[str, Any] = {}
+    for owner in reversed(kind.__mro__):
+        for name, member in vars(owner).items():
+            inner = getattr(member, "__func__", member)
+            if isinstance(inner, types.FunctionType) and not name.startswith("__") and _is_own(inner):
+                found[name] = inner
+    return {**found, "__call__": kind.__call__}
 
 
 def _is_own(function: types.FunctionType) -> bool:

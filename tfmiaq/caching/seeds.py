@@ -1,38 +1,70 @@
-"""A seed that nobody knows, which a folder keeps."""
+"""A secret that a folder keeps, and the seeds of a call."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
 import pathlib
 import secrets
-from typing import Any
+import tempfile
+from typing import Any, Optional
 
-from tfmiaq._checks import SEED
-from tfmiaq.caching.store import write_text
 from tfmiaq.loading.limits import read_text
 
-_LONGEST = 32
+_BITS = 128
+_LONGEST = 64
 
 
-def secret_seed(folder: Any) -> int:
-    """Returns the seed that a folder keeps in its file `seed`, or draws one at the first call.
-
-    An attacker who knows the seed of a training starts reference models from the target's own first weights, and finds
-    more (docs/defence.md). Whoever gets the file knows it.
+def kept_secret(folder: Any) -> int:
+    """Returns the secret that a folder keeps in its file `secret`, below 2**128, or draws one at the first call.
 
     Args:
-        folder: Path of the folder.
+        folder: Path of the folder, which exists.
 
     Raises:
-        ValueError: A file that holds no seed.
+        ValueError: A file that holds no such number.
     """
-    path = pathlib.Path(folder) / "seed"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, str(secrets.randbits(32)))
-    text = read_text(path, "A folder's seed", _LONGEST).strip()
-    if not text.isascii() or not text.isdigit() or int(text) not in SEED:
+    path = pathlib.Path(folder) / "secret"
+    if not path.exists():
+        # Nobody else may read it, and of two calls at once one wins.
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"{secrets.randbits(_BITS)}\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(unfinished, path)
+        os.unlink(unfinished)
+    text = read_text(path, "A folder's secret", _LONGEST).strip()
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**_BITS:
         raise ValueError(
-            f"A folder's seed: Expected {SEED} in {str(path)!r}. Received {text!r}. Remove the file: then another one "
-            "is drawn, and what was trained by the old one is trained again."
+            f"A folder's secret: Expected a number of {_BITS} bits in {str(path)!r}. Received {text!r}. Remove the "
+            "file: then another one is drawn, and what was trained by the old one is trained again."
         )
     return int(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """The seeds of a call that trains a model to ship.
+
+    An attacker who knows the seed of a training starts reference models from the target's own first weights, and finds
+    more. A seed of Keras has 32 bits, and trained weights are still like their first ones: who holds the model can try
+    all of them. So there is a secret beside it.
+
+    Attributes:
+        told: Seed of splits and audits, which reports tell.
+        trainings: Seed of the model's own trainings.
+        secret: What its first weights are shuffled by too, or None.
+    """
+
+    told: int
+    trainings: int
+    secret: Optional[int] = None
+
+    @classmethod
+    def of(cls, seed: Optional[int], folder: Any) -> Seeds:
+        """Returns a given seed for all of it; without one those of the secret that a folder keeps."""
+        if seed is not None:
+            return cls(seed, seed)
+        secret = kept_secret(folder)
+        return cls(0, secret % 2**32, secret)

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from tfmiaq._checks import check_fields, real
+from tfmiaq._checks import InvalidArgumentError, check_fields, real
 
 Change = Callable[[np.ndarray, int], np.ndarray]
 
 
-def _uniform(number: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(number).random(shape, np.float32)
+def _chosen(owner: str, x: np.ndarray, part: float, number: int) -> np.ndarray:
+    """Returns which features of which records are changed: shape (n, ...), bool."""
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{owner}: Expected records of numbers. Received records of type {x.dtype}.")
+    return np.random.default_rng(number).random(x.shape, np.float32) < part
+
+
+def are_bits(x: np.ndarray) -> bool:
+    """Returns whether records hold nothing but 0 and 1."""
+    return x.dtype.kind in "biuf" and bool(np.all((x == 0) | (x == 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +37,7 @@ class FeaturesDropped:
 
     Raises:
         InvalidArgumentError: A part out of its range.
+        ValueError: Records that are no numbers.
     """
 
     part: float = 0.3
@@ -38,32 +47,42 @@ class FeaturesDropped:
 
     def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
         """Returns the copies of records with a number, of their shape and type; another number gives other ones."""
-        return np.where(_uniform(number, x.shape) < self.part, np.zeros((), x.dtype), x)
+        return np.where(_chosen("FeaturesDropped", x, self.part, number), np.zeros((), x.dtype), x)
 
 
 @dataclasses.dataclass(frozen=True)
 class FeaturesExchanged:
-    """Exchanges some features of each record with those of another one: for tables of any numbers.
+    """Exchanges some features of each record, each with that of a record of its own: for tables of any numbers.
+
+    The other records are members too, and the record's teachers have seen most of them: so each feature comes from
+    another one. How much such copies leak is not measured.
 
     Example:
         >>> copies = tfmiaq.training.FeaturesExchanged(0.2)(x, 0)
 
     Attributes:
-        part: Part of the features that comes from another record, above 0 and below 1.
+        part: Part of the features that comes from other records, above 0 and up to 0.5.
 
     Raises:
         InvalidArgumentError: A part out of its range.
+        ValueError: Records that are no numbers, or of fewer than two features.
     """
 
     part: float = 0.2
 
     def __post_init__(self) -> None:
-        check_fields(self, part=real(0, 1, closed="neither"))
+        check_fields(self, part=real(0, 0.5, closed="right"))
 
     def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
         """Returns the copies of records with a number, of their shape and type; another number gives other ones."""
-        others = np.random.default_rng([number, len(x)]).permutation(len(x))
-        return np.where(_uniform(number, x.shape) < self.part, x[others], x)
+        if x.ndim < 2 or x[:1].size < 2:
+            raise ValueError(
+                "FeaturesExchanged: Expected records of two features or more, shape (n, ...). Received shape "
+                f"{x.shape}."
+            )
+        exchanged = _chosen("FeaturesExchanged", x, self.part, number)
+        others = np.random.default_rng([number, len(x)]).integers(len(x), size=x.shape)
+        return np.where(exchanged, np.take_along_axis(x, others, axis=0), x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +95,11 @@ class ImagesShifted:
         >>> copies = tfmiaq.training.ImagesShifted(mirror=True)(images, 0)
 
     Attributes:
-        distance: Largest shift, a part of height and of width, from 0 to 1.
+        distance: Largest shift, a part of height and of width, from 0 to 1; above 0 it is a pixel at least.
         mirror: Whether half of the images are mirrored: for photos, not for digits.
 
     Raises:
-        InvalidArgumentError: A distance out of its range.
+        InvalidArgumentError: A distance out of its range, or a mirror that is neither True nor False.
         ValueError: Records that are no images, shape (n, height, width, channels).
     """
 
@@ -89,6 +108,10 @@ class ImagesShifted:
 
     def __post_init__(self) -> None:
         check_fields(self, distance=real(0, 1))
+        if not isinstance(self.mirror, (bool, np.bool_)):
+            raise InvalidArgumentError(
+                f"ImagesShifted: Expected mirror to be True or False. Received {self.mirror!r:.99}."
+            )
 
     def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
         """Returns the copies of images with a number, of their shape and type; another number gives other ones."""
@@ -98,7 +121,7 @@ class ImagesShifted:
             )
         generator = np.random.default_rng(number)
         height, width = x.shape[1:3]
-        down, right = (int(self.distance * size) for size in (height, width))
+        down, right = (max(int(self.distance * size), self.distance > 0) for size in (height, width))
         padded = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
         tops = generator.integers(0, 2 * down + 1, len(x))
         lefts = generator.integers(0, 2 * right + 1, len(x))
@@ -117,4 +140,4 @@ def change_for(x: np.ndarray) -> Any:
     """
     if x.ndim == 4:
         return ImagesShifted()
-    return FeaturesDropped() if np.all((x == 0) | (x == 1)) else FeaturesExchanged()
+    return FeaturesDropped() if are_bits(x) else FeaturesExchanged()

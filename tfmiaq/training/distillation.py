@@ -15,9 +15,9 @@ from scipy import special
 from tfmiaq import signals
 from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check, check_fields, integer, real
 from tfmiaq.caching import own_random_state
-from tfmiaq.training.changed import Change, change_for
+from tfmiaq.training.changed import Change, are_bits, change_for
 from tfmiaq.training.dp_sgd import has_batch_normalization
-from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, out_of_fold_predictions
+from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, check_training, out_of_fold_predictions
 from tfmiaq.training.recipe import CLIPPED, FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
 
 
@@ -39,12 +39,12 @@ class CrossDistillation:
         left_out: From the training of how many of the `folds` teachers a record is left out; they label it. 1 for
             folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
         copies: How many changed copies of each record the student is trained on in its place, each labelled by the
-            teachers of the record. Its steps stay as many: one epoch of its recipe has one copy of each record, so that
-            `copies` divides the recipe's epochs. All copies are held in memory. 0 for the records themselves, up to
-            1000.
-        change: Function from records (n, ...) and the number of a copy, from 0 on, to the copies, an array of the same
-            shape. None for `ImagesShifted()` of images, `FeaturesDropped()` of binary records and
-            `FeaturesExchanged()` of others, all in `tfmiaq.training`.
+            teachers of the record. Copies are shuffled together, and steps stay about as many: the recipe's epochs are
+            divided by `copies`, which has to divide them. All copies are held in memory. 0 for the records themselves,
+            up to 1000.
+        change: Function from records (n, ...), which it leaves as they are, and the number of a copy, from 0 on, to the
+            copies, an array of the same shape; always the same ones. None for `ImagesShifted()` of images,
+            `FeaturesDropped()` of binary records and `FeaturesExchanged()` of others, all in `tfmiaq.training`.
 
     Raises:
         InvalidArgumentError: Fields out of their ranges; all of them are listed. A change without copies.
@@ -77,54 +77,69 @@ class CrossDistillation:
         """Returns the copies of records, shape (copies, n, ...); None without copies.
 
         Raises:
-            ValueError: A change that gives arrays of another shape.
+            ValueError: A change that gives arrays of another shape, or that works in place.
         """
         if not self.copies:
             return None
         change = change_for(x) if self.change is None else self.change
-        found = [np.asarray(change(x, number)) for number in range(seed * self.copies, (seed + 1) * self.copies)]
-        for each in found:
+        given = x.view()
+        given.flags.writeable = False
+        found: Optional[np.ndarray] = None
+        for place, number in enumerate(range(seed * self.copies, (seed + 1) * self.copies)):
+            each = np.asarray(change(given, number))
             if each.shape != x.shape:
                 raise ValueError(
                     f"CrossDistillation: Expected change to give copies of shape {x.shape}. Received {each.shape}."
                 )
-        return np.stack(found)
+            if found is None:
+                found = np.empty((self.copies, *x.shape), each.dtype)
+            found[place] = each
+        return found
 
     def check_recipe(self, recipe: Optional[TrainingRecipe]) -> None:
         """Raises InvalidArgumentError if a student's recipe has no whole number of epochs for each copy.
 
         None stands for any of the recipes that a student has where none is given.
         """
-        for each in (CLIPPED, FROM_SCRATCH) if recipe is None else (recipe,):
-            self.student_recipe(each)
+        possible = [each.epochs for each in ((CLIPPED, FROM_SCRATCH) if recipe is None else (recipe,))]
+        if self.copies and any(epochs % self.copies for epochs in possible):
+            least, most = min(possible), max(possible)
+            epochs = f"{least} epochs" if least == most else f"{least} or {most} epochs, as it has without a recipe"
+            raise InvalidArgumentError(
+                f"CrossDistillation: The epochs of a student on copies are divided by their number. Expected copies "
+                f"that divide {epochs}. Received {self.copies}."
+            )
 
-    def student_recipe(self, recipe: TrainingRecipe) -> TrainingRecipe:
-        """Returns the recipe of a student on all copies, which has as many steps as the given one.
+    def student_recipe(self, recipe: TrainingRecipe, records: int) -> TrainingRecipe:
+        """Returns the recipe of a student on all copies, which has about as many steps as the given one on the records.
+
+        Args:
+            recipe: The recipe.
+            records: Number of records, each of which has the copies.
 
         Raises:
             InvalidArgumentError: The copies do not divide its epochs.
         """
+        self.check_recipe(recipe)
         if not self.copies:
             return recipe
-        if recipe.epochs % self.copies:
-            raise InvalidArgumentError(
-                f"CrossDistillation: An epoch of the student has one copy of each record. Expected copies that divide "
-                f"its {recipe.epochs} epochs. Received {self.copies}."
-            )
-        return dataclasses.replace(recipe, epochs=recipe.epochs // self.copies)
+        # Records of less than a batch would leave the copies in one step.
+        batch_size = -(-records // -(-records // recipe.batch_size))
+        return dataclasses.replace(recipe, epochs=recipe.epochs // self.copies, batch_size=batch_size)
 
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
         check(owner, folds=(self.folds, integer(2, records)))
 
 
-def default_options(recipe: TrainingRecipe) -> CrossDistillation:
+def default_options(recipe: TrainingRecipe, x: Any) -> CrossDistillation:
     """Returns how teachers label the records of a student where nothing is said.
 
-    A student with the recipe `CLIPPED`, of dense layers, is trained on three copies of each record: docs/frontier.md
-    has both ways. Others are trained on the records.
+    A student with the recipe `CLIPPED`, of dense layers, is trained on three copies of each binary record, as
+    docs/frontier.md has it measured. Others are trained on the records.
     """
-    return CrossDistillation(copies=3) if recipe == CLIPPED else CrossDistillation()
+    on_copies = recipe == CLIPPED and isinstance(x, np.ndarray) and x.ndim == 2 and are_bits(x)
+    return CrossDistillation(copies=3) if on_copies else CrossDistillation()
 
 
 def distill(
@@ -244,8 +259,8 @@ def cross_distill(
         student: A Keras model, quantized or not, which is compiled and trained in place.
         x: Training records, shape (n, ...).
         y: Integer classes, shape (n,), or one-hot.
-        options: Folds, repeats, copies and the teachers' weight. None for `CrossDistillation(copies=3)` where no recipe
-            is given and it is `CLIPPED`, else for `CrossDistillation()`.
+        options: Folds, repeats, copies and the teachers' weight. None for `CrossDistillation()`; with `copies=3` where
+            no recipe is given, it is `CLIPPED`, and the records are binary, shape (n, d).
         recipe: How the student is trained. None for `tfmiaq.training.CLIPPED` where all its layers of weights are
             Dense, else for `tfmiaq.training.FROM_SCRATCH`.
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
@@ -268,8 +283,9 @@ def cross_distill(
         raise TypeError(f"cross_distill: Expected a CrossDistillation or None as options. Received {options!r:.200}.")
     if recipe is None:
         recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
-    options = default_options(recipe) if options is None else options
-    recipe = options.student_recipe(recipe)
+        options = default_options(recipe, np.asarray(x)) if options is None else options
+    options = CrossDistillation() if options is None else options
+    options.check_recipe(recipe)
     records, soft = labelled(
         train_fn,
         x,
@@ -284,7 +300,7 @@ def cross_distill(
     )
     # Teachers of a cache leave other random states behind than those that are trained here.
     with own_random_state(seed + options.folds * options.repeats):
-        return recipe.fit(student, records, soft)
+        return options.student_recipe(recipe, len(np.asarray(y))).fit(student, records, soft)
 
 
 def labelled(
@@ -307,6 +323,7 @@ def labelled(
 
     Args, errors: As of `cross_distill`.
     """
+    check_training("cross_distill", train_fn, seed, n_jobs)
     units, classes = classes, max(classes, 2)
     x, y = signals.pair((x, y), "train", "cross_distill")
     options.check_fits(len(y), "cross_distill")

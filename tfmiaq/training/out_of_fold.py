@@ -42,25 +42,27 @@ def _fold_predictions(
 ) -> tuple[int, np.ndarray]:
     """Returns the number of a fold, and the probabilities on it of a model that is trained on all other records.
 
-    They are of shape (m, classes), or of copies of the fold's m records, shape (k, m, ...), (k, m, classes).
+    They are of shape (m, classes); of copies of all records, shape (k, n, ...), (k, m, classes).
     """
     kept: np.ndarray = np.ones(len(y), bool)
     kept[fold] = False
+    # Processes share the array; the folds of all repeats would be many copies of it.
+    of_fold = None if copies is None else copies[:, fold]
 
     def train() -> dict[str, np.ndarray]:
         # The teacher is queried, and not used after that.
         lend = getattr(train_fn, "lend", None)
         with own_python_state(seed) if lend else own_random_state(seed):
             teacher = (lend or train_fn)(x[kept], y[kept])
-            queried = x[~kept] if copies is None else copies.reshape(-1, *copies.shape[2:])
+            queried = x[~kept] if of_fold is None else of_fold.reshape(-1, *of_fold.shape[2:])
             logits = signals.predict_logits(teacher, queried)
         probabilities = special.softmax(logits, axis=1).astype(np.float32)
         return {"probabilities": probabilities.reshape(*shape, -1)}
 
-    shape = (len(fold),) if copies is None else copies.shape[:2]
-    of_copies = () if copies is None else (copies,)
+    shape = (len(fold),) if of_fold is None else of_fold.shape[:2]
+    more = () if of_fold is None else (of_fold,)
     found = Store(cache).get_or_make(
-        "" if cache is None else fingerprint("out of fold", x, y, kept, train_fn, seed, *of_copies),
+        "" if cache is None else fingerprint("out of fold", x, y, kept, train_fn, seed, *more),
         train,
         ARRAYS,
         lambda stored: np.shape(stored.get("probabilities", ()))[:-1] == shape,
@@ -111,6 +113,13 @@ def _kept_together(x: np.ndarray, groups: Optional[np.ndarray], folds: int) -> O
         )
         return groups
     return together
+
+
+def check_training(owner: str, train_fn: Any, seed: Any, n_jobs: Any) -> None:
+    """Raises TypeError for a train_fn that cannot be called, InvalidArgumentError for a wrong seed or n_jobs."""
+    if not callable(train_fn):
+        raise TypeError(f"{owner}: Expected a function from (x, y) to a model. Received {train_fn!r:.200}.")
+    check(owner, n_jobs=(n_jobs, N_JOBS), seed=(seed, SEED))
 
 
 def out_of_fold_predictions(
@@ -171,10 +180,7 @@ def out_of_fold_predictions(
         ValueError: Records and labels that do not go together; copies that are not k of each record; a teacher whose
             outputs are labels, or that has no output for some class.
     """
-    if not callable(train_fn):
-        raise TypeError(
-            f"out_of_fold_predictions: Expected a function from (x, y) to a model. Received {train_fn!r:.200}."
-        )
+    check_training("out_of_fold_predictions", train_fn, seed, n_jobs)
     x, y = signals.pair((x, y), "train", "out_of_fold_predictions")
     checked = check(
         "out_of_fold_predictions",
@@ -194,13 +200,13 @@ def out_of_fold_predictions(
             f"out_of_fold_predictions: Expected copies of shape (k, {', '.join(map(str, x.shape))}), of all records. "
             f"Received shape {copies.shape}."
         )
+    if copies is not None and copies.dtype.kind == "f" and not np.isfinite(copies).all():
+        raise ValueError("out_of_fold_predictions: The copies of records hold NaN or infinity.")
     check_space(cache)
     splits = functools.partial(_folds, len(y), folds, groups=groups, left_out=left_out)
     held_out = [fold for repeat in range(repeats) for fold in splits(seed + repeat)]
     calls = [
-        joblib.delayed(_fold_predictions)(
-            number, train_fn, x, y, fold, None if copies is None else copies[:, fold], seed + number, cache
-        )
+        joblib.delayed(_fold_predictions)(number, train_fn, x, y, fold, copies, seed + number, cache)
         for number, fold in enumerate(held_out)
     ]
     died = (

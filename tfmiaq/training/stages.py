@@ -172,6 +172,15 @@ class QuantizedTraining:
         return _train_quantized(model, model, self.policy, self.recipe, x, y, False)
 
 
+def _shuffle_weights(model: Any, secret: int) -> None:
+    """Shuffles the values of each trained matrix of a fresh model, which initializers draw independently."""
+    generator = np.random.default_rng(secret)
+    for variable in model.trainable_weights:
+        if len(variable.shape) > 1:
+            values = np.asarray(variable)
+            variable.assign(generator.permutation(values.reshape(-1)).reshape(values.shape))
+
+
 def _train_student(
     student: Any, policy: Optional[BitwidthPolicy], recipe: TrainingRecipe, x: np.ndarray, y: np.ndarray, own: bool
 ) -> Any:
@@ -205,7 +214,7 @@ class CrossDistilledTraining:
         policy: The bits of each layer. None for a float student.
         recipe: How the student is trained.
         train_fn: Function from (x, y) to a trained float model, the teacher. A `FloatTraining` costs least.
-        options: Folds, repeats and the teachers' weight.
+        options: Folds, repeats, copies and the teachers' weight. Folds, teachers and copies have the seed 0.
         cache: Folder that keeps the teachers' outputs. None keeps nothing.
     """
 
@@ -230,7 +239,7 @@ class CrossDistilledTraining:
             raise TypeError(
                 f"CrossDistilledTraining: Expected a CrossDistillation as options. Received {self.options!r:.200}."
             )
-        self.options.student_recipe(self.recipe)
+        self.options.check_recipe(self.recipe)
 
     def get_config(self) -> dict[str, Any]:
         """Returns everything that defines the stage, for its fingerprint. A cache that was moved changes nothing."""
@@ -251,18 +260,34 @@ class CrossDistilledTraining:
             **more,
         )
 
-    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
+    def __call__(
+        self,
+        model: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        groups: Optional[np.ndarray] = None,
+        secret: Optional[int] = None,
+    ) -> Any:
         """Returns the trained quantized model, the same whether its teachers are trained or found in the cache.
 
-        `groups` has the group of each record: no group is split over folds.
+        `groups` has the group of each record: no group is split over folds. By a `secret`, an integer of any size, the
+        student's first weights are shuffled, so that who knows or finds the seed does not know them.
         """
-        return self._train(model, x, y, groups, True)
+        return self._train(model, x, y, groups, True, secret)
 
     def lend(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray] = None) -> Any:
         """Returns the trained quantized model, which the next training on this thread may change."""
         return self._train(model, x, y, groups, False)
 
-    def _train(self, model: Any, x: np.ndarray, y: np.ndarray, groups: Optional[np.ndarray], own: bool) -> Any:
+    def _train(
+        self,
+        model: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        groups: Optional[np.ndarray],
+        own: bool,
+        secret: Optional[int] = None,
+    ) -> Any:
         from tfmiaq._backend import keras
         from tfmiaq.training import repeated
 
@@ -271,8 +296,11 @@ class CrossDistilledTraining:
             # Before the teachers, who may be trained in the place of a model that is lent.
             clips = self.recipe.dp is not None and has_batch_normalization(model)
             student = without_batch_normalization(model) if clips else keras.models.clone_model(model)
+        if secret is not None:
+            _shuffle_weights(student, secret)
         classes = model.outputs[0].shape[-1]
         more: dict[str, Any] = {"cache": self.cache, "verbose": False, "groups": groups}
         records, soft = labelled(self.train_fn, x, y, classes, self.options, **more)
-        trained = _train_student(student, self.policy, self.options.student_recipe(self.recipe), records, soft, own)
+        recipe = self.options.student_recipe(self.recipe, len(y))
+        trained = _train_student(student, self.policy, recipe, records, soft, own)
         return _left_at(after, trained) if own else trained
