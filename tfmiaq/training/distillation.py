@@ -242,10 +242,11 @@ def cross_distill(
     random weights: a copy of a model that was trained on the records has them in its weights. A smaller
     `teacher_weight` and more `repeats` raise accuracy, and leakage with it.
 
-    How the student is trained matters as much as its labels (docs/frontier.md, Location-30, who holds the
-    file): in batches of 64, with BatchNormalization, it has an AUC of 0.865 at a test accuracy of 0.612; in 24 steps
-    with each record's gradient clipped, no normalization, and copies of the records in their place, 0.687 at 0.606;
-    what has 30 steps is `tfmiaq.training.CLIPPED`. It is no proof: the labels of other records come from teachers that have seen this one.
+    How the student is trained matters as much as its labels (docs/frontier.md, Location-30, who holds the file): in
+    batches of 64, with BatchNormalization, it has an AUC of 0.865 at a test accuracy of 0.612; in 24 steps with each
+    record's gradient clipped, no normalization, and copies of the records in their place, 0.687 at 0.606; what has 30
+    steps is `tfmiaq.training.CLIPPED`. It is no proof: the labels of other records come from teachers that have seen
+    this one.
 
     Exact and near duplicates stay in one fold. A second record of the same person in another fold voids the defence,
     because the teachers of its fold have seen the twin: give `groups`.
