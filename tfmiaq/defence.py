@@ -27,7 +27,7 @@ from tfmiaq.signals import ReferenceModels, half_splits
 from tfmiaq.signals.reference_models import MINUTES
 from tfmiaq.tflite.conversion import TARGETS, convert, numbers_of_labels
 from tfmiaq.tflite.verification import Verification, verify
-from tfmiaq.training.distillation import CrossDistillation, default_options
+from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.out_of_fold import TrainFloat
 from tfmiaq.training.recipe import TrainingRecipe, check_recipe, default_recipe
 from tfmiaq.training.stages import CrossDistilledTraining, QuantizedTraining
@@ -171,9 +171,9 @@ def defend(
         recipe: How the quantized model is trained. None for what `tfmiaq.training.default_recipe` gives: with
             cross-distillation `CLIPPED` for dense layers, else `FROM_SCRATCH`; without it `FINE_TUNING`.
         cross_distillation: How teachers label the records, if `model` is a function. False trains the quantized model
-            on from the float model, on the true labels. None for `CrossDistillation()`, with `copies=3` where
-            layers of weights are dense and records binary, if `model` is a function, no recipe is given, and the float
-            model is right on its members in at least 0.2 more than on the other half of the test records; else False.
+            on from the float model, on the true labels. None for `CrossDistillation()` if `model` is a function, no
+            recipe is given, and the float model is right on its members in at least 0.2 more than on the other half of
+            the test records; else for False.
         reference_models: Number of reference models of each audit, if `model` is a function: at least 2, or 0 for none.
         minutes: As of `ReferenceModels`, for each audit. None for `reference_models` of them.
         groups: Pair of arrays, (groups of the training records, groups of the test records): one value for each record,
@@ -320,7 +320,6 @@ def _float_stage(run: _Run) -> Any:
 def _decide_training(run: _Run, float_model: Any) -> _Run:
     """Returns the run with its recipe, and with the cross-distillation that None stands for."""
     cross = run.cross_distillation
-    recipe = run.recipe
     if cross is None:
         cross = False
         if run.is_function and run.recipe is None:
@@ -329,9 +328,8 @@ def _decide_training(run: _Run, float_model: Any) -> _Run:
                 for x, y in (run.members, run.choosing)
             )
             if on_members - on_others >= _MEMORIZED_GAP:
-                recipe = default_recipe(True, float_model)
-                cross = default_options(recipe, run.members[0])
-    recipe = default_recipe(bool(cross), float_model) if recipe is None else recipe
+                cross = CrossDistillation()
+    recipe = default_recipe(bool(cross), float_model) if run.recipe is None else run.recipe
     return dataclasses.replace(run, cross_distillation=cross, recipe=recipe)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -54,25 +52,16 @@ def test_dense_networks_have_a_recipe_of_their_own(model, expected):
         assert default_recipe(True, tfmiaq.quantize_model(model)) is CLIPPED
 
 
-@pytest.mark.parametrize(
-    ("build", "expected", "copies"), [(normalized, FROM_SCRATCH, 0), (plain, CLIPPED, 0), (plain, CLIPPED, 3)]
-)
-def test_a_student_that_is_given_keeps_its_layers(build, expected, copies, monkeypatch):
+@pytest.mark.parametrize(("build", "expected"), [(normalized, FROM_SCRATCH), (plain, CLIPPED)])
+def test_a_student_that_is_given_keeps_its_layers(build, expected, monkeypatch):
     used = []
-    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, x, y: used.append((recipe, x, y)) or model)
+    monkeypatch.setattr(tfmiaq.TrainingRecipe, "fit", lambda recipe, model, x, y: used.append((recipe, x)) or model)
     uniform = lambda x, y: lambda records: np.full((len(records), 3), 1 / 3)  # noqa: E731
     x, y = _records()
-    x = (x > 0).astype(np.float32) if copies else x
     tfmiaq.cross_distill(uniform, build(), x, y, verbose=False)
-    ((recipe, records, labels),) = used
-    on_copies = {"epochs": expected.epochs // 3, "batch_size": 24} if copies else {}
-    assert recipe == dataclasses.replace(expected, **on_copies)
-    assert len(records) == len(labels) == 24 * max(copies, 1)
-    tfmiaq.cross_distill(uniform, build(), x, y, tfmiaq.CrossDistillation(), verbose=False)
-    assert used[1][0] == expected
-    assert used[1][1] is x
-    tfmiaq.cross_distill(uniform, build(), x, y, recipe=CLIPPED, verbose=False)
-    assert used[2][0] is CLIPPED
+    ((recipe, records),) = used
+    assert recipe is expected
+    assert records is x
 
 
 def test_without_batch_normalization_a_bias_is_left():

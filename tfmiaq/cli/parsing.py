@@ -170,12 +170,7 @@ def _add_defend(parser: Any) -> None:
         "Teachers that were not trained on a record label it. Without any flag of this group or of the recipe it is "
         "used where the float model has memorized its records.",
     )
-    add_fields(
-        group,
-        CrossDistillation,
-        ("folds", "repeats", "teacher_weight", "copies"),
-        defaults={"copies": "0; 3 for dense layers and binary records, without any flag of this group"}.get,
-    )
+    add_fields(group, CrossDistillation, ("folds", "repeats", "teacher_weight", "copies"))
     group.add_argument("--no_cross_distillation", action="store_true", help="train the float model on")
 
 

@@ -15,7 +15,7 @@ from scipy import special
 from tfmiaq import signals
 from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check, check_fields, integer, real
 from tfmiaq.caching import own_random_state
-from tfmiaq.training.changed import Change, are_bits, change_for
+from tfmiaq.training.changed import Change, change_for
 from tfmiaq.training.dp_sgd import has_batch_normalization
 from tfmiaq.training.out_of_fold import REPEATS, TrainFloat, check_training, out_of_fold_predictions
 from tfmiaq.training.recipe import CLIPPED, FINE_TUNING, FROM_SCRATCH, TrainingRecipe, check_recipe, default_recipe
@@ -40,8 +40,8 @@ class CrossDistillation:
             folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
         copies: How many changed copies of each record the student is trained on in its place, each labelled by the
             teachers of the record. Copies are shuffled together, and steps stay about as many: the recipe's epochs are
-            divided by `copies`, which has to divide them. All copies are held in memory. 0 for the records themselves,
-            up to 1000.
+            divided by `copies`, which has to divide them. Most records leak a little less by it, and mislabelled ones
+            more (docs/defence.md). All copies are held in memory. 0 for the records themselves, up to 1000.
         change: Function from records (n, ...), which it leaves as they are, and the number of a copy, from 0 on, to the
             copies, an array of the same shape; always the same ones. None for `ImagesShifted()` of images,
             `FeaturesDropped()` of binary records and `FeaturesExchanged()` of others, all in `tfmiaq.training`.
@@ -130,16 +130,6 @@ class CrossDistillation:
     def check_fits(self, records: int, owner: str) -> None:
         """Raises InvalidArgumentError if there are more folds than records."""
         check(owner, folds=(self.folds, integer(2, records)))
-
-
-def default_options(recipe: TrainingRecipe, x: Any) -> CrossDistillation:
-    """Returns how teachers label the records of a student where nothing is said.
-
-    A student with the recipe `CLIPPED`, of dense layers, is trained on three copies of each binary record, as
-    docs/frontier.md has it measured. Others are trained on the records.
-    """
-    on_copies = recipe == CLIPPED and isinstance(x, np.ndarray) and x.ndim == 2 and are_bits(x)
-    return CrossDistillation(copies=3) if on_copies else CrossDistillation()
 
 
 def distill(
@@ -260,8 +250,7 @@ def cross_distill(
         student: A Keras model, quantized or not, which is compiled and trained in place.
         x: Training records, shape (n, ...).
         y: Integer classes, shape (n,), or one-hot.
-        options: Folds, repeats, copies and the teachers' weight. None for `CrossDistillation()`; with `copies=3` where
-            no recipe is given, it is `CLIPPED`, and the records are binary, shape (n, d).
+        options: Folds, repeats, copies and the teachers' weight. None for `CrossDistillation()`.
         recipe: How the student is trained. None for `tfmiaq.training.CLIPPED` where all its layers of weights are
             Dense, else for `tfmiaq.training.FROM_SCRATCH`.
         groups: As of `out_of_fold_predictions`. Give them where one person may have several records.
@@ -284,7 +273,6 @@ def cross_distill(
         raise TypeError(f"cross_distill: Expected a CrossDistillation or None as options. Received {options!r:.200}.")
     if recipe is None:
         recipe = FROM_SCRATCH if has_batch_normalization(student) else default_recipe(True, student)
-        options = default_options(recipe, np.asarray(x)) if options is None else options
     options = CrossDistillation() if options is None else options
     options.check_recipe(recipe)
     records, soft = labelled(
