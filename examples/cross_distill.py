@@ -55,7 +55,9 @@ CLIP = flags.DEFINE_float(
 AUGMENT = flags.DEFINE_boolean("augment", False, "Flip and shift the images of every batch.")
 MIXUP = flags.DEFINE_float("mixup", 0.0, "alpha of mixup in every training; 0 for none.", 0.0)
 REFERENCE_MODELS = flags.DEFINE_integer("reference_models", 4, "Reference models of each audit; 0 for none.", 0)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of splits, trainings and audits.", 0)
+SEED = flags.DEFINE_integer(
+    "seed", None, "Seed of splits, trainings and audits; none for 0, and in trainings for one that nobody knows.", 0
+)
 FOLDER = flags.DEFINE_string("folder", "out/cross_distilled", "Folder for all that is made.")
 
 flags.register_validator(
@@ -76,7 +78,7 @@ flags.register_validator("folds", lambda count: count != 1, message="expected 0,
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    data = datasets.load(DATASET.value, SEED.value)
+    data = datasets.load(DATASET.value, SEED.value or 0)
     if len(data.x_train) < MEMBERS.value:
         raise app.UsageError(f"--members={MEMBERS.value}, but {data.name} has {len(data.x_train)} training records.")
     shape, classes, width = data.x_train.shape[1:], data.classes, WIDTH.value
