@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from concurrent import futures
 
@@ -24,6 +25,16 @@ def test_a_folder_keeps_a_secret_of_its_own_that_others_cannot_read(tmp_path):
 def test_two_calls_at_once_get_one_secret(tmp_path):
     with futures.ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(lambda _: kept_secret(tmp_path), range(64)))) == 1
+
+
+def test_a_file_system_without_links_keeps_a_secret_too(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError("no links")
+
+    monkeypatch.setattr(os, "link", refused)
+    secret = kept_secret(tmp_path)
+    assert kept_secret(tmp_path) == secret
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
 def test_seeds_that_are_told_tell_nothing(tmp_path):

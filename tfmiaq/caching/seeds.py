@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -31,9 +30,14 @@ def kept_secret(folder: Any) -> int:
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(f"{secrets.randbits(_BITS)}\n")
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(unfinished, path)
-        os.unlink(unfinished)
+        except FileExistsError:
+            pass  # Another call was first.
+        except OSError:
+            os.replace(unfinished, path)  # Not all file systems have links.
+        finally:
+            pathlib.Path(unfinished).unlink(missing_ok=True)
     text = read_text(path, "A folder's secret", _LONGEST).strip()
     if not text.isascii() or not text.isdigit() or int(text) >= 2**_BITS:
         raise ValueError(

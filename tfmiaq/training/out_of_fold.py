@@ -195,7 +195,7 @@ def out_of_fold_predictions(
     groups = _kept_together(x, groups, folds)
     check("out_of_fold_predictions", left_out=(left_out, integer(1, folds - 1)))
     copies = None if copies is None else np.asarray(copies)
-    if copies is not None and (not copies.shape[:1] > (0,) or copies.shape[1:] != x.shape):
+    if copies is not None and (copies.shape[1:] != x.shape or not len(copies)):
         raise ValueError(
             f"out_of_fold_predictions: Expected copies of shape (k, {', '.join(map(str, x.shape))}), of all records. "
             f"Received shape {copies.shape}."
