@@ -10,6 +10,7 @@ import pytest
 
 import tfmiaq
 from tfmiaq import signals
+from tfmiaq._backend import keras
 
 
 def test_every_record_is_in_half_of_the_reference_models_sets():
@@ -62,6 +63,8 @@ def test_disjoint_splits_never_train_on_an_audited_record(tmp_path):
         ({"cache": __file__}, ValueError, "Expected cache as a folder"),
         ({"minutes": 0}, ValueError, "Expected minutes to be a finite number above 0, or None.*Received 0"),
         ({"n_jobs": 0}, ValueError, "Expected n_jobs to be an integer of at least 1, or -1, or None.*Received 0"),
+        ({"known_seed": -1}, ValueError, "Expected known_seed to be an integer from 0.*Received -1"),
+        ({"known_seed": 2**32}, ValueError, "Expected known_seed to be an integer from 0.*Received 4294967296"),
     ],
 )
 def test_reference_models_that_cannot_be_are_refused_when_they_are_made(arguments, error, message):
@@ -78,6 +81,49 @@ def test_reference_models_are_frozen_options_with_plain_numbers():
     members, _ = pipelines.sets(200)
     disjoint = tfmiaq.ReferenceModels(pipelines.train_slowly, splits="disjoint", population=members)
     assert len(repr(disjoint)) < 250
+
+
+def _first_weights(x, y):
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+
+class _OnAll:
+    """A stage of which all models train on the same records, so that nothing but the seed makes them differ."""
+
+    def __init__(self, stage, records):
+        self.stage, self.records = stage, records
+
+    def __call__(self, x, y):
+        return self.stage(*self.records)
+
+    @property
+    def lend(self):
+        lend = self.stage.lend  # An AttributeError says that there is none.
+        return lambda x, y: lend(*self.records)
+
+
+@pytest.mark.parametrize("stage", [_first_weights, pipelines.fast_stages()[0]], ids=["function", "stage"])
+def test_an_attacker_who_knows_the_seed_trains_what_the_target_is(stage):
+    members, non_members = pipelines.sets(20)
+    both = np.concatenate([members[0], non_members[0]]), np.concatenate([members[1], non_members[1]])
+    keras.utils.set_random_seed(7)
+    target = signals.extract(stage(*both), both)
+    found = {
+        seed: signals.train_references(tfmiaq.ReferenceModels(_OnAll(stage, both), 3, known_seed=seed), both).outputs
+        for seed in (None, 7)
+    }
+    np.testing.assert_allclose(found[7], np.stack([target.outputs] * 3), atol=1e-3)
+    assert np.abs(found[None] - found[7]).mean((1, 2)).min() > 0.01
+
+
+def test_a_report_tells_that_the_attacker_knows_the_seed():
+    members, non_members = pipelines.sets(20)
+    texts = []
+    for seed in (None, 7):
+        options = tfmiaq.ReferenceModels(_first_weights, 2, known_seed=seed)
+        report = tfmiaq.audit(_first_weights(*members), members, non_members, ["LiRA"], reference_models=options)
+        texts.append([finding.text for finding in report.findings if finding.kind == "known seed"])
+    assert texts[0] == [] and "trained from known_seed" in texts[1][0]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tfmiaq.attacks.suite import SMALLEST_SET
 from tfmiaq.auditing import evaluation, requirements
 from tfmiaq.auditing import slices as slices_of
 from tfmiaq.auditing.canaries import Canaries, audit_canaries, check_canaries
+from tfmiaq.auditing.findings import Finding
 from tfmiaq.auditing.reporting.provenance import Provenance
 from tfmiaq.auditing.reporting.report import AuditReport
 from tfmiaq.auditing.set_checks import check_sets
@@ -40,6 +41,11 @@ from tfmiaq.signals.reference_signals import ReferenceSignals
 from tfmiaq.signals.reference_training import train_references
 from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
+
+_KNOWN_SEED = (
+    "The reference models were trained from known_seed. Where that is the target's own seed, the figures are those of "
+    "an attacker who knows it, and nobody else finds as much."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +230,8 @@ def audit(
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
         units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
         findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
+        if isinstance(reference_models, ReferenceModels) and reference_models.known_seed is not None:
+            findings.append(Finding("known seed", _KNOWN_SEED, invalid=False))
         references = _reference_signals(
             reference_models, sets, found, make, can_query, seed, progress, of_records, units
         )

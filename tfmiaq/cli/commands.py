@@ -25,6 +25,7 @@ from tfmiaq.training.distillation import CrossDistillation
 from tfmiaq.training.recipe import TrainingRecipe, default_recipe, flips_and_shifts
 
 Arguments = argparse.Namespace
+_OF_REFERENCES = ("minutes", "known_seed", "cache", "n_jobs")
 
 
 def summary(given: Arguments) -> int:
@@ -123,12 +124,13 @@ def _slices(given: Arguments, members: int, non_members: int) -> dict[str, Any]:
 
 def _reference_models(given: Arguments) -> Optional[Any]:
     """Returns the reference models of the flags, or None without a pipeline."""
-    flags = {"count": given.reference_models, **{name: getattr(given, name) for name in ("minutes", "cache", "n_jobs")}}
+    flags = {"count": given.reference_models, **{name: getattr(given, name) for name in _OF_REFERENCES}}
     flags = {name: value for name, value in flags.items() if value is not None}
     if not given.train_fn:
         if flags:
             raise ValueError(
-                "--reference_models, --minutes, --cache and --n_jobs need the target's pipeline: give --train_fn."
+                "--reference_models, --minutes, --known_seed, --cache and --n_jobs need the target's pipeline: give "
+                "--train_fn."
             )
         return None
     from tfmiaq.signals import ReferenceModels

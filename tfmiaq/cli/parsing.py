@@ -125,10 +125,11 @@ def _add_audit(parser: Any) -> None:
     add_fields(
         group,
         ReferenceModels,
-        ("count", "minutes", "n_jobs", "cache"),
-        defaults={"cache": "FOLDER/cache", "n_jobs": "1"}.get,
+        ("count", "minutes", "known_seed", "n_jobs", "cache"),
+        defaults={"cache": "FOLDER/cache", "n_jobs": "1", "known_seed": "unknown"}.get,
         count={"flag": "reference_models", "text": "number of models, at least 2"},
         minutes={"text": "train as many models as this time allows, and at least --reference_models"},
+        known_seed={"text": "the seed that the target was trained by, for an attacker who knows it"},
         n_jobs={"text": "processes that train models side by side, -1 for all cores"},
     )
 

@@ -48,11 +48,15 @@ class ReferenceModels:
             long they take, and at most 256. The cache keeps the time that each one took, so that an audit that was
             stopped goes on with what is left of it, and one that ended trains nothing further. The report tells the
             number. None for `count` models.
+        known_seed: Seed of the target's own training, for an attacker who knows it: stage d of every model is seeded
+            with known_seed + d, so that all of them start from the target's first weights, and draw its order of
+            records and its noise. Such an attacker finds much more (docs/defence.md). From 0 to 2**32 less the
+            number of stages. None for an attacker who does not know it: each model then has a seed of its own.
 
     Raises:
         TypeError: A train_fn that cannot be called as it will be; a population that is no pair.
         ValueError: Fewer than 2 models; unknown splits; a population without "disjoint", or the other way round; a
-            cache that is a file; n_jobs of 0; minutes that are not above 0.
+            cache that is a file; n_jobs of 0; minutes that are not above 0; a known_seed out of its range.
     """
 
     train_fn: TrainFn
@@ -63,6 +67,7 @@ class ReferenceModels:
     n_jobs: Optional[int] = None
     population_groups: Optional[Any] = dataclasses.field(default=None, repr=False)
     minutes: Optional[float] = None
+    known_seed: Optional[int] = None
 
     def __post_init__(self) -> None:
         if not self.steps or not all(map(callable, self.steps)):
@@ -71,7 +76,8 @@ class ReferenceModels:
                 f"functions of which the later ones take (model, x, y). Received {self.train_fn!r:.200}."
             )
         _check_arity(self.steps)
-        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=MINUTES)
+        known = integer(0, 2**32 - len(self.steps), or_none=True, none_means="a seed that the attacker does not know")
+        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=MINUTES, known_seed=known)
         check_choice("ReferenceModels", "splits", self.splits, SPLITS)
         if (self.splits == "disjoint") != (self.population is not None):
             raise ValueError(

@@ -346,7 +346,7 @@ def _jobs(
     jobs = []
     for index, chosen in enumerate(sets.chosen):
         # Each model has room for the seeds of its stages.
-        first_seed = seed + 1000 * index
+        first_seed = seed + 1000 * index if options.known_seed is None else options.known_seed
         keys = tuple(fingerprint(data, chosen, prints[: depth + 1], first_seed) for depth in range(len(prints)))
         groups = None if sets.groups is None else sets.groups[chosen]
         jobs.append(_Job(index, options.steps, keys, first_seed, chosen, folder, batch_size, queries, access, groups))
