@@ -2,24 +2,24 @@
 
     python benchmarks/defences_images.py --dataset=cifar10.npz
     python benchmarks/defences_images.py --dataset=cifar10.npz --networks=resnet8 --rows='float*' --models=16
+    python benchmarks/defences_images.py --dataset=cifar10.npz --tune
     python benchmarks/defences_images.py --only_table
 
 Each of `--models` models trains on its own random half of a pool, which is that of `post_training.py`, and is attacked
 with the others as its reference models (`in_turn.py`). Rows of floats of 24 epochs, and of what is quantized after
 them, are those of `post_training.py --in_turn=8`. Calibration has 256 records outside of the pool. Rows that clip by
 record have GroupNormalization; the others have BatchNormalization. Rows "augmented" train on flips and shifts, and
-their attackers query augmented copies too.
+their attackers query augmented copies too. `--tune` searches rates and lengths of DP-SGD and of ours on records outside
+of the pool, which no model of a row trains on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import itertools
-import json
 import pathlib
-import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,38 +27,41 @@ from absl import app, flags
 from calibrated import Calibrate, Traced
 from defences_ways import Way, clipped
 from images_report import write_tables
-from in_turn import in_turn
-from networks import NETWORKS, group_normalized
-from tqdm import tqdm
+from networks import NETWORKS, OF_IMAGES, group_normalized
+from rows_in_turn import CACHE, measure, read, search
 
 import tfmiaq
 from tfmiaq import datasets, signals, training
 
 DATASET = flags.DEFINE_string("dataset", "cifar10", "CIFAR-10: its name, or the path of an .npz file.")
-NETWORKS_TO_RUN = flags.DEFINE_multi_enum("networks", list(NETWORKS), list(NETWORKS), "Networks.")
-ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train, in this order.")
+NETWORKS_TO_RUN = flags.DEFINE_multi_enum("networks", list(OF_IMAGES), list(OF_IMAGES), "Networks.")
 MEMBERS = flags.DEFINE_integer("members", 1_000, "Members of each model.", 100)
-MODELS = flags.DEFINE_integer("models", 12, "Models of each row; two less are references of each.", 4)
-TARGETS = flags.DEFINE_integer("targets", 8, "Models of each row that are attacked.", 2)
-CACHE = flags.DEFINE_string("cache", "out/defences_images", "Folder of finished models' signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/defences_images.json", "Result file.")
 FURTHER = flags.DEFINE_string("further", "benchmarks/post_training_in_turn.json", "Result file of `post_training.py`.")
 SMALL = flags.DEFINE_string("small", "benchmarks/defences_images_16.json", "Result file at 16 x 16 pixels.")
 TABLE = flags.DEFINE_string("table", "docs/frontier_images.md", "Page whose tables are written anew with each row.")
 ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the tables from the result files, and measure nothing.")
+TUNE = flags.DEFINE_bool("tune", False, "Search rates and lengths on records outside of the pool instead.")
 _CLASSES, _QUERIES, _CALIBRATION = 10, 4, 256
 _SHAPE = (32, 32, 3)
+_COMMAND = "python benchmarks/defences_images.py --dataset=cifar10.npz"
+# At 0.1 and 0.05 the small VGG learns next to nothing.
+_RATES = {"small_vgg": 0.005}
 # One of each way to train.
 _WITH_NULL = (
     "float, 8 epochs",
     "augmented float, 24 epochs",
     "cross-distilled, teachers of 12 epochs, 24 epochs",
     "cross-distilled, teachers of 8 epochs, 24 epochs",
+    "augmented cross-distilled, teachers of 48 epochs, 144 epochs",
+    "plain, clip 1, GroupNormalization, rate 0.5, 20 epochs",
+    "DP-SGD, noise 0.1, GroupNormalization, rate 0.25, 20 epochs",
+    "SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs",
 )
 
 
 def _normalized(network: str) -> Any:
-    return NETWORKS[network](_SHAPE, _CLASSES)
+    return OF_IMAGES[network](_SHAPE, _CLASSES)
 
 
 def _grouped(network: str) -> Any:
@@ -70,9 +73,15 @@ def _same(model: Any) -> Any:
     return model
 
 
-def _small(epochs: int, augment: Any = None) -> tfmiaq.TrainingRecipe:
+def small(network: str, epochs: int, augment: Any = None) -> tfmiaq.TrainingRecipe:
     """Batches of 64, as networks with BatchNormalization are trained."""
-    return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=0.1, batch_size=64, augment=augment)
+    rate = _RATES.get(network, 0.1)
+    return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=rate, batch_size=64, augment=augment)
+
+
+def by_record(epochs: int, noise: float, rate: float) -> tfmiaq.TrainingRecipe:
+    """Batches of a tenth of the members, each record's gradient clipped."""
+    return clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
 
 
 def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
@@ -82,7 +91,7 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         network: Name of the network.
         outside: Records to calibrate on.
     """
-    normalized = functools.partial(_normalized, network)
+    normalized, _small = functools.partial(_normalized, network), functools.partial(small, network)
     store = str(pathlib.Path(CACHE.value) / "teachers")
     found: dict[str, list[Any]] = {}
 
@@ -98,7 +107,7 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         distilled = tfmiaq.CrossDistilledTraining(None, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
         return Way(distilled, normalized, hide=_same)
 
-    for epochs in (3, 5, 8, 10, 12, 16):
+    for epochs in (3, 5, 8, 10, 12, 16, *(() if network in NETWORKS else (24,))):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
     for epochs in (8, 12, 16, 24, 48):
         augmented = _small(epochs, training.flips_and_shifts())
@@ -107,16 +116,17 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
     often = student(_small(24), _small(12), repeats=3)
     add("cross-distilled, teachers of 12 epochs drawn 3 times, 24 epochs", often)
-    # As many copies of each record as a training of 24 epochs sees, each labelled by the record's teachers.
-    augmented = _small(24, training.flips_and_shifts())
-    change = training.ImagesShifted(mirror=True)
-    for epochs in (24, 48):
-        of_copies = student(_small(epochs), augmented, copies=24, change=change)
-        add(f"augmented cross-distilled, {epochs} epochs", of_copies)
-    for noise, rate, epochs in itertools.product((0.0, 0.1, 0.3), (0.25, 0.5), (10, 20)):
-        recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
+    selena = student(_small(24), _small(12), folds=25, left_out=10)
+    add("SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs", selena)
+    # Each copy of a record is labelled by the record's own teachers.
+    shifts, change = training.flips_and_shifts(), training.ImagesShifted(mirror=True)
+    for taught, repeats, epochs in itertools.product((24, 48), (1, 2, 3), (24, 72, 144, 288)):
+        of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=change)
+        often = "" if repeats == 1 else f" drawn {repeats} times"
+        add(f"augmented cross-distilled, teachers of {taught} epochs{often}, {epochs} epochs", of_copies)
+    for noise, rate, epochs in itertools.product((0.0, 0.05, 0.1, 0.3), (0.25, 0.5, 1.0), (10, 20, 40)):
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
-        grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), recipe)
+        grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), by_record(epochs, noise, rate))
         add(f"{kind}, GroupNormalization, rate {rate:g}, {epochs} epochs", grouped)
     for name, loss in (
         ("RelaxLoss 1.0", tfmiaq.losses.RelaxLoss(1.0, from_logits=True)),
@@ -128,6 +138,31 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
     return found
 
 
+def _trials(network: str, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """Setting, training and labels of each trial of the search."""
+    normalized, grouped = functools.partial(_normalized, network), functools.partial(_grouped, network)
+    for noise, rate in itertools.product((0.0, 0.1), (0.25, 0.5, 1.0)):
+        recipe = by_record(20, noise, rate)
+        setting = {"kind": "DP-SGD", "noise": noise, "rate": rate, "epochs": 20}
+        yield setting, tfmiaq.FloatTraining(grouped, recipe), (x, y)
+    for taught in (8, 12):
+        teacher = tfmiaq.FloatTraining(normalized, small(network, taught))
+        soft = functools.cache(functools.partial(training.out_of_fold_predictions, teacher, x, y))
+        for epochs in (12, 24, 48):
+            setting = {"kind": "cross-distilled", "teachers": taught, "epochs": epochs}
+            yield setting, tfmiaq.FloatTraining(normalized, small(network, epochs)), (x, soft)
+
+
+def tune(network: str, results: pathlib.Path) -> None:
+    """Writes accuracies of DP-SGD and of ours over their settings, on records that no model of a row trains on."""
+    data = datasets.load(DATASET.value)
+    count = MEMBERS.value
+    start = 2 * count + _CALIBRATION
+    x, y = data.x_train[start : start + count], data.y_train[start : start + count]
+    sets = {"train_accuracy": (x, y), "test_accuracy": (data.x_test[: 2 * count], data.y_test[: 2 * count])}
+    search(network, _trials(network, x, y), sets, results)
+
+
 def _pool() -> tuple[signals.Records, np.ndarray]:
     """The pool of `post_training.py`, and the records that it calibrates on."""
     data = datasets.load(DATASET.value)
@@ -137,52 +172,19 @@ def _pool() -> tuple[signals.Records, np.ndarray]:
     return (x[order], y[order]), x[count : count + _CALIBRATION]
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """A result file, empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _row(network: str, name: str, stages: list[Any], pool: signals.Records) -> dict[str, Any]:
-    started = time.process_time()
-    options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
-    queries = None
-    if name.startswith("augmented"):
-        queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
-    with tqdm(total=MODELS.value, desc=name) as bar:
-        references = signals.train_references(options, pool, batch_size=1_000, queries=queries, progress=bar.update)
-    seconds = round(time.process_time() - started)
-    found = in_turn(references, pool[1], min(TARGETS.value, MODELS.value), with_null=name in _WITH_NULL)
-    return {"network": network, "row": name, "members": MEMBERS.value, **found, "seconds": seconds}
-
-
 def main(argv: list[str]) -> None:
     del argv
     results, further, table = (pathlib.Path(flag.value) for flag in (RESULTS, FURTHER, TABLE))
-
-    def write(kept: dict[str, Any]) -> None:
-        kept["command"] = "python benchmarks/defences_images.py --dataset=cifar10.npz"
-        results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
+    if TUNE.value:
+        for network in NETWORKS_TO_RUN.value:
+            tune(network, results)
+        return
     if not ONLY_TABLE.value:
         pool, calibration = _pool()
+        queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
         for network in NETWORKS_TO_RUN.value:
-            all_rows = rows(network, calibration)
-            names = [name for pattern in ROWS.value for name in all_rows if fnmatch.fnmatchcase(name, pattern)]
-            for name in dict.fromkeys(names):
-                known = [
-                    row for row in read(results).get("rows", []) if (row["network"], row["row"]) == (network, name)
-                ]
-                if any(row["reference_models"] >= MODELS.value - 2 for row in known):
-                    continue
-                found = _row(network, name, all_rows[name], pool)
-                # What another run may have written meanwhile stays.
-                kept = read(results)
-                kept["rows"] = [row for row in kept.get("rows", []) if row not in known] + [found]
-                write(kept)
-                best = max(found["logits"].items(), key=lambda item: item[1][0])
-                print(
-                    network, name, found["test_accuracy"], found["train_accuracy"], best, found["seconds"], flush=True
-                )
+            found = rows(network, calibration)
+            measure(network, found, pool, results, _COMMAND, _WITH_NULL, queries, "augmented*")
     finished = [*read(results).get("rows", []), *read(further).get("rows", [])]
     write_tables(finished, read(pathlib.Path(SMALL.value))["rows"], table)
 

@@ -110,3 +110,4 @@ def group_normalized(model: Any) -> Any:
 
 
 NETWORKS = {"resnet8": resnet8, "small_mobilenet": small_mobilenet}
+OF_IMAGES = {**NETWORKS, "resnet20": resnet20, "small_vgg": small_vgg}

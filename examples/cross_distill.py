@@ -2,7 +2,8 @@
 
     python examples/cross_distill.py
     python examples/cross_distill.py --dataset=own.npz --folds=5 --repeats=3 --output_bits=1 --output_clip=0.2
-    python examples/cross_distill.py --dataset=cifar10 --members=5000 --width=32 --augment
+    python examples/cross_distill.py --dataset=cifar10 --members=1000 --width=16 --augment --epochs=48 --folds=5 \\
+        --repeats=1 --copies=24 --student_epochs=144
     python examples/cross_distill.py --dataset=cifar10 --members=10000 --width=32 --epochs=24 --folds=5 --repeats=1 \\
         --mixup=0.4 --weight_bits=4 --output_bits=1 --output_clip=0.2
 
@@ -32,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 DATASET = flags.DEFINE_string("dataset", "digits", f"One of {', '.join(datasets.NAMES)}, or the path of an .npz file.")
 MEMBERS = flags.DEFINE_integer("members", 300, "Records to train on.", 24)
 WIDTH = flags.DEFINE_integer("width", 8, "Filters of the first layer; the others have multiples of it.", 1)
-EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs of the float model, of each teacher and of the quantized model.", 1)
+EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs of the float model and of each teacher.", 1)
 FOLDS = flags.DEFINE_integer(
     "folds", 4, "Folds of the teachers; 0 fine-tunes the float model on the labels instead.", 0
 )
@@ -40,6 +41,12 @@ TEACHER_WEIGHT = flags.DEFINE_float(
     "teacher_weight", 1.0, "Weight of the teachers' probabilities in the labels; the rest is the label.", 0.0, 1.0
 )
 REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split into folds anew.", 1)
+COPIES = flags.DEFINE_integer(
+    "copies", 0, "Changed copies of each record that the quantized model is trained on in its place; 0 for none.", 0
+)
+STUDENT_EPOCHS = flags.DEFINE_integer(
+    "student_epochs", None, "Epochs of the quantized model, if not --epochs; a multiple of --copies.", 1
+)
 WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
 ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.", 1, 8)
 OUTPUT = flags.DEFINE_integer(
@@ -72,6 +79,11 @@ flags.register_multi_flags_validator(
     message="expected both or neither",
 )
 flags.register_validator("mixup", lambda alpha: alpha == 0 or alpha >= 0.01, message="expected 0, or at least 0.01")
+flags.register_multi_flags_validator(
+    ["copies", "student_epochs", "epochs"],
+    lambda given: not given["copies"] or (given["student_epochs"] or given["epochs"]) % given["copies"] == 0,
+    message="expected copies that divide the quantized model's epochs",
+)
 flags.register_validator("folds", lambda count: count != 1, message="expected 0, or at least 2")
 
 
@@ -98,13 +110,20 @@ def main(argv: list[str]) -> None:
     policy = tfmiaq.BitwidthPolicy(
         tfmiaq.LayerBits(WEIGHTS.value, ACTIVATIONS.value), first=end, last=end, output=output
     )
-    options = FOLDS.value and tfmiaq.CrossDistillation(FOLDS.value, REPEATS.value, TEACHER_WEIGHT.value)
+    # Copies are changed already, and each has labels of its own.
+    recipe = dataclasses.replace(
+        whole, epochs=STUDENT_EPOCHS.value or EPOCHS.value, augment=None if COPIES.value else augment
+    )
+    change = training.ImagesShifted(mirror=True) if COPIES.value and AUGMENT.value else None
+    options = FOLDS.value and tfmiaq.CrossDistillation(
+        FOLDS.value, REPEATS.value, TEACHER_WEIGHT.value, copies=COPIES.value, change=change
+    )
     defence = tfmiaq.defend(
         train_float,
         (data.x_train[: MEMBERS.value], data.y_train[: MEMBERS.value]),
         (data.x_test[: 2 * MEMBERS.value], data.y_test[: 2 * MEMBERS.value]),
         policy=policy,
-        recipe=whole if FOLDS.value else tuning,
+        recipe=recipe if FOLDS.value else tuning,
         cross_distillation=options or False,
         reference_models=REFERENCE_MODELS.value,
         seed=SEED.value,

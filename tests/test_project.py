@@ -161,8 +161,9 @@ def test_the_demo_refuses_bad_flags_before_it_starts(flag, message):
 
 
 @pytest.mark.slow
-def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
-    sizes = ("--members=60", "--epochs=2", "--folds=2", "--repeats=1", "--output_bits=1", "--output_clip=0.2")
+@pytest.mark.parametrize("more", [(), ("--augment", "--copies=2", "--student_epochs=4")], ids=["records", "copies"])
+def test_the_example_of_cross_distillation_goes_on_where_it_was(more, tmp_path):
+    sizes = ("--members=60", "--epochs=2", "--folds=2", "--repeats=1", "--output_bits=1", "--output_clip=0.2", *more)
     arguments = (*sizes, "--reference_models=0", f"--folder={tmp_path}")
     first, again = (_demo(*arguments, script="cross_distill.py", cwd=tmp_path) for _ in range(2))
     assert first.returncode == 0, first.stderr
@@ -178,6 +179,7 @@ def test_the_example_of_cross_distillation_goes_on_where_it_was(tmp_path):
         ("--folds=1", "expected 0, or at least 2"),
         ("--output_bits=9", "output_bits"),
         ("--output_clip=0.2", "expected both or neither"),
+        ("--copies=3", "expected copies that divide the quantized model's epochs"),
         ("--members=5000", "but digits has 898 training records"),
     ],
 )

@@ -1,0 +1,111 @@
+"""Rows of which every model is attacked in turn: what trains, measures and writes them, and the flags of that."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pathlib
+import time
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from absl import flags
+from in_turn import in_turn
+from tqdm import tqdm
+
+import tfmiaq
+from tfmiaq import signals
+
+ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train, in this order.")
+MODELS = flags.DEFINE_integer("models", 12, "Models of each row; two less are references of each.", 4)
+TARGETS = flags.DEFINE_integer("targets", 8, "Models of each row that are attacked.", 2)
+CACHE = flags.DEFINE_string("cache", "out/in_turn", "Folder of finished models' signals.")
+_AT_ONCE = 1_000
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result file, empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
+    """Writes a result file."""
+    results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def _row(network: str, name: str, stages: Any, pool: signals.Records, queries: Any, with_null: bool) -> dict[str, Any]:
+    started = time.process_time()
+    options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
+    with tqdm(total=MODELS.value, desc=name) as bar:
+        references = signals.train_references(options, pool, batch_size=_AT_ONCE, queries=queries, progress=bar.update)
+    seconds = round(time.process_time() - started)
+    found = in_turn(references, pool[1], min(TARGETS.value, MODELS.value), with_null=with_null)
+    return {"network": network, "row": name, "members": len(pool[1]) // 2, **found, "seconds": seconds}
+
+
+def measure(
+    network: str,
+    rows: dict[str, Any],
+    pool: signals.Records,
+    results: pathlib.Path,
+    command: str,
+    with_null: Collection[str] = (),
+    queries: Any = None,
+    queried: str = "*",
+) -> None:
+    """Measures the rows that the flags ask for and that are missing, and writes each when it is finished.
+
+    Args:
+        network: Name of the network or task in the result file.
+        rows: Pipelines by name.
+        pool: Records; each model trains on a random half.
+        results: The result file.
+        command: What makes it, but for the flags.
+        with_null: Rows that are attacked by memberships that are drawn anew too.
+        queries: Augmented queries of each record, or None.
+        queried: Glob over the rows whose attackers have them.
+    """
+    names = [name for pattern in ROWS.value for name in rows if fnmatch.fnmatchcase(name, pattern)]
+    for name in dict.fromkeys(names):
+        known = [row for row in read(results).get("rows", []) if (row["network"], row["row"]) == (network, name)]
+        if any(row["reference_models"] >= MODELS.value - 2 for row in known):
+            continue
+        asked = queries if fnmatch.fnmatchcase(name, queried) else None
+        found = _row(network, name, rows[name], pool, asked, name in with_null)
+        # What another run may have written meanwhile stays.
+        kept = read(results)
+        kept["command"] = command
+        kept["rows"] = [row for row in kept.get("rows", []) if row not in known] + [found]
+        write(results, kept)
+        best = max(found["logits"].items(), key=lambda item: item[1][0])
+        print(network, name, found["test_accuracy"], found["train_accuracy"], best, found["seconds"], flush=True)
+
+
+def search(
+    network: str,
+    trials: Iterable[tuple[dict[str, Any], Any, Any]],
+    sets: dict[str, signals.Records],
+    results: pathlib.Path,
+) -> None:
+    """Writes accuracies of trainings over their settings.
+
+    Args:
+        network: Name of the network or task in the result file.
+        trials: Setting, training stage, and a set of records with their labels or a function that makes the labels.
+        sets: Records that accuracies are measured on, by name.
+        results: The result file.
+    """
+    for setting, stage, (x, labels) in trials:
+        kept = read(results)
+        done = kept.get("tuning", [])
+        found: dict[str, Any] = {"network": network, **setting}
+        if any(found.items() <= one.items() for one in done):
+            continue
+        given = labels() if callable(labels) else labels
+        tfmiaq.keras.utils.set_random_seed(0)
+        model = stage.lend(x, given)
+        for name, (records, classes) in sets.items():
+            right = signals.predict_logits(model, records).argmax(1) == classes
+            found[name] = round(float(right.mean()), 4)
+        write(results, {**kept, "tuning": [*done, found]})
+        print(found, flush=True)
