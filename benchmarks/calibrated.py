@@ -80,7 +80,8 @@ class Calibrate:
 
         All models of a row are quantized and traced once.
         """
-        key = model.name, self.weight, self.activation
+        # A network with another normalization has the same name.
+        key = model.name, tuple(type(layer).__name__ for layer in model.layers), self.weight, self.activation
         if key not in _lent:
             quantized = tfmiaq.quantize_model(model, policy(self.weight, self.activation))
             _lent.clear()

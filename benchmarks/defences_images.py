@@ -9,8 +9,8 @@ Each of `--models` models trains on its own random half of a pool, which is that
 with the others as its reference models (`in_turn.py`). Rows of floats of 24 epochs, and of what is quantized after
 them, are those of `post_training.py --in_turn=8`. Calibration has 256 records outside of the pool. Rows that clip by
 record have GroupNormalization; the others have BatchNormalization. Rows "augmented" train on flips and shifts, and
-their attackers query augmented copies too. `--tune` searches rates and lengths of DP-SGD and of ours on records outside
-of the pool, which no model of a row trains on.
+their attackers query 24 copies of each record too, flipped and shifted alike. `--tune` searches rates and lengths of
+DP-SGD and of ours on records outside of the pool, which no model of a row trains on.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ SMALL = flags.DEFINE_string("small", "benchmarks/defences_images_16.json", "Resu
 TABLE = flags.DEFINE_string("table", "docs/frontier_images.md", "Page whose tables are written anew with each row.")
 ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Write the tables from the result files, and measure nothing.")
 TUNE = flags.DEFINE_bool("tune", False, "Search rates and lengths on records outside of the pool instead.")
-_CLASSES, _QUERIES, _CALIBRATION = 10, 4, 256
+_CLASSES, _CALIBRATION = 10, 256
 _SHAPE = (32, 32, 3)
 _COMMAND = "python benchmarks/defences_images.py --dataset=cifar10.npz"
 # At 0.1 and 0.05 the small VGG learns next to nothing.
 _RATES = {"small_vgg": 0.005}
+_CHANGE = training.ImagesShifted(mirror=True)
 # One of each way to train.
 _WITH_NULL = (
     "float, 8 epochs",
@@ -77,6 +78,21 @@ def small(network: str, epochs: int, augment: Any = None) -> tfmiaq.TrainingReci
     """Batches of 64, as networks with BatchNormalization are trained."""
     rate = _RATES.get(network, 0.1)
     return tfmiaq.TrainingRecipe(epochs=epochs, learning_rate=rate, batch_size=64, augment=augment)
+
+
+@dataclasses.dataclass(frozen=True)
+class AsTrained:
+    """Queries as augmented rows are trained: shifted by up to four pixels each way, half of them mirrored.
+
+    Attributes:
+        count: Number of queries for each record.
+    """
+
+    count: int = 24
+
+    def __call__(self, x: np.ndarray, number: int) -> np.ndarray:
+        """Copies of records, with other draws than those that a student is trained on."""
+        return _CHANGE(x, 10_000 + number)
 
 
 def by_record(epochs: int, noise: float, rate: float) -> tfmiaq.TrainingRecipe:
@@ -119,9 +135,9 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
     selena = student(_small(24), _small(12), folds=25, left_out=10)
     add("SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs", selena)
     # Each copy of a record is labelled by the record's own teachers.
-    shifts, change = training.flips_and_shifts(), training.ImagesShifted(mirror=True)
+    shifts = training.flips_and_shifts()
     for taught, repeats, epochs in itertools.product((24, 48), (1, 2, 3), (24, 72, 144, 288)):
-        of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=change)
+        of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=_CHANGE)
         often = "" if repeats == 1 else f" drawn {repeats} times"
         add(f"augmented cross-distilled, teachers of {taught} epochs{often}, {epochs} epochs", of_copies)
     for noise, rate, epochs in itertools.product((0.0, 0.05, 0.1, 0.3), (0.25, 0.5, 1.0), (10, 20, 40)):
@@ -181,10 +197,9 @@ def main(argv: list[str]) -> None:
         return
     if not ONLY_TABLE.value:
         pool, calibration = _pool()
-        queries = dataclasses.replace(signals.AugmentedQueries.from_records(pool[0]), count=_QUERIES)
         for network in NETWORKS_TO_RUN.value:
             found = rows(network, calibration)
-            measure(network, found, pool, results, _COMMAND, _WITH_NULL, queries, "augmented*")
+            measure(network, found, pool, results, _COMMAND, _WITH_NULL, AsTrained(), "augmented*")
     finished = [*read(results).get("rows", []), *read(further).get("rows", [])]
     write_tables(finished, read(pathlib.Path(SMALL.value))["rows"], table)
 

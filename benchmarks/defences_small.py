@@ -71,7 +71,7 @@ class Task:
         plain: Makes the network that clips by record: with GroupNormalization, or without normalization.
         pool: Records of the rows; half of them are members.
         classes: Number of classes.
-        rate: Rate of steps that clip, the best of the search.
+        rate: Rate of steps that clip, DP-SGD's best of the search.
         defended: Makes the student that `defend` makes of the network, and its recipe.
     """
 
@@ -173,12 +173,12 @@ def rows(task: Task, outside: np.ndarray) -> dict[str, Any]:
         add(f"cross-distilled, clip 1, {epochs} epochs", taught, *((2, 4),))
     build, recipe = task.defended
     as_defend = student(build, recipe, 8, tfmiaq.BitwidthPolicy.mia_default())
-    found["cross-distilled as defend has it, teachers drawn once, w2 a4"] = [as_defend, Traced()]
+    found["cross-distilled, defend's student, teachers drawn once, w2 a4"] = [as_defend, Traced()]
     return found
 
 
 def _trials(task: Task, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[dict[str, Any], Any, Any]]:
-    """Setting, training and labels of each trial of the search: as many of DP-SGD as of ours."""
+    """Setting, training and labels of each trial of the search."""
     teacher = tfmiaq.FloatTraining(task.network, small(8))
     soft = functools.cache(functools.partial(training.out_of_fold_predictions, teacher, x, y, repeats=3))
     for rate, epochs in itertools.product((0.25, 0.5, 1.0, 2.0), (10, 20, 40)):

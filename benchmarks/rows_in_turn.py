@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import pathlib
 import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 from in_turn import in_turn
 from tqdm import tqdm
 
@@ -17,10 +18,12 @@ import tfmiaq
 from tfmiaq import signals
 
 ROWS = flags.DEFINE_multi_string("rows", ["*"], "Globs over rows to train, in this order.")
-MODELS = flags.DEFINE_integer("models", 12, "Models of each row; two less are references of each.", 4)
+MODELS = flags.DEFINE_integer("models", 12, "Models of each row, an even number; two less are references of each.", 4)
 TARGETS = flags.DEFINE_integer("targets", 8, "Models of each row that are attacked.", 2)
 CACHE = flags.DEFINE_string("cache", "out/in_turn", "Folder of finished models' signals.")
 _AT_ONCE = 1_000
+
+flags.register_validator("models", lambda count: count % 2 == 0, message="expected an even number")
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -29,8 +32,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
-    """Writes a result file."""
-    results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    """Writes a result file, whole or not at all: other runs may read it meanwhile."""
+    part = results.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    part.replace(results)
 
 
 def _row(network: str, name: str, stages: Any, pool: signals.Records, queries: Any, with_null: bool) -> dict[str, Any]:
@@ -66,9 +71,19 @@ def measure(
         queried: Glob over the rows whose attackers have them.
     """
     names = [name for pattern in ROWS.value for name in rows if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        raise app.UsageError(
+            f"--rows={','.join(ROWS.value)} matches no row of {network}. There are: {', '.join(rows)}."
+        )
     for name in dict.fromkeys(names):
         known = [row for row in read(results).get("rows", []) if (row["network"], row["row"]) == (network, name)]
-        if any(row["reference_models"] >= MODELS.value - 2 for row in known):
+        as_good = [
+            row["reference_models"] >= MODELS.value - 2
+            and row["targets"] >= min(TARGETS.value, MODELS.value)
+            and row["members"] == len(pool[1]) // 2
+            for row in known
+        ]
+        if any(as_good):
             continue
         asked = queries if fnmatch.fnmatchcase(name, queried) else None
         found = _row(network, name, rows[name], pool, asked, name in with_null)

@@ -42,10 +42,14 @@ TEACHER_WEIGHT = flags.DEFINE_float(
 )
 REPEATS = flags.DEFINE_integer("repeats", 2, "How often the records are split into folds anew.", 1)
 COPIES = flags.DEFINE_integer(
-    "copies", 0, "Changed copies of each record that the quantized model is trained on in its place; 0 for none.", 0
+    "copies",
+    0,
+    "Changed copies of each record that the quantized model is trained on in its place; 0 for none.",
+    0,
+    1000,
 )
 STUDENT_EPOCHS = flags.DEFINE_integer(
-    "student_epochs", None, "Epochs of the quantized model, if not --epochs; a multiple of --copies.", 1
+    "student_epochs", None, "Epochs of the quantized model, if not --epochs; with --copies a multiple of them.", 1
 )
 WEIGHTS = flags.DEFINE_integer("weight_bits", 2, "Bits of weights between both ends, which have 8.", 1, 8)
 ACTIVATIONS = flags.DEFINE_integer("activation_bits", 4, "Bits of activations.", 1, 8)
@@ -79,6 +83,11 @@ flags.register_multi_flags_validator(
     message="expected both or neither",
 )
 flags.register_validator("mixup", lambda alpha: alpha == 0 or alpha >= 0.01, message="expected 0, or at least 0.01")
+flags.register_multi_flags_validator(
+    ["folds", "copies", "student_epochs"],
+    lambda given: given["folds"] or not (given["copies"] or given["student_epochs"]),
+    message="expected folds beside copies or student_epochs",
+)
 flags.register_multi_flags_validator(
     ["copies", "student_epochs", "epochs"],
     lambda given: not given["copies"] or (given["student_epochs"] or given["epochs"]) % given["copies"] == 0,

@@ -107,6 +107,21 @@ def test_each_audit_has_the_time_for_reference_models(made, sets, monkeypatch):
     assert [(option.count, option.minutes) for option in options] == [(2, 0.5)] * 3
 
 
+@pytest.mark.slow
+def test_models_that_are_trained_on_copies_get_augmented_queries(made, sets, tmp_path, monkeypatch):
+    asked = []
+
+    def noted(*args, augmented_queries, **given):
+        asked.append(augmented_queries)
+        return made.reports["quantized"]
+
+    monkeypatch.setattr(tfmiaq.defence, "audit", noted)
+    for copies in (0, 1):
+        options = tfmiaq.CrossDistillation(folds=2, copies=copies)
+        _defend(tmp_path / str(copies), sets, cross_distillation=options, reference_models=0)
+    assert asked == [False] * 3 + [True] * 3
+
+
 def _figures(made):
     return {name: report.to_json() for name, report in made.reports.items()}
 

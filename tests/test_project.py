@@ -179,12 +179,13 @@ def test_the_example_of_cross_distillation_goes_on_where_it_was(more, tmp_path):
         ("--folds=1", "expected 0, or at least 2"),
         ("--output_bits=9", "output_bits"),
         ("--output_clip=0.2", "expected both or neither"),
+        ("--folds=0 --copies=4", "expected folds beside copies or student_epochs"),
         ("--copies=3", "expected copies that divide the quantized model's epochs"),
         ("--members=5000", "but digits has 898 training records"),
     ],
 )
 def test_the_example_of_cross_distillation_refuses_bad_flags(flag, message):
-    result = _demo(flag, script="cross_distill.py")
+    result = _demo(*flag.split(), script="cross_distill.py")
     assert result.returncode != 0
     assert message in result.stderr + result.stdout
 

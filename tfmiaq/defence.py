@@ -366,8 +366,9 @@ def _audit_stage(
         options = ReferenceModels(
             pipeline, run.reference_models, cache=run.cache, n_jobs=run.n_jobs, minutes=run.minutes
         )
-    # docs/defence.md: augmented queries find more in models trained with augmentation, and in quantized outputs.
+    # docs/defence.md: augmented queries find more in models trained on changed records, and in quantized outputs.
     augments = run.recipe is not None and run.recipe.augment is not None
+    copies = isinstance(run.cross_distillation, CrossDistillation) and run.cross_distillation.copies > 0
     rounds = float_model is not None and run.policy.output is not None
     report = audit(
         audited,
@@ -375,7 +376,7 @@ def _audit_stage(
         run.non_members,
         reference_models=options,
         other=float_model,
-        augmented_queries=augments or rounds,
+        augmented_queries=augments or copies or rounds,
         groups=None if run.groups is None else (run.groups["members"], run.groups["non_members"]),
         seed=run.seeds.told,
         verbose=run.verbose,

@@ -43,8 +43,8 @@ from tfmiaq.signals.signals import Signals, extract_sets
 from tfmiaq.signals.targets import Target, classes_of, targets_of_sets
 
 _KNOWN_SEED = (
-    "The reference models were trained from known_seed. Where that is the target's own seed, the figures are those of "
-    "an attacker who knows it, and nobody else finds as much."
+    "All stages of the reference models were seeded with known_seed. Where the target's were too, the figures are "
+    "those of an attacker who knows its seed, who finds more than others."
 )
 
 
@@ -230,11 +230,11 @@ def audit(
                 found[name] = dataclasses.replace(found[name], **sets.augmented(view, make))
         units = units_of(len(sets.members[1]) + len(sets.non_members[1]), len(sets.members[1]), of_records, duplicates)
         findings = check_sets(sets.members, sets.non_members, found[next(iter(targets))], units)
-        if isinstance(reference_models, ReferenceModels) and reference_models.known_seed is not None:
-            findings.append(Finding("known seed", _KNOWN_SEED, invalid=False))
         references = _reference_signals(
             reference_models, sets, found, make, can_query, seed, progress, of_records, units
         )
+        if references is not None and getattr(reference_models, "known_seed", None) is not None:
+            findings.append(Finding("known seed", _KNOWN_SEED, invalid=False))
         reports: dict[str, Optional[AuditReport]] = {}
         for name in targets:
             evidence = Evidence(

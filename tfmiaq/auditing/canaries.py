@@ -96,7 +96,7 @@ def audit_canaries(
 
     Args:
         reference_models: The pipeline, the number of models, of which at least 3, the cache and n_jobs. Its `splits`,
-            `population` and `minutes` have no part in this.
+            `population`, `minutes` and `known_seed` have no part in this.
         members: Pair (x, y) of the target's training records.
         non_members: Pair (x, y) of records that canaries are made from.
         canaries: What they are. None for `Canaries()`.
@@ -122,7 +122,8 @@ def audit_canaries(
     members, non_members = check_records(members, non_members, "audit_canaries")
     check_canaries(canaries, reference_models, non_members, "audit_canaries")
     made, sets = _training_sets(canaries, reference_models.count, members, non_members, checked["seed"], member_groups)
-    options = dataclasses.replace(reference_models, splits="half", population=None, population_groups=None)
+    alone: dict[str, Any] = {"population": None, "population_groups": None, "known_seed": None}
+    options = dataclasses.replace(reference_models, splits="half", **alone)
     with tqdm(total=options.count, desc="canaries", disable=None if verbose and progress is None else True) as bar:
         found = train_references(options, made, progress=progress or bar.update, sets=sets, access=access, **checked)
     return _report(canaries, found, made[1], checked["seed"])

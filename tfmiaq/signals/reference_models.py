@@ -9,13 +9,15 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from tfmiaq._checks import N_JOBS, InvalidArgumentError, as_path, check_choice, check_fields, integer, real
+from tfmiaq._checks import N_JOBS, SEED, InvalidArgumentError, as_path, check_choice, check_fields, integer, real
 from tfmiaq.signals.groups import check_groups
 from tfmiaq.signals.records import pair
 
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 SPLITS = ("half", "disjoint")
 MINUTES = real(0, closed="right", or_none=True, none_means="the number of models that count says")
+
+KNOWN_SEED = dataclasses.replace(SEED, or_none=True, none_means="a seed that the attacker does not know")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,10 +50,12 @@ class ReferenceModels:
             long they take, and at most 256. The cache keeps the time that each one took, so that an audit that was
             stopped goes on with what is left of it, and one that ended trains nothing further. The report tells the
             number. None for `count` models.
-        known_seed: Seed of the target's own training, for an attacker who knows it: stage d of every model is seeded
-            with known_seed + d, so that all of them start from the target's first weights, and draw its order of
-            records and its noise. Such an attacker finds much more (docs/defence.md). From 0 to 2**32 less the
-            number of stages. None for an attacker who does not know it: each model then has a seed of its own.
+        known_seed: Seed of the target's own training, for an attacker who knows it: every stage of every model is
+            seeded with it, as `defend(seed=)` and a call of `keras.utils.set_random_seed` before each stage do. So all
+            models start from the target's first weights, and where they have as many records as the target, draw its
+            order of records and its noise. Such an attacker finds much more (docs/defence.md). Models that canaries are
+            trained on in have seeds of their own. From 0 to 2**32 - 1. None for an attacker who does not know it: each
+            model and stage then has a seed of its own.
 
     Raises:
         TypeError: A train_fn that cannot be called as it will be; a population that is no pair.
@@ -76,8 +80,7 @@ class ReferenceModels:
                 f"functions of which the later ones take (model, x, y). Received {self.train_fn!r:.200}."
             )
         _check_arity(self.steps)
-        known = integer(0, 2**32 - len(self.steps), or_none=True, none_means="a seed that the attacker does not know")
-        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=MINUTES, known_seed=known)
+        check_fields(self, count=integer(2), n_jobs=N_JOBS, minutes=MINUTES, known_seed=KNOWN_SEED)
         check_choice("ReferenceModels", "splits", self.splits, SPLITS)
         if (self.splits == "disjoint") != (self.population is not None):
             raise ValueError(

@@ -46,7 +46,7 @@ class _Job:
     index: int
     steps: tuple[Callable[..., Any], ...]
     keys: tuple[str, ...]
-    seed: int
+    seeds: tuple[int, ...]
     chosen: np.ndarray
     folder: Optional[str]
     batch_size: int
@@ -76,10 +76,10 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
             start = depth
             break
     for depth in range(start, len(job.steps)):
-        # Each step has a seed of its own, so that going on from a stored parent gives the same model.
+        # Each step is seeded anew, so that going on from a stored parent gives the same model.
         train, seeded = _trainer(job.steps, depth)
         more = {"groups": job.groups} if job.groups is not None and _takes_groups(train) else {}
-        with seeded(job.seed + depth):
+        with seeded(job.seeds[depth]):
             model = train(x, y, **more) if depth == 0 else train(model, x, y, **more)
         # What other pipelines may begin with, the float model above all.
         if (depth == 0 or depth < len(job.steps) - 1) and hasattr(model, "save"):
@@ -346,8 +346,12 @@ def _jobs(
     jobs = []
     for index, chosen in enumerate(sets.chosen):
         # Each model has room for the seeds of its stages.
-        first_seed = seed + 1000 * index if options.known_seed is None else options.known_seed
-        keys = tuple(fingerprint(data, chosen, prints[: depth + 1], first_seed) for depth in range(len(prints)))
+        seeds: tuple[int, ...] = tuple(seed + 1000 * index + depth for depth in range(len(prints)))
+        drawn: tuple[Any, ...] = seeds[:1]
+        if options.known_seed is not None:
+            seeds = (options.known_seed,) * len(prints)
+            drawn = ("known", options.known_seed)
+        keys = tuple(fingerprint(data, chosen, prints[: depth + 1], *drawn) for depth in range(len(prints)))
         groups = None if sets.groups is None else sets.groups[chosen]
-        jobs.append(_Job(index, options.steps, keys, first_seed, chosen, folder, batch_size, queries, access, groups))
+        jobs.append(_Job(index, options.steps, keys, seeds, chosen, folder, batch_size, queries, access, groups))
     return jobs
