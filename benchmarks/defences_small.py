@@ -39,10 +39,10 @@ _COMMAND = "python benchmarks/defences_small.py"
 # One of each way to train.
 _WITH_NULL = (
     "float, 40 epochs",
-    "plain, clip 1, 20 epochs",
-    "DP-SGD, noise 1, 20 epochs",
-    "cross-distilled, clip 1, 20 epochs",
-    "cross-distilled, clip 1, 20 epochs, calibrated w2 a4",
+    "plain, clip 1, 40 epochs",
+    "DP-SGD, noise 1, 40 epochs",
+    "cross-distilled, clip 1, 40 epochs",
+    "cross-distilled, clip 1, 40 epochs, calibrated w2 a4",
 )
 
 
