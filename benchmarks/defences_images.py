@@ -125,7 +125,7 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
 
     for epochs in (3, 5, 8, 10, 12, 16, *(() if network in NETWORKS else (24,))):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
-    for epochs in (8, 12, 16, 24, 48):
+    for epochs in (8, 12, 16, 24, 30, 36, 48):
         augmented = _small(epochs, training.flips_and_shifts())
         add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
     for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
