@@ -24,6 +24,11 @@ class InvalidArgumentError(ValueError, TypeError):
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
+def _number(value: float) -> str:
+    """Returns a bound as text, an integer with all its digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """The numbers that an argument may be.
@@ -68,8 +73,8 @@ class Interval:
 
     def __str__(self) -> str:
         noun = "an integer" if self.kind is numbers.Integral else "a finite number"
-        low = None if self.low is None else f"{self.low:g}"
-        high = None if self.high is None else f"{self.high:g}"
+        low = None if self.low is None else _number(self.low)
+        high = None if self.high is None else _number(self.high)
         if low is not None and high is not None:
             opening = f"from {low} to" if self.closed in ("both", "left") else f"above {low} and"
             closing = high if self.closed in ("both", "right") else f"below {high}"
