@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 import numpy as np
@@ -99,3 +99,22 @@ class Calibrate:
             batch_size=self.batch_size,
             verbose=False,
         )
+
+
+def with_bits(
+    name: str, stage: Any, bits: Iterable[tuple[int, int]], count: int, outside: Optional[np.ndarray]
+) -> dict[str, list[Any]]:
+    """The pipelines of a float model and of what is calibrated of it, by name.
+
+    Args:
+        name: Name of the float model's row.
+        stage: Trains it.
+        bits: Bits of weights and of activations of each further row.
+        count: Records to calibrate on.
+        outside: Those records; None for the model's own training records.
+    """
+    found: dict[str, list[Any]] = {name: [stage, Traced()]}
+    for weight, activation in bits:
+        calibrate = Calibrate(weight, activation, count, 100, 32, outside)
+        found[f"{name}, calibrated w{weight} a{activation}"] = [stage, calibrate]
+    return found

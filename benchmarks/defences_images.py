@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from calibrated import Calibrate, Traced
-from defences_ways import Way, clipped
+from calibrated import with_bits
+from defences_ways import Way, clipped, whole
 from images_report import write_tables
 from networks import NETWORKS, OF_IMAGES, group_normalized
-from rows_in_turn import CACHE, measure, read, search
+from result_files import read, search
+from rows_in_turn import CACHE, measure
 
 import tfmiaq
 from tfmiaq import datasets, signals, training
@@ -70,10 +71,6 @@ def _grouped(network: str) -> Any:
     return group_normalized(_normalized(network))
 
 
-def _same(model: Any) -> Any:
-    return model
-
-
 def small(network: str, epochs: int, augment: Any = None) -> tfmiaq.TrainingRecipe:
     """Batches of 64, as networks with BatchNormalization are trained."""
     rate = _RATES.get(network, 0.1)
@@ -113,15 +110,13 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
 
     def add(name: str, stage: Any) -> None:
         """A float model, and what is calibrated of it."""
-        found[name] = [stage, Traced()]
-        for weight, activation in ((8, 8), (2, 8), (1, 8), (2, 4), (1, 4)):
-            calibrate = Calibrate(weight, activation, _CALIBRATION, 100, 32, outside)
-            found[f"{name}, calibrated w{weight} a{activation}"] = [stage, calibrate]
+        bits = ((8, 8), (2, 8), (1, 8), (2, 4), (1, 4))
+        found.update(with_bits(name, stage, bits, _CALIBRATION, outside))
 
     def student(recipe: Any, taught: Any, **options: Any) -> Any:
         teacher = tfmiaq.FloatTraining(normalized, taught)
         distilled = tfmiaq.CrossDistilledTraining(None, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
-        return Way(distilled, normalized, hide=_same)
+        return Way(distilled, normalized, hide=whole)
 
     for epochs in (3, 5, 8, 10, 12, 16, *(() if network in NETWORKS else (24,))):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
@@ -176,7 +171,7 @@ def tune(network: str, results: pathlib.Path) -> None:
     start = 2 * count + _CALIBRATION
     x, y = data.x_train[start : start + count], data.y_train[start : start + count]
     sets = {"train_accuracy": (x, y), "test_accuracy": (data.x_test[: 2 * count], data.y_test[: 2 * count])}
-    search(network, _trials(network, x, y), sets, results)
+    search(_trials(network, x, y), sets, results, network)
 
 
 def _pool() -> tuple[signals.Records, np.ndarray]:

@@ -25,9 +25,10 @@ from typing import Any, Optional
 import networks
 import numpy as np
 from absl import app, flags
-from defences_measured import CACHE, Setting, measure, read, write
+from defences_measured import CACHE, Setting, measure
 from defences_report import write_report
 from defences_ways import KnownSeed, Way, clipped, low_bits, order_only, smoothed
+from result_files import search
 
 import tfmiaq
 from tfmiaq import signals, training
@@ -183,17 +184,11 @@ def tune(outside: signals.Records, results: pathlib.Path) -> None:
     """Writes test accuracies of ours and of peers over their settings, on records that no target trains on."""
     x, y = outside
     known: np.ndarray = np.random.default_rng(1).permutation(len(y)) < 1_200
-    for setting, recipe, labels in _trials(x[known], y[known]):
-        kept = read(results)
-        done = kept.get("tuning", [])
-        if any(setting.items() <= one.items() for one in done):
-            continue
-        tfmiaq.keras.utils.set_random_seed(0)
-        build = _PLAIN if recipe.dp is not None else _NORMALIZED
-        model = tfmiaq.FloatTraining(build, recipe).lend(x[known], labels() if callable(labels) else labels)
-        right = signals.predict_logits(model, x[~known]).argmax(1) == y[~known]
-        write(results, {**kept, "tuning": [*done, {**setting, "accuracy": float(right.mean())}]})
-        print(setting, right.mean(), flush=True)
+    trials = (
+        (setting, tfmiaq.FloatTraining(_PLAIN if recipe.dp is not None else _NORMALIZED, recipe), (x[known], labels))
+        for setting, recipe, labels in _trials(x[known], y[known])
+    )
+    search(trials, {"accuracy": (x[~known], y[~known])}, results)
 
 
 def main(argv: list[str]) -> None:

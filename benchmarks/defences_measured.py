@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import pathlib
 import time
 from collections.abc import Collection, Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from absl import flags
 from defences_report import NULL, table
 from in_turn import attacked, figures
+from result_files import read, write
 from tqdm import tqdm
 
 import tfmiaq
@@ -109,16 +109,6 @@ def _run(name: str, stage: Any, setting: Setting, with_null: bool) -> Iterator[d
                     "seconds": round(trained),
                     "attacks": figures(attacked(views[access], inside, seen, seed)),
                 }
-
-
-def read(results: pathlib.Path) -> dict[str, Any]:
-    """The result file, empty where there is none."""
-    return json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-
-
-def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
-    """Writes the result file."""
-    results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _is_of(row: dict[str, Any], name: str, network: Optional[str]) -> bool:

@@ -22,8 +22,9 @@ from typing import Any
 import defences_location as location
 import numpy as np
 from absl import app, flags
-from defences_measured import Setting, measure, read, write
+from defences_measured import Setting, measure
 from defences_ways import low_bits
+from result_files import read, write
 
 import tfmiaq
 from tfmiaq import metrics, signals

@@ -22,10 +22,11 @@ from typing import Any, Optional
 import networks
 import numpy as np
 from absl import app, flags
-from calibrated import Calibrate, Traced
-from defences_ways import Way, clipped, smoothed
+from calibrated import Traced, with_bits
+from defences_ways import Way, clipped, smoothed, whole
 from images_report import write_small_tables
-from rows_in_turn import CACHE, measure, read, search
+from result_files import read, search
+from rows_in_turn import CACHE, measure
 
 import tfmiaq
 from tfmiaq import datasets, signals, training
@@ -116,10 +117,6 @@ TASKS = {
 TASKS_TO_RUN = flags.DEFINE_multi_enum("tasks", list(TASKS), list(TASKS), "Tasks.")
 
 
-def _same(model: Any) -> Any:
-    return model
-
-
 def rows(task: Task, outside: np.ndarray) -> dict[str, Any]:
     """The pipelines of the rows, by name.
 
@@ -132,15 +129,12 @@ def rows(task: Task, outside: np.ndarray) -> dict[str, Any]:
 
     def add(name: str, stage: Any, *bits: tuple[int, int]) -> None:
         """A float model, and what is calibrated of it."""
-        found[name] = [stage, Traced()]
-        for weight, activation in bits:
-            calibrate = Calibrate(weight, activation, _CALIBRATION, 100, 32, outside)
-            found[f"{name}, calibrated w{weight} a{activation}"] = [stage, calibrate]
+        found.update(with_bits(name, stage, bits, _CALIBRATION, outside))
 
     def student(build: Any, recipe: Any, taught: int, policy: Any = None, **options: Any) -> Any:
         teacher = tfmiaq.FloatTraining(task.network, small(taught))
         distilled = tfmiaq.CrossDistilledTraining(policy, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
-        return Way(distilled, build, hide=_same)
+        return Way(distilled, build, hide=whole)
 
     for epochs in (1, 2, 3, 4, 6, 8, 40):
         bits = ((8, 8), (4, 8), (2, 4), (1, 4)) if epochs == 40 else ()
@@ -161,7 +155,7 @@ def rows(task: Task, outside: np.ndarray) -> dict[str, Any]:
         ):
             add(f"{name}, {epochs} epochs", tfmiaq.FloatTraining(task.network, small(epochs, loss=loss)))
         labels = functools.partial(smoothed, 0.3, task.classes)
-        soft = Way(tfmiaq.FloatTraining(task.network, small(epochs)), labels=labels, hide=_same)
+        soft = Way(tfmiaq.FloatTraining(task.network, small(epochs)), labels=labels, hide=whole)
         add(f"label smoothing 0.3, {epochs} epochs", soft)
     selena = student(task.network, small(16), 16, folds=25, left_out=10)
     add("SELENA: 25 teachers of 16 epochs, 10 without the record, 16 epochs", selena)
@@ -200,7 +194,7 @@ def main(argv: list[str]) -> None:
         if TUNE.value:
             count = min(len(left_y), task.pool) // 2
             trials = _trials(task, left[:count], left_y[:count])
-            search(name, trials, {"test_accuracy": (left[count:], left_y[count:])}, results)
+            search(trials, {"test_accuracy": (left[count:], left_y[count:])}, results, name)
         else:
             measure(name, rows(task, left[:_CALIBRATION]), pool, results, _COMMAND, _WITH_NULL)
     if not TUNE.value:

@@ -22,6 +22,11 @@ def rounded(model: Any) -> Any:
     return tfmiaq.keras.Model(model.inputs, outputs)
 
 
+def whole(model: Any) -> Any:
+    """A model as it is: who can only ask gets its whole outputs."""
+    return model
+
+
 class _OfRandomRecords(QuantizedOutput):
     """Gives each record the outputs of a random one, in the order of the record's own classes.
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-import json
-import os
 import pathlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from absl import app, flags
 from in_turn import in_turn
+from result_files import read, write
 from tqdm import tqdm
 
 import tfmiaq
@@ -24,18 +23,6 @@ CACHE = flags.DEFINE_string("cache", "out/in_turn", "Folder of finished models' 
 _AT_ONCE = 1_000
 
 flags.register_validator("models", lambda count: count % 2 == 0, message="expected an even number")
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """A result file, empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
-    """Writes a result file, whole or not at all: other runs may read it meanwhile."""
-    part = results.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    part.replace(results)
 
 
 def _row(network: str, name: str, stages: Any, pool: signals.Records, queries: Any, with_null: bool) -> dict[str, Any]:
@@ -94,33 +81,3 @@ def measure(
         write(results, kept)
         best = max(found["logits"].items(), key=lambda item: item[1][0])
         print(network, name, found["test_accuracy"], found["train_accuracy"], best, found["seconds"], flush=True)
-
-
-def search(
-    network: str,
-    trials: Iterable[tuple[dict[str, Any], Any, Any]],
-    sets: dict[str, signals.Records],
-    results: pathlib.Path,
-) -> None:
-    """Writes accuracies of trainings over their settings.
-
-    Args:
-        network: Name of the network or task in the result file.
-        trials: Setting, training stage, and a set of records with their labels or a function that makes the labels.
-        sets: Records that accuracies are measured on, by name.
-        results: The result file.
-    """
-    for setting, stage, (x, labels) in trials:
-        kept = read(results)
-        done = kept.get("tuning", [])
-        found: dict[str, Any] = {"network": network, **setting}
-        if any(found.items() <= one.items() for one in done):
-            continue
-        given = labels() if callable(labels) else labels
-        tfmiaq.keras.utils.set_random_seed(0)
-        model = stage.lend(x, given)
-        for name, (records, classes) in sets.items():
-            right = signals.predict_logits(model, records).argmax(1) == classes
-            found[name] = round(float(right.mean()), 4)
-        write(results, {**kept, "tuning": [*done, found]})
-        print(found, flush=True)

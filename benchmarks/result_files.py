@@ -1,0 +1,54 @@
+"""Result files of benchmarks, and searches over settings that are written to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Optional
+
+import tfmiaq
+from tfmiaq import signals
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result file, empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
+    """Writes a result file, whole or not at all: other runs may read it meanwhile."""
+    part = results.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    part.replace(results)
+
+
+def search(
+    trials: Iterable[tuple[dict[str, Any], Any, Any]],
+    sets: dict[str, signals.Records],
+    results: pathlib.Path,
+    network: Optional[str] = None,
+) -> None:
+    """Writes accuracies of trainings over their settings.
+
+    Args:
+        trials: Setting, training stage, and a set of records with their labels or a function that makes the labels.
+        sets: Records that accuracies are measured on, by name.
+        results: The result file.
+        network: Name of the network or task in it, or None where there is one only.
+    """
+    for setting, stage, (x, labels) in trials:
+        kept = read(results)
+        done = kept.get("tuning", [])
+        found: dict[str, Any] = {**({} if network is None else {"network": network}), **setting}
+        if any(found.items() <= one.items() for one in done):
+            continue
+        given = labels() if callable(labels) else labels
+        tfmiaq.keras.utils.set_random_seed(0)
+        model = stage.lend(x, given)
+        for name, (records, classes) in sets.items():
+            right = signals.predict_logits(model, records).argmax(1) == classes
+            found[name] = round(float(right.mean()), 4)
+        write(results, {**kept, "tuning": [*done, found]})
+        print(found, flush=True)
