@@ -88,7 +88,7 @@ class Interval:
         else:
             text = noun
         for value in self.also:
-            text += f", or {value:g}"
+            text += f", or {_number(value)}"
         if self.or_none:
             text += f", or None{f' for {self.none_means}' if self.none_means else ''}"
         return text

@@ -16,7 +16,6 @@ from tfmiaq.signals.records import pair
 TrainFn = Union[Callable[..., Any], Sequence[Callable[..., Any]]]
 SPLITS = ("half", "disjoint")
 MINUTES = real(0, closed="right", or_none=True, none_means="the number of models that count says")
-
 KNOWN_SEED = dataclasses.replace(SEED, or_none=True, none_means="a seed that the attacker does not know")
 
 
