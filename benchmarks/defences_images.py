@@ -57,7 +57,9 @@ _WITH_NULL = (
     "cross-distilled, teachers of 8 epochs, 24 epochs",
     "augmented cross-distilled, teachers of 48 epochs, 144 epochs",
     "plain, clip 1, GroupNormalization, rate 0.5, 20 epochs",
-    "DP-SGD, noise 0.1, GroupNormalization, rate 0.25, 20 epochs",
+    "DP-SGD, noise 0.1, GroupNormalization, rate 0.5, 20 epochs",
+    "HAMP 0.3, 12 epochs",
+    "RelaxLoss 1.0, 24 epochs",
     "SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs",
 )
 

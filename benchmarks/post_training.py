@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import pathlib
 import sys
 import time
@@ -30,6 +29,7 @@ from absl import app, flags
 from calibrated import Calibrate, policy
 from in_turn import in_turn
 from networks import NETWORKS
+from result_files import read, write
 from tqdm import tqdm
 
 import tfmiaq
@@ -276,7 +276,7 @@ def write_table(rows: list[dict[str, Any]]) -> None:
 def main(argv: list[str]) -> None:
     del argv
     if ONLY_TABLE.value:
-        write_table(json.loads(pathlib.Path(RESULTS.value).read_text(encoding="utf-8"))["rows"])
+        write_table(read(pathlib.Path(RESULTS.value))["rows"])
         return
     if THREADS.value:
         import tensorflow as tf
@@ -298,7 +298,7 @@ def main(argv: list[str]) -> None:
         for network in NETWORKS_TO_RUN.value:
             experiment = Experiment(network, target, data)
             for row in chosen_rows():
-                kept = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.is_file() else []
+                kept = read(results).get("rows", [])
                 key = {"network": network, "row": row.name, "seed": SEED.value + target, **settings}
                 if any(all(other.get(name) == value for name, value in key.items()) for other in kept):
                     continue
@@ -306,8 +306,7 @@ def main(argv: list[str]) -> None:
                 finished = {**key, **bits, **experiment.score(row)}
                 arguments = [a for a in sys.argv[1:] if not a.startswith(_OF_THIS_RUN)]
                 command = " ".join(["python benchmarks/post_training.py --dataset=cifar10.npz", *arguments])
-                text = json.dumps({"command": command, "rows": [*kept, finished]}, indent=1)
-                results.write_text(text + "\n", encoding="utf-8")
+                write(results, {"command": command, "rows": [*kept, finished]})
                 if IN_TURN.value:
                     print(row.name, finished["test_accuracy"], flush=True)
                     continue

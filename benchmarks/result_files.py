@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 import tfmiaq
 from tfmiaq import signals
 
 
+def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A value of a result file in which each number of each list is changed."""
+    if isinstance(value, dict):
+        return {name: _replaced(each, change) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, change) if isinstance(each, (dict, list)) else change(each) for each in value]
+    return value
+
+
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """A result file, empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A result file, empty where there is none; a null in a list is NaN."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _replaced(content, lambda each: math.nan if each is None else each)
 
 
 def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
-    """Writes a result file, whole or not at all: other runs may read it meanwhile."""
+    """Writes a result file, whole or not at all: other runs may read it meanwhile.
+
+    JSON has no NaN: a rate that the records do not resolve is null.
+    """
     part = results.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    content = _replaced(kept, lambda each: None if isinstance(each, float) and math.isnan(each) else each)
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(results)
 
 

@@ -69,6 +69,14 @@ def test_no_target_needs_itself():
     graphlib.TopologicalSorter(needs).prepare()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.json")), ids=lambda path: path.name)
+def test_result_files_are_json_that_other_readers_take(path):
+    def refuse(constant):
+        raise AssertionError(f"{path.name} holds {constant}, which is no JSON")
+
+    json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ("examples", "benchmarks")
