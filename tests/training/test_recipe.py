@@ -11,7 +11,7 @@ from conftest import outputs_of
 from scipy import stats
 
 import tfmiaq
-from tfmiaq._backend import keras
+from tfmiaq._backend import keras, tf
 from tfmiaq.caching.fingerprints import fingerprint
 from tfmiaq.quantization import layer_graph
 from tfmiaq.training import recipe as recipes
@@ -57,6 +57,27 @@ def test_a_recipe_trains_with_mixup(augment, digits):
     model = recipe.fit(_dense(), digits.x_train, digits.y_train)
     assert (outputs_of(model, digits.x_train).argmax(1) == digits.y_train).mean() > 0.8
     assert fingerprint(recipe) != fingerprint(tfmiaq.TrainingRecipe(epochs=8, learning_rate=0.1, augment=augment))
+
+
+@pytest.mark.parametrize("fields", [{}, {"dp": tfmiaq.DPSGD(1.0)}], ids=["plain", "clipped"])
+def test_large_records_are_trained_on_without_a_tensor_of_them_all(fields, digits, monkeypatch):
+    """With all records in a batch their order changes nothing."""
+    x, y = digits.x_train[:40], digits.y_train[:40]
+    recipe = tfmiaq.TrainingRecipe(epochs=3, learning_rate=0.1, batch_size=40, **fields)
+    model = _dense()
+    start = model.get_weights()
+    whole = recipe.fit(model, x, y).get_weights()
+    model.set_weights(start)
+    monkeypatch.setattr(recipes, "LARGE_BYTES", 1)
+    made = []
+    monkeypatch.setattr(tf, "constant", lambda value, *more, f=tf.constant: (made.append(np.shape(value)), f(value))[1])
+    for one, other in zip(whole, recipe.fit(model, x, y).get_weights()):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert x.shape not in made and y.shape in made
+    recipe = tfmiaq.TrainingRecipe(epochs=8, learning_rate=0.1, **fields)
+    model = recipe.fit(_dense(), digits.x_train, digits.y_train)
+    assert int(model.optimizer.iterations) == 8 * -(-len(digits.y_train) // recipe.batch_size)
+    assert (outputs_of(model, digits.x_train).argmax(1) == digits.y_train).mean() > 0.7
 
 
 @pytest.mark.parametrize("mixup", [-0.1, 0.001, True, "a lot", float("nan")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -115,6 +117,28 @@ def test_a_training_is_that_of_keras(digits, fresh):
     model.set_weights(start)
     quantized = repeated.train_quantized(model, start, ONE_BIT, recipe, x, soft, 0).get_weights()
     _assert_alike(quantized, recipe.fit(tfmiaq.quantize_model(model, ONE_BIT), x, soft).get_weights())
+
+
+@pytest.mark.parametrize("augment", [None, recipes.flips_and_shifts()], ids=["plain", "augmented"])
+def test_large_records_go_in_by_parts(augment, digits, monkeypatch, fresh):
+    x, y = _records(digits, 300)
+    assert len(x) == 300
+    train_float = tfmiaq.FloatTraining(perceptron, dataclasses.replace(RECIPE, augment=augment))
+    whole = _weights(1, train_float.lend, x, y)
+    # A tensor of all records, of which three batches go in at once; two that are taken from the array; and one.
+    for batches in (24, 16, 1):
+        most = batches * x[:16].nbytes
+        monkeypatch.setattr(recipes, "LARGE_BYTES", most)
+        _assert_alike(_weights(1, train_float.lend, x, y), whole)
+
+
+def test_a_kept_training_keeps_a_batch_of_the_records_alone(digits, fresh):
+    x, y = (part.copy() for part in _records(digits))
+    at = weakref.ref(x)
+    tfmiaq.FloatTraining(perceptron, RECIPE).lend(x, y)
+    del x
+    gc.collect()
+    assert at() is None
 
 
 def test_a_compiled_step_is_that_of_keras(digits, fresh):

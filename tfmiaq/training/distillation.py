@@ -41,7 +41,7 @@ class CrossDistillation:
         copies: How many changed copies of each record the student is trained on in its place, each labelled by the
             teachers of the record. Copies are shuffled together, and steps stay about as many: the recipe's epochs are
             divided by `copies`, which has to divide them. Most records leak a little less by it, and mislabelled ones
-            more (docs/defence.md). All copies are held in memory. 0 for the records themselves, up to 1000.
+            more (docs/defence.md). All copies are held in memory, once. 0 for the records themselves, up to 1000.
         change: Function from records (n, ...), which it leaves as they are, and the number of a copy, from 0 on, to the
             copies, an array of the same shape; always the same ones. None for `ImagesShifted()` of images,
             `FeaturesDropped()` of binary records and `FeaturesExchanged()` of others, all in `tfmiaq.training`.

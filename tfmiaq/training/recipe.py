@@ -16,6 +16,9 @@ from tfmiaq._checks import AT_LEAST_ONE, InvalidArgumentError, check_fields, rea
 from tfmiaq.training import dp_sgd
 from tfmiaq.training.dp_sgd import DPSGD, Guarantee
 
+# Records above it are not made a tensor at once, which takes their memory twice more.
+LARGE_BYTES = 2**28
+
 
 def cosine_sgd(
     learning_rate: float, epochs: int, records: int, batch_size: int, weight_decay: Optional[float] = None
@@ -182,14 +185,20 @@ class TrainingRecipe:
         from tfmiaq._backend import tf
 
         poisson = self.dp is not None and self.dp.poisson
-        if self.augment is None and not self.mixup and not poisson:
+        is_large = isinstance(x, np.ndarray) and x.nbytes > LARGE_BYTES
+        if self.augment is None and not self.mixup and not poisson and not is_large:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
-        records, labels = tf.constant(x), tf.constant(y)
+        records, labels = None if is_large else tf.constant(x), tf.constant(y)
 
         def batch(chosen: Any) -> tuple[Any, Any]:
             seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-            return self.batch(tf.gather(records, chosen), tf.gather(labels, chosen), seed)
+            if is_large:
+                found = tf.numpy_function(lambda numbers: np.asarray(x[numbers]), [chosen], x.dtype)
+                found = tf.ensure_shape(found, [None, *x.shape[1:]])
+            else:
+                found = tf.gather(records, chosen)
+            return self.batch(found, tf.gather(labels, chosen), seed)
 
         def sample(_: Any) -> Any:
             return tf.where(tf.random.uniform([len(x)]) < self.batch_size / len(x))[:, 0]

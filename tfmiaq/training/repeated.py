@@ -25,6 +25,7 @@ from tfmiaq.quantization.inspection import is_quantized
 from tfmiaq.quantization.transformations.functional import is_functional
 from tfmiaq.quantization.transformations.seeds import seed_new_layers
 from tfmiaq.training import dp_sgd
+from tfmiaq.training import recipe as recipes
 from tfmiaq.training.layer_names import without_names
 from tfmiaq.training.recipe import TrainingRecipe
 
@@ -303,10 +304,9 @@ class _Training:
         recipe.compile(model, len(x), arrays[1])
         model.optimizer.build(model.trainable_variables)
         signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
-        self._epoch = tf.function(self._run_epoch).get_concrete_function(
-            *signature, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
-        )
-        graph = self._epoch.graph
+        signature += [tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)]
+        self._steps = tf.function(self._run_steps).get_concrete_function(*signature)
+        graph = self._steps.graph
         self._states = _random_states(graph, [*model.weights, *model.optimizer.variables])
         states = {id(variable) for variable in self._states}
         of_weights = {id(v) for v, source in zip(model.weights, sources) if source is not None}
@@ -314,7 +314,8 @@ class _Training:
         # Nothing was run yet: what each variable is at the start.
         self._starts = [(v, v.numpy()) for i, v in every.items() if i not in states and i not in of_weights]
         known = {id(v.handle) for v in every.values()}
-        self._batch = [part[: recipe.batch_size] for part in arrays]
+        # A view would keep all of the records for as long as the training is kept.
+        self._batch = [part[: recipe.batch_size].copy() for part in arrays]
         captured = [t for t in graph.external_captures if t.dtype == tf.resource]
         self.starts_anew = all(id(t) in known for t in captured) and all(map(_is_repeatable, _operations(graph)))
 
@@ -323,7 +324,7 @@ class _Training:
         if self._compiles:
             try:
                 order = tf.range(len(self._batch[0]), dtype=tf.int64)
-                self._epoch(*map(tf.constant, self._batch), order, tf.constant(0))
+                self._steps(*map(tf.constant, self._batch), order, tf.constant(0), tf.constant(0))
             except tf.errors.OpError:
                 # An operation that it does not know.
                 for variable, value in self._starts:
@@ -337,11 +338,11 @@ class _Training:
         labels = self._recipe.labels(self._model, y)
         return tuple(part.astype(floatx, copy=False) if part.dtype.kind == "f" else part for part in (x, labels))
 
-    def _run_epoch(self, x: Any, y: Any, order: Any, seed: Any) -> None:
+    def _run_steps(self, x: Any, y: Any, order: Any, seed: Any, first: Any) -> None:
         size = self._recipe.batch_size
         for start in tf.range(0, tf.shape(order)[0], size):
             chosen = order[start : start + size]
-            of_step = tf.stack([seed, start])
+            of_step = tf.stack([seed, first + start])
             self._step(*self._recipe.batch(tf.gather(x, chosen), tf.gather(y, chosen), of_step), of_step)
 
     def _step_of_batch(self, x: Any, y: Any, seed: Any) -> None:
@@ -366,10 +367,18 @@ class _Training:
         _assign(self._model, self._sources, weights)
         for variable in self._states:
             variable.assign(generator.integers(2**62, size=variable.shape))
-        records, labels = map(tf.constant, self._arrays(x, y))
+        # Large records go in by parts of whole batches: a tensor of all of them would take their memory twice more.
+        size = self._recipe.batch_size
+        size *= max(1, recipes.LARGE_BYTES // (8 * max(1, x[:size].nbytes)))
+        given = [tf.constant(part) for part in self._arrays(x, y)] if x.nbytes <= recipes.LARGE_BYTES else []
         for _ in range(self._recipe.epochs):
-            order = tf.constant(generator.permutation(len(x)))
-            self._epoch(records, labels, order, tf.constant(generator.integers(2**31), tf.int32))
+            order = generator.permutation(len(x))
+            seed = tf.constant(generator.integers(2**31), tf.int32)
+            for first in range(0, len(x), size):
+                chosen = order[first : first + size]
+                part = given or [tf.constant(array) for array in self._arrays(x[chosen], y[chosen])]
+                places = tf.constant(chosen if given else np.arange(len(chosen)))
+                self._steps(*part, places, seed, tf.constant(first))
         return self._model
 
 
