@@ -20,8 +20,8 @@ _FIGURES = {
 }
 _HEAD = """# The frontier of image networks, measured
 
-Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (augmented rows of the
-small MobileNet: `--models=6`), results in `benchmarks/defences_images.json`; rows of 24 epochs without augmentation are
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (SELENA, and
+augmented rows of the small MobileNet: `--models=6`), results in `benchmarks/defences_images.json`; rows of 24 epochs without augmentation are
 of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000 --epochs=24 --tuning_epochs=8 --records=256
 --iterations=100 --threads=1 --in_turn=8 --results=benchmarks/post_training_in_turn.json`, and with
 `--reference_models=8 --in_turn=6`, on the same records.
@@ -33,20 +33,21 @@ in brackets. Test accuracy is on the half that a model does not train on; the sp
 models. *Logits* is who holds the file, or is given whole outputs; the size of the last hidden layer is not read. *1-bit
 outputs* is who can only ask a model with `OutputBits(1, 0.2)`, taken from the same logits.
 
-Plain rows: SGD, rate 0.1 with a cosine schedule, batches of 64, BatchNormalization. "Calibrated": `tfmiaq.calibrate` on
-256 records that are nobody's members, 8 bits in the first and the last layer. "Trained": quantization-aware training
-for 8 epochs after a float of 24. "Cross-distilled": a student with BatchNormalization, trained like the plain rows on
-labels of teachers that are trained like them too, five folds, drawn once if nothing else is said. DP-SGD: batches of a
-tenth of the members, GroupNormalization; its epsilon is far above what means anything. RelaxLoss and HAMP are the
-losses alone, of one strength. "Augmented": trained on flips and shifts by up to four pixels, and attacked with 24
-queries of each record that are flipped and shifted alike. Their cross-distilled students are trained on 24 copies of
-each record in its place, each labelled by the record's teachers; an epoch is one pass over as many copies as there are
-records. Which lengths of them are measured was chosen on two models of the same pool. The column *early stopping* has
-the AUC of plain training at the row's test accuracy, of augmented rows that of augmented floats, the least on straight
-lines between two lengths: what is below it is gained. Between lengths that lie far apart such a line is too high. A
-dash stands where no two of them have the accuracy between them. Rows of 14 reference models are attacked a little
-harder than those of 6. Only augmented rows are attacked with augmented queries, and their 1-bit outputs are not, so
-that they have no figures of those. Differences of a hundredth of AUC, or of test accuracy, are chance.
+Plain rows: SGD, rate 0.1 (small VGG: 0.005) with a cosine schedule, batches of 64, BatchNormalization. "Calibrated":
+`tfmiaq.calibrate` on 256 records that are nobody's members, 8 bits in the first and the last layer. "Trained":
+quantization-aware training for 8 epochs after a float of 24. "Cross-distilled": a student with BatchNormalization,
+trained like the plain rows on labels of teachers that are trained like them too, five folds, drawn once if nothing else
+is said. DP-SGD: batches of a tenth of the members, GroupNormalization; its epsilon is far above what means anything.
+RelaxLoss and HAMP are the losses alone, of one strength. "Augmented": trained on flips and shifts by up to four pixels,
+and attacked with 24 queries of each record that are flipped and shifted alike. Their cross-distilled students are
+trained on 24 copies of each record in its place, each labelled by the record's teachers; an epoch is one pass over as
+many copies as there are records. Which lengths of them are measured was chosen on two models of the same pool. The
+column *early stopping* has the AUC of plain training at the row's test accuracy, of augmented rows that of augmented
+floats, the least on straight lines between two lengths: what is below it is gained. Between lengths that lie far apart
+such a line is too high. A dash stands where no two of them have the accuracy between them. Rows of 14 reference models
+are attacked a little harder than those of 6. Only augmented rows are attacked with augmented queries, and their 1-bit
+outputs are not, so that they have no figures of those. Differences of a hundredth of AUC, or of test accuracy, are
+chance.
 """
 _SMALL_HEAD = """# The frontier of small tasks, measured
 
