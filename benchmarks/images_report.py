@@ -20,9 +20,9 @@ _FIGURES = {
 }
 _HEAD = """# The frontier of image networks, measured
 
-Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (SELENA, and augmented
-rows of the small MobileNet: `--models=6`), results in `benchmarks/defences_images.json`; rows of 24 epochs without
-augmentation are of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000 --epochs=24
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (calibrated SELENA, and
+augmented rows of the small MobileNet: `--models=6`), results in `benchmarks/defences_images.json`; rows of 24 epochs
+without augmentation are of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000 --epochs=24
 --tuning_epochs=8 --records=256 --iterations=100 --threads=1 --in_turn=8
 --results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same records.
 
