@@ -94,9 +94,12 @@ class AsTrained:
         return _CHANGE(x, 10_000 + number)
 
 
-def by_record(epochs: int, noise: float, rate: float) -> tfmiaq.TrainingRecipe:
-    """Batches of a tenth of the members, each record's gradient clipped."""
-    return clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
+def by_record(epochs: int, noise: float, rate: float, augment: Any = None) -> tfmiaq.TrainingRecipe:
+    """Batches of a tenth of the members, each record's gradient clipped; with `augment` that of four copies' mean."""
+    recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
+    if augment is None:
+        return recipe
+    return dataclasses.replace(recipe, augment=augment, dp=dataclasses.replace(recipe.dp, copies=4))
 
 
 def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
@@ -120,9 +123,9 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         distilled = tfmiaq.CrossDistilledTraining(None, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
         return Way(distilled, normalized, hide=whole)
 
-    for epochs in (3, 5, 8, 10, 12, 16, *(() if network in NETWORKS else (24,))):
+    for epochs in (3, 4, 5, 8, 10, 12, 16, *(() if network in NETWORKS else (24,))):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
-    for epochs in (8, 12, 16, 24, 30, 36, 48):
+    for epochs in (8, 12, 16, 24, 30, 36, 48, 72, 96, 144):
         augmented = _small(epochs, training.flips_and_shifts())
         add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
     for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
@@ -133,7 +136,7 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
     add("SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs", selena)
     # Each copy of a record is labelled by the record's own teachers.
     shifts = training.flips_and_shifts()
-    for taught, repeats, epochs in itertools.product((24, 48), (1, 2, 3), (24, 72, 144, 288)):
+    for taught, repeats, epochs in itertools.product((24, 48, 96, 144), (1, 2, 3), (24, 72, 144, 288)):
         of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=_CHANGE)
         often = "" if repeats == 1 else f" drawn {repeats} times"
         add(f"augmented cross-distilled, teachers of {taught} epochs{often}, {epochs} epochs", of_copies)
@@ -141,13 +144,15 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
         grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), by_record(epochs, noise, rate))
         add(f"{kind}, GroupNormalization, rate {rate:g}, {epochs} epochs", grouped)
-    for name, loss in (
-        ("RelaxLoss 1.0", tfmiaq.losses.RelaxLoss(1.0, from_logits=True)),
-        ("HAMP 0.3", tfmiaq.losses.HighEntropyLabels(0.3, alpha=0.01, from_logits=True)),
-    ):
-        for epochs in (8, 12, 24):
-            lossy = dataclasses.replace(_small(epochs), loss=loss)
-            add(f"{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
+    relaxed = {f"RelaxLoss {alpha}": tfmiaq.losses.RelaxLoss(alpha, from_logits=True) for alpha in (0.5, 1.0, 1.5)}
+    softened = {
+        f"HAMP {part}": tfmiaq.losses.HighEntropyLabels(part, alpha=0.01, from_logits=True) for part in (0.3, 0.5, 0.7)
+    }
+    for (name, loss), augment in itertools.product({**relaxed, **softened}.items(), (None, shifts)):
+        for epochs in (8, 12, 24, 48):
+            lossy = dataclasses.replace(_small(epochs, augment), loss=loss)
+            often = "augmented " if augment else ""
+            add(f"{often}{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
     return found
 
 
@@ -196,7 +201,8 @@ def main(argv: list[str]) -> None:
         pool, calibration = _pool()
         for network in NETWORKS_TO_RUN.value:
             found = rows(network, calibration)
-            measure(network, found, pool, results, _COMMAND, _WITH_NULL, AsTrained(), "augmented*")
+            command = f"{_COMMAND} --networks={network} --members={MEMBERS.value}"
+            measure(network, found, pool, results, command, _WITH_NULL, AsTrained(), "augmented*")
     finished = [*read(results).get("rows", []), *read(further).get("rows", [])]
     write_tables(finished, read(pathlib.Path(SMALL.value))["rows"], table)
 

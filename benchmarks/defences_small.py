@@ -196,7 +196,7 @@ def main(argv: list[str]) -> None:
             trials = _trials(task, left[:count], left_y[:count])
             search(trials, {"test_accuracy": (left[count:], left_y[count:])}, results, name)
         else:
-            measure(name, rows(task, left[:_CALIBRATION]), pool, results, _COMMAND, _WITH_NULL)
+            measure(name, rows(task, left[:_CALIBRATION]), pool, results, f"{_COMMAND} --tasks={name}", _WITH_NULL)
     if not TUNE.value:
         write_small_tables(read(results).get("rows", []), pathlib.Path(TABLE.value))
 

@@ -191,10 +191,13 @@ def _paper(found: list[dict[str, Any]], bases: list[dict[str, Any]]) -> str:
 
 def _kind(name: str) -> tuple[str, str]:
     """Colour and marker of a row."""
-    if name.startswith("DP-SGD"):
+    trained = name.removeprefix(_AUGMENTED)
+    if trained.startswith("DP-SGD"):
         return "tab:blue", "o"
-    if name.startswith("plain"):
+    if trained.startswith("plain"):
         return "tab:gray", "s"
+    if trained.startswith(("RelaxLoss", "HAMP", "SELENA", "label smoothing")):
+        return "tab:brown", "P"
     if "cross-distilled" in name:
         colour = "tab:purple" if name.startswith(_AUGMENTED) else "tab:red"
         return colour, "v" if "calibrated" not in name else "*"

@@ -21,6 +21,7 @@ MODELS = flags.DEFINE_integer("models", 12, "Models of each row, an even number;
 TARGETS = flags.DEFINE_integer("targets", 8, "Models of each row that are attacked.", 2)
 CACHE = flags.DEFINE_string("cache", "out/in_turn", "Folder of finished models' signals.")
 _AT_ONCE = 1_000
+_SEED = 0
 
 flags.register_validator("models", lambda count: count % 2 == 0, message="expected an even number")
 
@@ -29,10 +30,13 @@ def _row(network: str, name: str, stages: Any, pool: signals.Records, queries: A
     started = time.process_time()
     options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
     with tqdm(total=MODELS.value, desc=name) as bar:
-        references = signals.train_references(options, pool, batch_size=_AT_ONCE, queries=queries, progress=bar.update)
+        references = signals.train_references(
+            options, pool, seed=_SEED, batch_size=_AT_ONCE, queries=queries, progress=bar.update
+        )
     seconds = round(time.process_time() - started)
     found = in_turn(references, pool[1], min(TARGETS.value, MODELS.value), with_null=with_null)
-    return {"network": network, "row": name, "members": len(pool[1]) // 2, **found, "seconds": seconds}
+    made = {"network": network, "row": name, "seed": _SEED, "members": len(pool[1]) // 2}
+    return {**made, **found, "seconds": seconds}
 
 
 def measure(
@@ -52,7 +56,7 @@ def measure(
         rows: Pipelines by name.
         pool: Records; each model trains on a random half.
         results: The result file.
-        command: What makes it, but for the flags.
+        command: What makes the rows of the network, but for the flags of this module.
         with_null: Rows that are attacked by memberships that are drawn anew too.
         queries: Augmented queries of each record, or None.
         queried: Glob over the rows whose attackers have them.
@@ -74,9 +78,9 @@ def measure(
             continue
         asked = queries if fnmatch.fnmatchcase(name, queried) else None
         found = _row(network, name, rows[name], pool, asked, name in with_null)
+        found["command"] = f"{command} --models={MODELS.value} --targets={found['targets']} --rows='{name}'"
         # What another run may have written meanwhile stays.
         kept = read(results)
-        kept["command"] = command
         kept["rows"] = [row for row in kept.get("rows", []) if row not in known] + [found]
         write(results, kept)
         best = max(found["logits"].items(), key=lambda item: item[1][0])
