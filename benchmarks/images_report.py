@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any, Optional
 
 import numpy as np
@@ -17,6 +18,14 @@ _FIGURES = {
     "small_vgg": "images_small_vgg.png",
     "digits": "small_digits.png",
     "breast_cancer": "small_breast_cancer.png",
+}
+_PEERS = {
+    "DP-SGD": ("tab:blue", "o"),
+    "RelaxLoss": ("tab:brown", "P"),
+    "HAMP": ("tab:olive", "X"),
+    "SELENA": ("tab:cyan", "h"),
+    "label smoothing": ("tab:pink", "d"),
+    "plain, clip": ("tab:gray", "s"),
 }
 _HEAD = """# The frontier of image networks, measured
 
@@ -189,23 +198,41 @@ def _paper(found: list[dict[str, Any]], bases: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _kind(name: str) -> tuple[str, str]:
-    """Colour and marker of a row."""
+def _kind(name: str) -> tuple[str, str, str]:
+    """Colour, marker and the name in the legend of a row."""
     trained = name.removeprefix(_AUGMENTED)
-    if trained.startswith("DP-SGD"):
-        return "tab:blue", "o"
-    if trained.startswith("plain"):
-        return "tab:gray", "s"
-    if trained.startswith(("RelaxLoss", "HAMP", "SELENA", "label smoothing")):
-        return "tab:brown", "P"
+    shifted = ", flips and shifts" if trained != name else ""
+    low = ", low bits" if "calibrated" in name and "calibrated w8" not in name else ""
+    for start, (colour, marker) in _PEERS.items():
+        if trained.startswith(start):
+            return colour, marker, start + low + shifted
     if "cross-distilled" in name:
-        colour = "tab:purple" if name.startswith(_AUGMENTED) else "tab:red"
-        return colour, "v" if "calibrated" not in name else "*"
+        low = ", low bits" if re.search(r"\bw[124]\b", name) else ""
+        marker = "*" if low else "v"
+        return ("tab:purple", marker, f"ours on copies{low}") if shifted else ("tab:red", marker, f"ours{low}")
+    if _is_float(trained):
+        return "black", "^" if shifted else "s", f"float{shifted}"
     if "trained for" in name:
-        return "tab:orange", "D"
-    if _is_float(name) or _is_float(name, _AUGMENTED):
-        return "black", "s" if _is_float(name) else "^"
-    return "tab:green", "*"
+        return "tab:orange", "D", "low bits, trained after float"
+    return "tab:green", "*" if low else "p", f"float{low or ', 8 bits'}{shifted}"
+
+
+def _draw(axis: Any, found: list[dict[str, Any]], view: str) -> None:
+    """Points of all rows, and lines through plain trainings of growing length, with their epochs."""
+    lines: dict[str, list[tuple[int, float, float]]] = {"": [], _AUGMENTED: []}
+    for row in found:
+        name = name_of(row)
+        colour, marker, kind = _kind(name)
+        point = strongest(row, view)[1], row["test_accuracy"]
+        inside = "none" if name.startswith(_AUGMENTED) and colour != "tab:purple" else colour
+        axis.scatter(*point, edgecolors=colour, facecolors=inside, marker=marker, s=60, label=kind)
+        length = re.fullmatch(r"(augmented |)float, (\d+) epochs", name)
+        if length:
+            axis.annotate(length[2], point, fontsize=8, xytext=(5, -9), textcoords="offset points")
+            lines[length[1]].append((int(length[2]), *point))
+    for points, style in zip(lines.values(), ("-", "--")):
+        auc, accuracy = [[point[column] for point in sorted(points)] for column in (1, 2)]
+        axis.plot(auc, accuracy, color="black", linewidth=0.7, linestyle=style)
 
 
 def _figure(found: list[dict[str, Any]], title: str, path: pathlib.Path) -> None:
@@ -216,26 +243,18 @@ def _figure(found: list[dict[str, Any]], title: str, path: pathlib.Path) -> None
     from matplotlib import pyplot as plt
 
     axes: Any
-    fig, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(12, 5.5), sharey=True)
     for axis, view, who in zip(axes, (LOGITS, ONE_BIT), ("who holds the file", "who can only ask, outputs of 1 bit")):
         # Who can only ask has no augmented queries here, which would flatter what is trained with augmentation.
-        shown = [row for row in found if view == LOGITS or not name_of(row).startswith(_AUGMENTED)]
-        for row in shown:
-            colour, marker = _kind(name_of(row))
-            point = strongest(row, view)[1], row["test_accuracy"]
-            axis.scatter(*point, color=colour, marker=marker, s=60)
-            label = axis.annotate(name_of(row), point, fontsize=5, xytext=(5, 3), textcoords="offset points")
-            label.set_in_layout(False)
-        for prefix, style in (("", "-"), (_AUGMENTED, "--")):
-            of_kind = [row for row in shown if _is_float(name_of(row), prefix)]
-            floats = sorted((strongest(row, view)[1], row["test_accuracy"]) for row in of_kind)
-            if floats:
-                axis.plot(*zip(*floats), color="black", linewidth=0.7, linestyle=style)
-        axis.margins(x=0.25)
+        _draw(axis, [row for row in found if view == LOGITS or not name_of(row).startswith(_AUGMENTED)], view)
         axis.set_xlabel(f"AUC of the strongest attack: {who}")
+        axis.grid(alpha=0.2)
     axes[0].set_ylabel("test accuracy")
-    fig.suptitle(title)
-    fig.tight_layout()
+    # One entry for each kind, in the order of their names.
+    kinds = dict(sorted(dict(zip(*reversed(axes[0].get_legend_handles_labels()))).items()))
+    fig.legend(kinds.values(), kinds.keys(), loc="lower center", ncols=4, fontsize=8)
+    fig.suptitle(f"{title}; beside floats their epochs")
+    fig.tight_layout(rect=(0, 0.02 + 0.032 * -(-len(kinds) // 4), 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=100)
     plt.close(fig)
