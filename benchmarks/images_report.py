@@ -11,8 +11,10 @@ from defences_report import table
 from in_turn import LOGITS, ONE_BIT
 
 _AUGMENTED = "augmented "
+_MEMBERS = 1_000
 _FIGURES = {
     "resnet8": "images_resnet8.png",
+    "resnet8, 2,000 members": "images_resnet8_2000.png",
     "small_mobilenet": "images_small_mobilenet.png",
     "resnet20": "images_resnet20.png",
     "small_vgg": "images_small_vgg.png",
@@ -35,7 +37,8 @@ without augmentation are of `python benchmarks/post_training.py --dataset=cifar1
 --tuning_epochs=8 --records=256 --iterations=100 --threads=1 --in_turn=8
 --results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same records.
 
-CIFAR-10, 1,000 members, 32 x 32 pixels. Each model of a row trains on its own random half of 2,000 records, and is
+CIFAR-10, 1,000 members where no other number is told, 32 x 32 pixels. Each model of a row trains on its own random half
+of twice as many records, and is
 attacked with the row's other models as its reference models, but for the one that trains on what it leaves out. AUC and
 TPR are means over the attacked models of the attack with the largest mean AUC, of each column the largest; its name is
 in brackets. Test accuracy is on the half that a model does not train on; the spread is the standard deviation over
@@ -98,6 +101,11 @@ layer is read. It was made by the benchmark before it had full images, which no 
 (`benchmarks/defences_images_16.json`). Rows with a clip have no normalization, and batches of a tenth of the members at
 a rate of 0.3.
 """
+
+
+def _title(row: dict[str, Any]) -> str:
+    """The heading that a row of an image network stands under."""
+    return row["network"] if row["members"] == _MEMBERS else f"{row['network']}, {row['members']:,} members"
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -269,24 +277,24 @@ def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], doc
         document: The page.
     """
     parts = [_HEAD.strip()]
-    networks = dict.fromkeys(row["network"] for row in results)
-    for network in networks:
-        found = [row for row in results if row["network"] == network]
+    titles = dict.fromkeys(_title(row) for row in results)
+    for title in titles:
+        found = [row for row in results if _title(row) == title]
         plain = [row for row in found if not row["row"].startswith(_AUGMENTED)]
-        path = document.parent / "figures" / _FIGURES[network]
-        _figure(found, f"{network}: 1,000 images of CIFAR-10", path)
-        parts += [f"## {network}", _table(plain, "", plain), f"![{network}](figures/{path.name})"]
+        path = document.parent / "figures" / _FIGURES[title]
+        _figure(found, f"{title.partition(',')[0]}: {found[0]['members']:,} images of CIFAR-10", path)
+        parts += [f"## {title}", _table(plain, "", plain), f"![{title}](figures/{path.name})"]
         augmented = [row for row in found if row["row"].startswith(_AUGMENTED)]
         if augmented:
-            parts += [f"### {network}, trained on flips and shifts", _table(augmented, _AUGMENTED, augmented)]
+            parts += [f"### {title}, trained on flips and shifts", _table(augmented, _AUGMENTED, augmented)]
     parts.append(_PAPER.strip())
-    for network in networks:
-        found = [row for row in results if row["network"] == network]
+    for title in titles:
+        found = [row for row in results if _title(row) == title]
         # Of rows that are measured twice, the one with more reference models.
         chosen = {name_of(row): row for row in sorted(found, key=lambda row: row["reference_models"])}
         if "float, 24 epochs" in chosen:
             bases = [row for row in found if name_of(row) == "float, 24 epochs"]
-            parts += [f"### {network}", _paper(list(chosen.values()), bases)]
+            parts += [f"### {title}", _paper(list(chosen.values()), bases)]
     parts += [_SMALL.strip(), table(small)]
     document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
