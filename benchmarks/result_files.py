@@ -6,26 +6,34 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Optional
 
 import tfmiaq
 from tfmiaq import signals
 
 
-def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A value of a result file in which each number of each list is changed."""
+def _with_nan(value: Any) -> Any:
+    """A value of a result file with NaN for each null of its lists."""
     if isinstance(value, dict):
-        return {name: _replaced(each, change) for name, each in value.items()}
+        return {name: _with_nan(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_replaced(each, change) if isinstance(each, (dict, list)) else change(each) for each in value]
+        return [math.nan if each is None else _with_nan(each) for each in value]
     return value
+
+
+def _as_json(value: Any) -> Any:
+    """A value with null for each number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
     """A result file, empty where there is none; a null in a list is NaN."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return _replaced(content, lambda each: math.nan if each is None else each)
+    return _with_nan(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
@@ -34,8 +42,7 @@ def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
     JSON has no NaN: a rate that the records do not resolve is null.
     """
     part = results.with_suffix(f".{os.getpid()}")
-    content = _replaced(kept, lambda each: None if isinstance(each, float) and math.isnan(each) else each)
-    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(_as_json(kept), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(results)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -78,6 +80,36 @@ def test_large_records_are_trained_on_without_a_tensor_of_them_all(fields, digit
     model = recipe.fit(_dense(), digits.x_train, digits.y_train)
     assert int(model.optimizer.iterations) == 8 * -(-len(digits.y_train) // recipe.batch_size)
     assert (outputs_of(model, digits.x_train).argmax(1) == digits.y_train).mean() > 0.7
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">f8", ">i4"])
+def test_large_records_may_have_bytes_in_any_order(dtype, digits, monkeypatch):
+    monkeypatch.setattr(recipes, "LARGE_BYTES", 1)
+    x = np.round(digits.x_train[:64] * 16)
+    recipe = tfmiaq.TrainingRecipe(epochs=1, mixup=0.4)
+    start = _dense().get_weights()
+    found = []
+    for given in (x.astype(np.dtype(dtype).newbyteorder("=")), x.astype(dtype)):
+        model = _dense()
+        model.set_weights(start)
+        keras.utils.set_random_seed(0)
+        found.append(recipe.fit(model, given, digits.y_train[:64]).get_weights())
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+    assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(start, found[0]))
+
+
+@pytest.mark.parametrize("limit", [1, 2**28], ids=["large", "small"])
+@pytest.mark.parametrize("fields", [{}, {"mixup": 0.4}], ids=["plain", "changed"])
+def test_records_are_not_kept_after_a_training(fields, limit, digits, monkeypatch):
+    """TensorFlow keeps the Python functions of data sets for as long as the process lives."""
+    monkeypatch.setattr(recipes, "LARGE_BYTES", limit)
+    x = digits.x_train[:64].copy()
+    at = weakref.ref(x)
+    model = tfmiaq.TrainingRecipe(epochs=1, **fields).fit(_dense(), x, digits.y_train[:64])
+    del x
+    gc.collect()
+    assert at() is None and model.optimizer is not None
 
 
 @pytest.mark.parametrize("mixup", [-0.1, 0.001, True, "a lot", float("nan")])

@@ -190,11 +190,15 @@ class TrainingRecipe:
             model.fit(x, y, batch_size=self.batch_size, epochs=self.epochs, verbose=0, callbacks=list(callbacks))
             return model
         records, labels = None if is_large else tf.constant(x), tf.constant(y)
+        # TensorFlow keeps each function that it is given for as long as the process lives: not the records with it.
+        held = [x]
+        # It would take bytes in the other order for those of this machine.
+        native = x.dtype.newbyteorder("=") if is_large else None
 
         def batch(chosen: Any) -> tuple[Any, Any]:
             seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
             if is_large:
-                found = tf.numpy_function(lambda numbers: np.asarray(x[numbers]), [chosen], x.dtype)
+                found = tf.numpy_function(lambda numbers: np.asarray(held[0][numbers], native), [chosen], native)
                 found = tf.ensure_shape(found, [None, *x.shape[1:]])
             else:
                 found = tf.gather(records, chosen)
@@ -207,7 +211,10 @@ class TrainingRecipe:
             chosen = tf.data.Dataset.range(-(-len(x) // self.batch_size)).map(sample)
         else:
             chosen = tf.data.Dataset.range(len(x)).shuffle(len(x)).batch(self.batch_size)
-        model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
+        try:
+            model.fit(chosen.map(batch).prefetch(2), epochs=self.epochs, verbose=0, callbacks=list(callbacks))
+        finally:
+            held.clear()
         return model
 
     def guarantee(self, records: int, delta: Optional[float] = None, model: Optional[Any] = None) -> Guarantee:

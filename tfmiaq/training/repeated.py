@@ -300,10 +300,12 @@ class _Training:
         self._model, self._sources, self._recipe = model, sources, recipe
         self._compiles = compiles
         self._step = tf.function(self._step_of_batch, jit_compile=True) if compiles else self._step_of_batch
-        arrays = self._arrays(x, y)
-        recipe.compile(model, len(x), arrays[1])
+        labels = recipe.labels(model, y)
+        # A view would keep all of the records for as long as the training is kept.
+        self._batch = [part.copy() for part in _arrays(x[: recipe.batch_size], labels[: recipe.batch_size])]
+        recipe.compile(model, len(x), labels)
         model.optimizer.build(model.trainable_variables)
-        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._batch]
         signature += [tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)]
         self._steps = tf.function(self._run_steps).get_concrete_function(*signature)
         graph = self._steps.graph
@@ -314,8 +316,6 @@ class _Training:
         # Nothing was run yet: what each variable is at the start.
         self._starts = [(v, v.numpy()) for i, v in every.items() if i not in states and i not in of_weights]
         known = {id(v.handle) for v in every.values()}
-        # A view would keep all of the records for as long as the training is kept.
-        self._batch = [part[: recipe.batch_size].copy() for part in arrays]
         captured = [t for t in graph.external_captures if t.dtype == tf.resource]
         self.starts_anew = all(id(t) in known for t in captured) and all(map(_is_repeatable, _operations(graph)))
 
@@ -331,12 +331,6 @@ class _Training:
                     variable.assign(value)
                 return False
         return True
-
-    def _arrays(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns records and labels of the types that `fit` would give to the model."""
-        floatx = keras.backend.floatx()
-        labels = self._recipe.labels(self._model, y)
-        return tuple(part.astype(floatx, copy=False) if part.dtype.kind == "f" else part for part in (x, labels))
 
     def _run_steps(self, x: Any, y: Any, order: Any, seed: Any, first: Any) -> None:
         size = self._recipe.batch_size
@@ -368,18 +362,25 @@ class _Training:
         for variable in self._states:
             variable.assign(generator.integers(2**62, size=variable.shape))
         # Large records go in by parts of whole batches: a tensor of all of them would take their memory twice more.
+        labels = self._recipe.labels(self._model, y)
         size = self._recipe.batch_size
         size *= max(1, recipes.LARGE_BYTES // (8 * max(1, x[:size].nbytes)))
-        given = [tf.constant(part) for part in self._arrays(x, y)] if x.nbytes <= recipes.LARGE_BYTES else []
+        given = [tf.constant(part) for part in _arrays(x, labels)] if x.nbytes <= recipes.LARGE_BYTES else []
         for _ in range(self._recipe.epochs):
             order = generator.permutation(len(x))
             seed = tf.constant(generator.integers(2**31), tf.int32)
             for first in range(0, len(x), size):
                 chosen = order[first : first + size]
-                part = given or [tf.constant(array) for array in self._arrays(x[chosen], y[chosen])]
-                places = tf.constant(chosen if given else np.arange(len(chosen)))
+                part = given or [tf.constant(array) for array in _arrays(x[chosen], labels[chosen])]
+                places = tf.constant(chosen if given else np.arange(len(chosen)), tf.int64)
                 self._steps(*part, places, seed, tf.constant(first))
         return self._model
+
+
+def _arrays(*parts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns records and labels of the types that `fit` would give to the model."""
+    floatx = keras.backend.floatx()
+    return tuple(part.astype(floatx, copy=False) if part.dtype.kind == "f" else part for part in parts)
 
 
 def _random_states(graph: Any, known: Sequence[Any]) -> list[Any]:
