@@ -9,9 +9,16 @@ from typing import Any, Optional
 import numpy as np
 from defences_report import table
 from in_turn import LOGITS, ONE_BIT
+from pages import write_part
 
 _AUGMENTED = "augmented "
 _MEMBERS = 1_000
+_ADVICE = "defence.md"
+_BEST = [
+    "| network | row | train | test | AUC, who holds the file | early stopping | TPR at 1 % FPR | AUC, 1-bit outputs |"
+    " reference models |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+]
 _FIGURES = {
     "resnet8": "images_resnet8.png",
     "resnet8, 2,000 members": "images_resnet8_2000.png",
@@ -268,18 +275,45 @@ def _figure(found: list[dict[str, Any]], title: str, path: pathlib.Path) -> None
     plt.close(fig)
 
 
+def _with_most_references(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows by name; of those that are measured twice, the one with more reference models."""
+    return {name_of(row): row for row in sorted(found, key=lambda row: row["reference_models"])}
+
+
+def _unbeaten(title: str, found: list[dict[str, Any]]) -> list[str]:
+    """Lines of the rows that no other is better than in both test accuracy and AUC, and of the float of 24 epochs."""
+    lines = []
+    least = 1.0
+    rows = _with_most_references(found)
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["test_accuracy"]):
+        auc = strongest(row, LOGITS)[1]
+        if auc >= least and name != "float, 24 epochs":
+            continue
+        least = min(least, auc)
+        prefix = _AUGMENTED if name.startswith(_AUGMENTED) else ""
+        alike = [other for other in found if name_of(other).startswith(_AUGMENTED) == bool(prefix)]
+        beside = None if _is_float(name, prefix) else early_stopping(alike, row["test_accuracy"], LOGITS, prefix)
+        cells = [title, name, f"{row['train_accuracy']:.3f}", f"{row['test_accuracy']:.3f}", f"{auc:.3f}"]
+        cells += ["" if beside is None else f"{beside:.3f}", f"{strongest(row, LOGITS, 2)[1]:.3f}"]
+        cells += ["" if prefix else f"{strongest(row, ONE_BIT)[1]:.3f}", str(row["reference_models"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], document: pathlib.Path) -> None:
     """Writes the page: tables and a figure of each network.
 
     Args:
         results: Rows of `defences_images.py` and of `post_training.py --in_turn`.
         small: Rows of the table at 16 x 16 pixels.
-        document: The page.
+        document: The page. The rows that no other beats go into a part of `defence.md` beside it.
     """
     parts = [_HEAD.strip()]
     titles = dict.fromkeys(_title(row) for row in results)
+    best = _BEST[:]
     for title in titles:
         found = [row for row in results if _title(row) == title]
+        best += _unbeaten(title, found)
         plain = [row for row in found if not row["row"].startswith(_AUGMENTED)]
         path = document.parent / "figures" / _FIGURES[title]
         _figure(found, f"{title.partition(',')[0]}: {found[0]['members']:,} images of CIFAR-10", path)
@@ -290,13 +324,14 @@ def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], doc
     parts.append(_PAPER.strip())
     for title in titles:
         found = [row for row in results if _title(row) == title]
-        # Of rows that are measured twice, the one with more reference models.
-        chosen = {name_of(row): row for row in sorted(found, key=lambda row: row["reference_models"])}
+        chosen = _with_most_references(found)
         if "float, 24 epochs" in chosen:
             bases = [row for row in found if name_of(row) == "float, 24 epochs"]
             parts += [f"### {title}", _paper(list(chosen.values()), bases)]
     parts += [_SMALL.strip(), table(small)]
     document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    if (document.parent / _ADVICE).is_file():
+        write_part(document.parent / _ADVICE, "images", best)
 
 
 def write_small_tables(results: list[dict[str, Any]], document: pathlib.Path) -> None:
