@@ -99,7 +99,7 @@ def by_record(epochs: int, noise: float, rate: float, augment: Any = None) -> tf
     recipe = clipped(epochs, MEMBERS.value // 10, 1.0, noise, rate)
     if augment is None:
         return recipe
-    return dataclasses.replace(recipe, augment=augment, dp=dataclasses.replace(recipe.dp, copies=4))
+    return dataclasses.replace(recipe, augment=augment, dp=training.DPSGD(1.0, noise, copies=4))
 
 
 def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
