@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from calibrated import with_bits
-from defences_ways import Way, clipped, whole
+from defences_ways import Way, clipped, smoothed, whole
 from images_report import write_tables
 from networks import NETWORKS, OF_IMAGES, group_normalized
 from result_files import read, search
@@ -132,6 +132,9 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
     for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
+    for weight in (0.5, 0.7, 0.85):
+        name = f"cross-distilled, teachers of 12 epochs of weight {weight:g}, 24 epochs"
+        add(name, student(_small(24), _small(12), teacher_weight=weight))
     often = student(_small(24), _small(12), repeats=3)
     add("cross-distilled, teachers of 12 epochs drawn 3 times, 24 epochs", often)
     selena = student(_small(24), _small(12), folds=25, left_out=10)
@@ -142,6 +145,10 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=_CHANGE)
         often = "" if repeats == 1 else f" drawn {repeats} times"
         add(f"augmented cross-distilled, teachers of {taught} epochs{often}, {epochs} epochs", of_copies)
+    for taught, weight, epochs in itertools.product((24, 48), (0.5, 0.7, 0.85), (72, 144, 288)):
+        options = {"teacher_weight": weight, "copies": 24, "change": _CHANGE}
+        name = f"augmented cross-distilled, teachers of {taught} epochs of weight {weight:g}, {epochs} epochs"
+        add(name, student(_small(epochs), _small(taught, shifts), **options))
     for noise, rate, epochs in itertools.product((0.0, 0.05, 0.1, 0.3), (0.25, 0.5, 1.0), (10, 20, 40)):
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
         grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), by_record(epochs, noise, rate))
@@ -155,6 +162,11 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
             lossy = dataclasses.replace(_small(epochs, augment), loss=loss)
             often = "augmented " if augment else ""
             add(f"{often}{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
+    for augment, epochs in itertools.product((None, shifts), (24, 48)):
+        smooth = functools.partial(smoothed, 0.3, _CLASSES)
+        often = "augmented " if augment else ""
+        trained = tfmiaq.FloatTraining(normalized, _small(epochs, augment))
+        add(f"{often}label smoothing 0.3, {epochs} epochs", Way(trained, labels=smooth, hide=whole))
     return found
 
 
