@@ -56,6 +56,7 @@ _WITH_NULL = (
     "cross-distilled, teachers of 12 epochs, 24 epochs",
     "cross-distilled, teachers of 8 epochs, 24 epochs",
     "augmented cross-distilled, teachers of 48 epochs, 144 epochs",
+    "augmented cross-distilled, teachers of 48 epochs of weight 0.85, 144 epochs",
     "plain, clip 1, GroupNormalization, rate 0.5, 20 epochs",
     "DP-SGD, noise 0.1, GroupNormalization, rate 0.5, 20 epochs",
     "HAMP 0.3, 12 epochs",
