@@ -38,11 +38,12 @@ _PEERS = {
 }
 _HEAD = """# The frontier of image networks, measured
 
-Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (rows of 4 reference models:
-`--models=6`), results in `benchmarks/defences_images.json` with each row's command and seed; rows of 24 epochs without
-augmentation are, on ResNet-8 and the small MobileNet, of `python benchmarks/post_training.py --dataset=cifar10.npz --members=1000 --epochs=24
---tuning_epochs=8 --records=256 --iterations=100 --threads=1 --in_turn=8
---results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same records.
+Written by `python benchmarks/defences_images.py --dataset=cifar10.npz --models=8 --targets=6` (rows of 4 reference
+models: `--models=6`), results in `benchmarks/defences_images.json` with each row's command and seed; rows of 24 epochs
+without augmentation are, on ResNet-8 and the small MobileNet, of `python benchmarks/post_training.py
+--dataset=cifar10.npz --members=1000 --epochs=24 --tuning_epochs=8 --records=256 --iterations=100 --threads=1
+--in_turn=8 --results=benchmarks/post_training_in_turn.json`, and with `--reference_models=8 --in_turn=6`, on the same
+records.
 
 CIFAR-10, 1,000 members where no other number is told, 32 x 32 pixels. Each model of a row trains on its own random half
 of twice as many records, and is
@@ -60,8 +61,8 @@ is said. DP-SGD: batches of a tenth of the members, GroupNormalization; its epsi
 RelaxLoss and HAMP are the losses alone, of one strength. "Augmented": trained on flips and shifts by up to four pixels,
 and attacked with 24 queries of each record that are flipped and shifted alike. Their cross-distilled students are
 trained on 24 copies of each record in its place, each labelled by the record's teachers; an epoch is one pass over as
-many copies as there are records. "Of weight": the teachers' part of a label, the rest is the record's own. Which lengths and
-weights of them are measured was chosen on two models of the same pool. The
+many copies as there are records. "Of weight": the teachers' part of a label, of which the rest is the record's own.
+Which lengths and weights of them are measured was chosen on two models of the same pool. The
 column *early stopping* has the AUC of plain training at the row's test accuracy, of augmented rows that of augmented
 floats, the least on straight lines between two lengths: what is below it is gained. Between lengths that lie far apart
 such a line is too high. A dash stands where no two of them have the accuracy between them. Rows of 14 reference models
