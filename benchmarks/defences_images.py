@@ -124,13 +124,13 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         distilled = tfmiaq.CrossDistilledTraining(None, recipe, teacher, tfmiaq.CrossDistillation(**options), store)
         return Way(distilled, normalized, hide=whole)
 
+    shifts = training.flips_and_shifts()
     # `post_training.py` has those of 24 epochs.
     further = () if network in NETWORKS and MEMBERS.value == 1_000 else (24,)
     for epochs in (3, 4, 5, 8, 10, 12, 16, *further):
         add(f"float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs)))
     for epochs in (8, 12, 16, 24, 30, 36, 48, 72, 96, 144):
-        augmented = _small(epochs, training.flips_and_shifts())
-        add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, augmented))
+        add(f"augmented float, {epochs} epochs", tfmiaq.FloatTraining(normalized, _small(epochs, shifts)))
     for taught, epochs in itertools.product((8, 12), (12, 24, 48)):
         add(f"cross-distilled, teachers of {taught} epochs, {epochs} epochs", student(_small(epochs), _small(taught)))
     for weight in (0.5, 0.7, 0.85):
@@ -141,7 +141,6 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
     selena = student(_small(24), _small(12), folds=25, left_out=10)
     add("SELENA: 25 teachers of 12 epochs, 10 without the record, 24 epochs", selena)
     # Each copy of a record is labelled by the record's own teachers.
-    shifts = training.flips_and_shifts()
     for taught, repeats, epochs in itertools.product((24, 48, 96, 144), (1, 2, 3), (24, 72, 144, 288)):
         of_copies = student(_small(epochs), _small(taught, shifts), repeats=repeats, copies=24, change=_CHANGE)
         often = "" if repeats == 1 else f" drawn {repeats} times"
@@ -154,6 +153,10 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
         kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
         grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), by_record(epochs, noise, rate))
         add(f"{kind}, GroupNormalization, rate {rate:g}, {epochs} epochs", grouped)
+    for noise, rate, epochs in itertools.product((0.0, 0.1), (0.5, 1.0), (20, 40, 80)):
+        kind = f"DP-SGD, noise {noise:g}" if noise else "plain, clip 1"
+        grouped = tfmiaq.FloatTraining(functools.partial(_grouped, network), by_record(epochs, noise, rate, shifts))
+        add(f"augmented {kind}, GroupNormalization, rate {rate:g}, {epochs} epochs", grouped)
     relaxed = {f"RelaxLoss {alpha}": tfmiaq.losses.RelaxLoss(alpha, from_logits=True) for alpha in (0.5, 1.0, 1.5)}
     softened = {
         f"HAMP {part}": tfmiaq.losses.HighEntropyLabels(part, alpha=0.01, from_logits=True) for part in (0.3, 0.5, 0.7)
@@ -161,13 +164,13 @@ def rows(network: str, outside: np.ndarray) -> dict[str, list[Any]]:
     for (name, loss), augment in itertools.product({**relaxed, **softened}.items(), (None, shifts)):
         for epochs in (8, 12, 24, 48):
             lossy = dataclasses.replace(_small(epochs, augment), loss=loss)
-            often = "augmented " if augment else ""
-            add(f"{often}{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
+            start = "augmented " if augment else ""
+            add(f"{start}{name}, {epochs} epochs", tfmiaq.FloatTraining(normalized, lossy))
     for augment, epochs in itertools.product((None, shifts), (24, 48)):
         smooth = functools.partial(smoothed, 0.3, _CLASSES)
-        often = "augmented " if augment else ""
+        start = "augmented " if augment else ""
         trained = tfmiaq.FloatTraining(normalized, _small(epochs, augment))
-        add(f"{often}label smoothing 0.3, {epochs} epochs", Way(trained, labels=smooth, hide=whole))
+        add(f"{start}label smoothing 0.3, {epochs} epochs", Way(trained, labels=smooth, hide=whole))
     return found
 
 

@@ -21,7 +21,6 @@ _BEST = [
 ]
 _FIGURES = {
     "resnet8": "images_resnet8.png",
-    "resnet8, 2,000 members": "images_resnet8_2000.png",
     "small_mobilenet": "images_small_mobilenet.png",
     "resnet20": "images_resnet20.png",
     "small_vgg": "images_small_vgg.png",
@@ -46,12 +45,12 @@ without augmentation are, on ResNet-8 and the small MobileNet, of `python benchm
 records.
 
 CIFAR-10, 1,000 members where no other number is told, 32 x 32 pixels. Each model of a row trains on its own random half
-of twice as many records, and is
-attacked with the row's other models as its reference models, but for the one that trains on what it leaves out. AUC and
-TPR are means over the attacked models of the attack with the largest mean AUC, of each column the largest; its name is
-in brackets. Test accuracy is on the half that a model does not train on; the spread is the standard deviation over
-models. *Logits* is who holds the file, or is given whole outputs; the size of the last hidden layer is not read. *1-bit
-outputs* is who can only ask a model with `OutputBits(1, 0.2)`, taken from the same logits.
+of twice as many records, and is attacked with the row's other models as its reference models, but for the one that
+trains on what it leaves out. AUC and TPR are means over the attacked models of the attack with the largest mean AUC, of
+each column the largest; its name is in brackets. Test accuracy is on the half that a model does not train on; the
+spread is the standard deviation over models. *Logits* is who holds the file, or is given whole outputs; the size of the
+last hidden layer is not read. *1-bit outputs* is who can only ask a model with `OutputBits(1, 0.2)`, taken from the
+same logits.
 
 Plain rows: SGD, rate 0.1 (small VGG: 0.005) with a cosine schedule, batches of 64, BatchNormalization. "Calibrated":
 `tfmiaq.calibrate` on 256 records that are nobody's members, 8 bits in the first and the last layer. "Trained":
@@ -62,13 +61,13 @@ RelaxLoss and HAMP are the losses alone, of one strength. "Augmented": trained o
 and attacked with 24 queries of each record that are flipped and shifted alike. Their cross-distilled students are
 trained on 24 copies of each record in its place, each labelled by the record's teachers; an epoch is one pass over as
 many copies as there are records. "Of weight": the teachers' part of a label, of which the rest is the record's own.
-Which lengths and weights of them are measured was chosen on two models of the same pool. The
-column *early stopping* has the AUC of plain training at the row's test accuracy, of augmented rows that of augmented
-floats, the least on straight lines between two lengths: what is below it is gained. Between lengths that lie far apart
-such a line is too high. A dash stands where no two of them have the accuracy between them. Rows of 14 reference models
-are attacked a little harder than those of 6. Only augmented rows are attacked with augmented queries, and their 1-bit
-outputs are not, so that they have no figures of those. Differences of a hundredth of AUC, or of test accuracy, are
-chance.
+Which lengths and weights of them are measured was chosen on two models of the same pool. The column *early stopping*
+has the AUC of plain training at the row's test accuracy, of augmented rows that of augmented floats, the least on
+straight lines between two lengths: what is below it is gained. Between lengths that lie far apart such a line is too
+high. A dash stands where no two of them have the accuracy between them. Rows of 14 reference models are attacked a
+little harder than those of 6, and these than those of 4. Only augmented rows are attacked with augmented queries, and
+their 1-bit outputs are not, so that they have no figures of those. Differences of a hundredth of AUC, or of test
+accuracy, are chance.
 """
 _SMALL_HEAD = """# The frontier of small tasks, measured
 
@@ -115,6 +114,12 @@ a rate of 0.3.
 def _title(row: dict[str, Any]) -> str:
     """The heading that a row of an image network stands under."""
     return row["network"] if row["members"] == _MEMBERS else f"{row['network']}, {row['members']:,} members"
+
+
+def _figure_path(row: dict[str, Any], document: pathlib.Path) -> pathlib.Path:
+    """Where the figure of a row's network and number of members is written."""
+    path = document.parent / "figures" / _FIGURES[row["network"]]
+    return path if _title(row) == row["network"] else path.with_stem(f"{path.stem}_{row['members']}")
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -219,12 +224,11 @@ def _kind(name: str) -> tuple[str, str, str]:
     """Colour, marker and the name in the legend of a row."""
     trained = name.removeprefix(_AUGMENTED)
     shifted = ", flips and shifts" if trained != name else ""
-    low = ", low bits" if "calibrated" in name and "calibrated w8" not in name else ""
+    low = ", low bits" if re.search(r"\bw[124]\b", name) else ""
     for start, (colour, marker) in _PEERS.items():
         if trained.startswith(start):
             return colour, marker, start + low + shifted
     if "cross-distilled" in name:
-        low = ", low bits" if re.search(r"\bw[124]\b", name) else ""
         marker = "*" if low else "v"
         return ("tab:purple", marker, f"ours on copies{low}") if shifted else ("tab:red", marker, f"ours{low}")
     if _is_float(trained):
@@ -317,7 +321,7 @@ def write_tables(results: list[dict[str, Any]], small: list[dict[str, Any]], doc
         found = [row for row in results if _title(row) == title]
         best += _unbeaten(title, found)
         plain = [row for row in found if not row["row"].startswith(_AUGMENTED)]
-        path = document.parent / "figures" / _FIGURES[title]
+        path = _figure_path(found[0], document)
         _figure(found, f"{title.partition(',')[0]}: {found[0]['members']:,} images of CIFAR-10", path)
         parts += [f"## {title}", _table(plain, "", plain), f"![{title}](figures/{path.name})"]
         augmented = [row for row in found if row["row"].startswith(_AUGMENTED)]

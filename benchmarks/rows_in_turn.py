@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import pathlib
+import shlex
 import time
 from collections.abc import Collection
 from typing import Any
@@ -77,7 +78,7 @@ def measure(
             continue
         asked = queries if fnmatch.fnmatchcase(name, queried) else None
         found = _row(network, name, rows[name], pool, asked, name in with_null)
-        found["command"] = f"{command} --models={MODELS.value} --targets={found['targets']} --rows='{name}'"
+        found["command"] = f"{command} --models={MODELS.value} --targets={found['targets']} --rows={shlex.quote(name)}"
         # What another run may have written meanwhile stays.
         kept = read(results)
         kept["rows"] = [row for row in kept.get("rows", []) if row not in known] + [found]
