@@ -9,7 +9,7 @@ import pytest
 
 import tfmiaq
 from tfmiaq._backend import keras, tf
-from tfmiaq.caching import fingerprint, own_random_state
+from tfmiaq.caching import drawn_seeds, fingerprint, own_random_state
 from tfmiaq.training import DPSGD, dp_sgd, per_record, repeated
 
 layers = keras.layers
@@ -199,7 +199,7 @@ def test_the_stages_train_what_the_recipe_trains(policy):
     # One batch an epoch: the order of records is no matter, and a loop of steps gives the same.
     if policy is None:
         with own_random_state(0):
-            seed = tfmiaq.training.stages._seeds()[0]
+            seed = drawn_seeds()[0]
         with own_random_state(seed):
             model = recipe.fit(perceptron(), x, y)
     else:

@@ -1,7 +1,7 @@
 """Finished work by the hash of what made it, and trainings side by side."""
 
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import in_parallel, own_python_state, own_random_state
+from tfmiaq.caching.parallel import drawn_seeds, in_parallel, own_python_state, own_random_state
 from tfmiaq.caching.store import ARRAYS, VALUES, Kind, Store, keras_model, write_text, write_whole
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "VALUES",
     "Kind",
     "Store",
+    "drawn_seeds",
     "fingerprint",
     "in_parallel",
     "keras_model",

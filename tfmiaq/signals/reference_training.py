@@ -89,9 +89,10 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
 
 def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> tuple[Callable[..., Any], Callable[[int], Any]]:
     """Returns a stage, or its `lend` where nothing keeps the model; and what seeds it."""
+    if not hasattr(steps[depth], "lend"):
+        return steps[depth], own_random_state
     is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
-    lend = None if is_kept else getattr(steps[depth], "lend", None)
-    return (steps[depth], own_random_state) if lend is None else (lend, own_python_state)
+    return steps[depth] if is_kept else steps[depth].lend, own_python_state  # type: ignore[attr-defined]
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:

@@ -9,24 +9,18 @@ TensorFlow is imported when a model is trained.
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
 
 from tfmiaq.caching.fingerprints import fingerprint
-from tfmiaq.caching.parallel import own_random_state
+from tfmiaq.caching.parallel import drawn_seeds, own_random_state
 from tfmiaq.policy import BitwidthPolicy
 from tfmiaq.training.distillation import CrossDistillation, labelled
 from tfmiaq.training.dp_sgd import has_batch_normalization, without_batch_normalization
 from tfmiaq.training.out_of_fold import TrainFloat, out_of_fold_predictions
 from tfmiaq.training.recipe import TrainingRecipe
-
-
-def _seeds() -> tuple[int, int]:
-    # Python's generator alone is where it was whatever was traced, or found in a cache, before.
-    return random.getrandbits(31), random.getrandbits(31)
 
 
 def _check_recipe(stage: Any) -> None:
@@ -77,7 +71,7 @@ class FloatTraining:
     def _train(self, x: np.ndarray, y: np.ndarray, own: bool) -> Any:
         from tfmiaq.training import repeated
 
-        seed, after = _seeds()
+        seed, after = drawn_seeds()
         made_by = fingerprint(self.build_fn)
         model = repeated.fresh(self.build_fn, made_by, seed)
         trained = repeated.train(model, self.recipe, x, y, seed, made_by)
@@ -123,7 +117,7 @@ def _train_quantized(
     from tfmiaq.quantization import quantize_model
     from tfmiaq.training import repeated
 
-    seed, after = _seeds()
+    seed, after = drawn_seeds()
     trained = repeated.train_quantized(model, start.get_weights(), policy, recipe, x, y, seed)
     if trained is not None and not own:
         return trained
@@ -189,7 +183,7 @@ def _train_student(
 
     if policy is not None:
         return _train_quantized(student, student, policy, recipe, x, y, own)
-    seed, after = _seeds()
+    seed, after = drawn_seeds()
     with own_random_state(seed), repeated.random_state_in_variables():
         fresh = type(student).from_config(student.get_config()) if own else None
     trained = repeated.train(student, recipe, x, y, seed)
@@ -291,7 +285,7 @@ class CrossDistilledTraining:
         from tfmiaq._backend import keras
         from tfmiaq.training import repeated
 
-        seed, after = _seeds()
+        seed, after = drawn_seeds()
         with own_random_state(seed), repeated.random_state_in_variables():
             # Before the teachers, who may be trained in the place of a model that is lent.
             clips = self.recipe.dp is not None and has_batch_normalization(model)
