@@ -5,10 +5,11 @@
 
 Each model trains on all members and on the canaries that coins give it; each is the target in turn. A float multilayer
 perceptron; the same without BatchNormalization by DP-SGD; and one of 2-bit weights, 4-bit activations and outputs of 1
-bit that 15 teachers cross-distill, the student in clipped batches (docs/defence.md), and the same on copies. Of that
-one who can only ask sees the rounded outputs, and who holds the file the logits in front of them: training does not see
-the rounding, so that the logits are those of the cross-distilled model without it. The null is the same audit of models
-that train on the members alone: canaries have had no part in them, and the AUC must be 0.5.
+bit that 15 teachers cross-distill, the student in clipped batches (docs/defence.md), the same on copies, and both of
+students that are told a part of the label too. Of these one who can only ask sees the rounded outputs, and who holds
+the file the logits in front of them: training does not see the rounding, so that the logits are those of the cross-
+distilled model without it. The null is the same audit of models that train on the members alone: canaries have had no
+part in them, and the AUC must be 0.5.
 
 `--cache` keeps every finished model's signals, so that a run that was stopped goes on; rows are written as they come,
 and those of the same command in the result file are not measured again. About a quarter of an hour of processor time.
@@ -17,7 +18,6 @@ and those of the same command in the result file are not measured again. About a
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import json
 import pathlib
@@ -28,6 +28,7 @@ from typing import Any
 import networks
 import numpy as np
 from absl import app, flags
+from canary_rows import NULL, MembersOnly, is_asked, table
 from scipy import sparse
 
 import tfmiaq
@@ -42,39 +43,9 @@ MEMBERS = flags.DEFINE_integer("members", 1_600, "Members, and as many records t
 SEED = flags.DEFINE_integer("seed", 0, "Seed of records, canaries, memberships and trainings.", 0)
 CACHE = flags.DEFINE_string("cache", "out/canaries", "Folder of finished models' signals.")
 RESULTS = flags.DEFINE_string("results", "benchmarks/canaries.json", "Result file.")
-_NULL = "no canaries (null)"
 _STUDENT = "cross-distilled"
 _ON_COPIES = f"{_STUDENT} on copies"
 _GROUPED = f"{_STUDENT}, twins in one group"
-
-
-@dataclasses.dataclass(frozen=True)
-class MembersOnly:
-    """A stage that trains on the first records alone, which are the members.
-
-    Attributes:
-        stage: The stage.
-        members: Their number.
-    """
-
-    stage: Any
-    members: int
-
-    def get_config(self) -> dict[str, Any]:
-        """Everything that defines the stage, for its fingerprint."""
-        return {"members only": self.stage, "members": self.members}
-
-    def __call__(self, *given: Any) -> Any:
-        """The trained model."""
-        return self.stage(*self._first(given))
-
-    def lend(self, *given: Any) -> Any:
-        """The trained model, which the next training may change."""
-        return self.stage.lend(*self._first(given))
-
-    def _first(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        *model, x, y = given
-        return (*model, x[: self.members], y[: self.members])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,26 +108,28 @@ def _pipelines(shape: tuple[int, ...]) -> dict[str, list[Any]]:
         tfmiaq.CrossDistillation(folds=5, repeats=3),
     )
     on_copies = dataclasses.replace(cross, options=dataclasses.replace(cross.options, copies=3))
+    told = {}
+    for weight in (0.85, 0.7):
+        for name, stage in ((_STUDENT, cross), (_ON_COPIES, on_copies)):
+            options = dataclasses.replace(stage.options, teacher_weight=weight)
+            told[f"{name}, teachers' weight {weight}"] = [Student(plain, dataclasses.replace(stage, options=options))]
     return {
         "float": [tfmiaq.FloatTraining(build, recipe(24))],
         "DP-SGD, noise 0.5, 40 epochs": [tfmiaq.FloatTraining(plain, noisy)],
         _STUDENT: [Student(plain, cross)],
         _ON_COPIES: [Student(plain, on_copies)],
         _GROUPED: [StudentOfGroups(plain, cross, int(np.ceil(0.01 * shape[0])))],
+        **told,
     }
 
 
-def _is_asked(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _rows(members: Any, non_members: Any, known: Collection[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    for kind in (kind for kind in (*KINDS, _NULL) if _is_asked(kind, KINDS_TO_RUN.value)):
-        canaries = tfmiaq.Canaries(KINDS[0] if kind == _NULL else kind, CANARIES.value)
+    for kind in (kind for kind in (*KINDS, NULL) if is_asked(kind, KINDS_TO_RUN.value)):
+        canaries = tfmiaq.Canaries(KINDS[0] if kind == NULL else kind, CANARIES.value)
         for name, pipeline in _pipelines(members[0].shape[1:]).items():
-            if not _is_asked(name, PIPELINES.value) or (name == _GROUPED and kind != BESIDE_TWIN):
+            if not is_asked(name, PIPELINES.value) or (name == _GROUPED and kind != BESIDE_TWIN):
                 continue  # Nobody else has a twin in another fold, or in all models.
-            stages = [MembersOnly(stage, len(members[1])) for stage in pipeline] if kind == _NULL else pipeline
+            stages = [MembersOnly(stage, len(members[1])) for stage in pipeline] if kind == NULL else pipeline
             options = tfmiaq.ReferenceModels(stages, MODELS.value, cache=CACHE.value)
             rounds = name.startswith(_STUDENT)
             for access in ("file", "query") if rounds else ("query",):
@@ -174,30 +147,6 @@ def _rows(members: Any, non_members: Any, known: Collection[tuple[str, str]]) ->
                     "processor_seconds": round(time.process_time() - started, 1),
                     **report.to_dict(),
                 }
-
-
-def _text(attacks: dict[str, Any], rate: str) -> str:
-    """The largest of all attacks."""
-    values = [found["tpr_at_fpr"][rate] for found in attacks.values()]
-    return "unresolved" if None in values else f"{max(values):.{3 if rate == '0.001' else 2}f}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: the attack that has the higher AUC in each, and the largest TPR of all."""
-    lines = [
-        "| canaries | model | models | attack | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR | lower bound on epsilon |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        name, found = max(row["attacks"].items(), key=lambda item: item[1]["auc"])
-        low, high = found["auc_interval"]
-        lines.append(
-            f"| {row['canaries']} | {row['model']} | {row['models']} | {name} | "
-            f"{found['auc']:.3f} ({low:.3f} to {high:.3f}) | {_text(row['attacks'], '0.01')} | "
-            f"{_text(row['attacks'], '0.001')} | "
-            f"{row['one_run_epsilon_median']:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:

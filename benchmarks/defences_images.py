@@ -199,7 +199,7 @@ def tune(network: str, results: pathlib.Path) -> None:
     search(_trials(network, x, y), sets, results, network)
 
 
-def _pool() -> tuple[signals.Records, np.ndarray]:
+def pool_and_calibration() -> tuple[signals.Records, np.ndarray]:
     """The pool of `post_training.py`, and the records that it calibrates on."""
     data = datasets.load(DATASET.value)
     x, y = data.x_train, data.y_train
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> None:
             tune(network, results)
         return
     if not ONLY_TABLE.value:
-        pool, calibration = _pool()
+        pool, calibration = pool_and_calibration()
         for network in NETWORKS_TO_RUN.value:
             found = rows(network, calibration)
             command = f"{_COMMAND} --networks={network} --members={MEMBERS.value}"
