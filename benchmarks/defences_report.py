@@ -94,16 +94,26 @@ def ranks(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _family(name: str) -> tuple[str, str]:
-    """Colour and marker of a row."""
+def _family(name: str) -> tuple[str, str, str]:
+    """Colour, marker and the name in the legend of a row."""
     kinds = {
-        "ours: on copies": ("tab:red", "*"),
-        "ours": ("tab:pink", "*"),
-        "DP-SGD": ("tab:blue", "o"),
-        "plain": ("black", "s"),
-        "apart": ("tab:gray", "."),
+        "ours: on copies as defend": ("tab:red", "P", "cross-distilled on copies, clip, w2 a4"),
+        "ours: on copies": ("tab:red", "*", "cross-distilled on copies, clip"),
+        "ours: w2 a4 on copies": ("tab:red", "P", "cross-distilled on copies, clip, w2 a4"),
+        "ours: w2": ("tab:pink", "P", "cross-distilled, clip, w2"),
+        "ours as defend": ("tab:pink", "X", "cross-distilled as defend has it, w2 a4"),
+        "ours": ("tab:pink", "*", "cross-distilled, clip"),
+        "the attacker knows the seed": ("tab:green", "x", "the attacker knows the seed"),
+        "DP-SGD": ("tab:blue", "o", "DP-SGD"),
+        "plain": ("black", "s", "plain, clip: early stopping"),
+        "apart": ("tab:gray", ".", "the recipe taken apart"),
+        "early stopping": ("black", "v", "early stopping, BatchNormalization"),
+        "cross-distilled": ("tab:pink", "v", "cross-distilled, BatchNormalization"),
+        "SELENA": ("tab:orange", "v", "SELENA"),
+        "RelaxLoss": ("tab:orange", "^", "RelaxLoss"),
+        "HAMP": ("tab:orange", "<", "HAMP"),
     }
-    return next((kind for start, kind in kinds.items() if name.startswith(start)), ("tab:orange", "v"))
+    return next((kind for start, kind in kinds.items() if name.startswith(start)), ("tab:gray", "+", "others"))
 
 
 def figure(results: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -121,17 +131,15 @@ def figure(results: list[dict[str, Any]], path: pathlib.Path) -> None:
     ):
         for name in names:
             found = [row for row in results if row["row"] == name and row["access"] == access]
-            colour, marker = _family(name)
+            colour, marker, label = _family(name)
             point = strongest(found, 0)[1], mean(found, "test_accuracy")
-            axis.scatter(*point, color=colour, marker=marker, s=60)
-            text = name if len(name) < 50 else f"{name[:47]}..."
-            label = axis.annotate(text, point, fontsize=5, xytext=(5, 3), textcoords="offset points")
-            label.set_in_layout(False)
-        axis.margins(x=0.3)
+            axis.scatter(*point, color=colour, marker=marker, s=60, label=label)
         axis.set_xlabel(f"AUC of the strongest attack: {title}")
     axes[0].set_ylabel("test accuracy")
+    kinds = dict(sorted(dict(zip(*reversed(axes[0].get_legend_handles_labels()))).items()))
+    fig.legend(kinds.values(), kinds.keys(), loc="lower center", ncols=4, fontsize=8)
     fig.suptitle("Location-30: 1,600 members")
-    fig.tight_layout()
+    fig.tight_layout(rect=(0, 0.02 + 0.032 * -(-len(kinds) // 4), 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
     plt.close(fig)
