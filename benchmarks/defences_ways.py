@@ -10,6 +10,7 @@ import numpy as np
 
 import tfmiaq
 from tfmiaq import training
+from tfmiaq.caching import own_python_state
 from tfmiaq.quantization import quantizers
 from tfmiaq.quantization.layers import QuantizedOutput
 
@@ -111,8 +112,8 @@ class KnownSeed:
 
     def lend(self, x: np.ndarray, y: np.ndarray) -> Any:
         """The trained model, which the next training may change."""
-        tfmiaq.keras.utils.set_random_seed(_SEED)
-        return self.way.lend(x, y)
+        with own_python_state(_SEED):
+            return self.way.lend(x, y)
 
 
 def low_bits(weights: int, activations: int = 8) -> tfmiaq.BitwidthPolicy:

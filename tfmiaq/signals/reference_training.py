@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import inspect
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 import joblib
@@ -89,10 +90,18 @@ def _train(job: _Job, x: np.ndarray, y: np.ndarray) -> Any:
 
 def _trainer(steps: Sequence[Callable[..., Any]], depth: int) -> tuple[Callable[..., Any], Callable[[int], Any]]:
     """Returns a stage, or its `lend` where nothing keeps the model; and what seeds it."""
-    if not hasattr(steps[depth], "lend"):
+    lend = getattr(steps[depth], "lend", None)
+    if lend is None:
         return steps[depth], own_random_state
     is_kept = depth + 1 < len(steps) and not hasattr(steps[depth + 1], "lend")
-    return steps[depth] if is_kept else steps[depth].lend, own_python_state  # type: ignore[attr-defined]
+    return (steps[depth], _own_states) if is_kept else (lend, own_python_state)
+
+
+@contextlib.contextmanager
+def _own_states(seed: int) -> Iterator[None]:
+    """Seeds all random generators, that of this thread too."""
+    with own_random_state(seed), own_python_state(seed):
+        yield
 
 
 def _signals_of(model: Any, pool: Records, batch_size: int) -> Signals:
