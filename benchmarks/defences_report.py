@@ -112,6 +112,8 @@ def _family(name: str) -> tuple[str, str, str]:
         "SELENA": ("tab:orange", "v", "SELENA"),
         "RelaxLoss": ("tab:orange", "^", "RelaxLoss"),
         "HAMP": ("tab:orange", "<", "HAMP"),
+        "label smoothing": ("tab:orange", ">", "label smoothing"),
+        "float": ("black", "D", "float, BatchNormalization"),
     }
     return next((kind for start, kind in kinds.items() if name.startswith(start)), ("tab:gray", "+", "others"))
 

@@ -35,7 +35,8 @@ class CrossDistillation:
         repeats: How often the records are split anew. The labels are the mean over all repeats, so that there are
             `folds` times `repeats` teachers. From 1 to 1000.
         teacher_weight: Weight of the teachers' output in the soft label, from 0 (the true label alone) to 1 (the
-            output alone).
+            output alone). Below 1 a student learns wrong labels too, and may give away mislabelled records as a float
+            does (docs/defence.md).
         left_out: From the training of how many of the `folds` teachers a record is left out; they label it. 1 for
             folds. With 10 of 25 teachers it is Split-AI of SELENA (Tang et al. 2022, section 4.2). Below `folds`.
         copies: How many changed copies of each record the student is trained on in its place, each labelled by the
