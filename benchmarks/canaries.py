@@ -7,9 +7,9 @@ Each model trains on all members and on the canaries that coins give it; each is
 perceptron; the same without BatchNormalization by DP-SGD; and one of 2-bit weights, 4-bit activations and outputs of 1
 bit that 15 teachers cross-distill, the student in clipped batches (docs/defence.md), the same on copies, and both of
 students that are told a part of the label too. Of these one who can only ask sees the rounded outputs, and who holds
-the file the logits in front of them: training does not see the rounding, so that the logits are those of the cross-
-distilled model without it. The null is the same audit of models that train on the members alone: canaries have had no
-part in them, and the AUC must be 0.5.
+the file the logits in front of them: training does not see the rounding, so that the logits are those of the
+cross-distilled model without it. The null is the same audit of models that train on the members alone: canaries have
+had no part in them, and the AUC must be 0.5.
 
 `--cache` keeps every finished model's signals, so that a run that was stopped goes on; rows are written as they come,
 and those of the same command in the result file are not measured again. About a quarter of an hour of processor time.

@@ -11,6 +11,7 @@ models, and no augmented queries. The null is the same audit of models that trai
 from __future__ import annotations
 
 import pathlib
+import shlex
 import time
 from typing import Any
 
@@ -67,7 +68,8 @@ def main(argv: list[str]) -> None:
                     continue
                 started = time.process_time()
                 found = _measured(stages, kind, records)
-                command = f"{_COMMAND} --networks={network} --canaries={CANARIES.value} --models={MODELS.value}"
+                command = f"{_COMMAND} --networks={network} --canaries={CANARIES.value} --models={MODELS.value} "
+                command += f"--members={MEMBERS.value} --kinds={shlex.quote(kind)} --rows={shlex.quote(name)}"
                 found = {**made, "command": command, "processor_seconds": round(time.process_time() - started), **found}
                 kept = read(results)
                 write(results, {"rows": [*kept.get("rows", []), found]})
