@@ -12,7 +12,6 @@ bits that tfmiaq had before 0.2.0, and which these rows took out of it: this scr
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import itertools
 import json
 import pathlib
@@ -22,6 +21,7 @@ from typing import Any, Optional
 import numpy as np
 from absl import app, flags
 from networks import NETWORKS
+from result_files import is_asked
 from seeds import grouped, mean
 
 import tfmiaq
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> None:
     results = Results()
 
     def wanted(name: str) -> bool:
-        return any(fnmatch.fnmatch(name, glob) for glob in ROWS.value)
+        return is_asked(name, ROWS.value)
 
     for network, seed in itertools.product(NETWORK.value, SEEDS.value):
         ground = Ground.of(data, network, seed)

@@ -28,7 +28,8 @@ from typing import Any
 import networks
 import numpy as np
 from absl import app, flags
-from canary_rows import NULL, MembersOnly, is_asked, table
+from canary_rows import NULL, MembersOnly, table
+from result_files import is_asked
 from scipy import sparse
 
 import tfmiaq

@@ -16,9 +16,9 @@ import time
 from typing import Any
 
 from absl import app, flags
-from canary_rows import NULL, MembersOnly, is_asked, table
+from canary_rows import NULL, MembersOnly, table
 from defences_images import MEMBERS, NETWORKS_TO_RUN, RESULTS, pool_and_calibration, rows
-from result_files import read, write
+from result_files import is_asked, read, write
 from rows_in_turn import CACHE, MODELS, ROWS
 
 import tfmiaq
@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
     for network in NETWORKS_TO_RUN.value:
         for name, stages in rows(network, calibration).items():
             for kind in kinds if is_asked(name, ROWS.value) else ():
-                made = {"network": network, "canaries": kind, "model": name, "models": MODELS.value}
+                made = {"network": network, "canaries": kind, "model": name, "members": MEMBERS.value}
+                made.update(models=MODELS.value, count=CANARIES.value)
                 if any(made.items() <= row.items() for row in read(results).get("rows", [])):
                     continue
                 started = time.process_time()
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
                 kept = read(results)
                 write(results, {"rows": [*kept.get("rows", []), found]})
                 print(table([found]).splitlines()[-1], flush=True)
-    print(table(read(results)["rows"]))
+        print(f"\n{network}\n" + table([row for row in read(results)["rows"] if row["network"] == network]))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-from collections.abc import Iterable
 from typing import Any
 
 NULL = "no canaries (null)"
@@ -37,11 +35,6 @@ class MembersOnly:
     def _first(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         *model, x, y = given
         return (*model, x[: self.members], y[: self.members])
-
-
-def is_asked(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is one of those that globs ask for."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _text(attacks: dict[str, Any], rate: str) -> str:

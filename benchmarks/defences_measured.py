@@ -8,7 +8,6 @@ of a file reads, and by its outputs.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import pathlib
 import time
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ import numpy as np
 from absl import flags
 from defences_report import NULL, table
 from in_turn import attacked, figures
-from result_files import read, write
+from result_files import is_asked, read, write
 from tqdm import tqdm
 
 import tfmiaq
@@ -132,7 +131,7 @@ def measure(
         with_null: Rows that have null targets too.
     """
     for name, stage in rows.items():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in ROWS.value):
+        if not is_asked(name, ROWS.value):
             continue
         known = [row for row in read(results).get("rows", []) if _is_of(row, name, setting.network)]
         if known and not (ANEW.value and any(row["reference_models"] < REFERENCES.value for row in known)):

@@ -16,7 +16,6 @@ The tables are no part of the documentation: their attacks are weaker than those
 from __future__ import annotations
 
 import collections
-import fnmatch
 import json
 import pathlib
 import time
@@ -27,6 +26,7 @@ from absl import app, flags
 from frontier_report import SIGNALS, file_name, write_report
 from frontier_rows import TASKS_KNOWN, Row, Task, labels, rows
 from frontier_training import Job, train
+from result_files import is_asked
 from tqdm import tqdm
 
 import tfmiaq
@@ -208,7 +208,7 @@ def main(argv: list[str]) -> None:
     del argv
     results = pathlib.Path(RESULTS.value)
     for name, task in TASKS_KNOWN.items():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in TASKS.value or ["*"]):
+        if not is_asked(name, TASKS.value or ["*"]):
             continue
         records = _pool(task)
         if records is None:
@@ -221,7 +221,7 @@ def main(argv: list[str]) -> None:
         wanted = {
             label: row
             for label, row in rows(task).items()
-            if any(fnmatch.fnmatch(label, pattern) for pattern in ROWS.value)
+            if is_asked(label, ROWS.value)
             if not row.outside or len(outside[1])
         }
         with tqdm(total=len(wanted) * MODELS.value, desc=name) as bar:

@@ -1,7 +1,8 @@
-"""Result files of benchmarks, and searches over settings that are written to them."""
+"""Result files of benchmarks, what is asked of them, and searches over settings that are written to them."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
@@ -44,6 +45,11 @@ def write(results: pathlib.Path, kept: dict[str, Any]) -> None:
     part = results.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(_as_json(kept), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(results)
+
+
+def is_asked(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of those that globs ask for."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def search(
