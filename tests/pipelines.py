@@ -70,10 +70,9 @@ def sets(count=60):
 
 
 def audit(folder, n_jobs=None, train=train_slowly, count=6, fast=False):
-    """The audit whose figures all these tests compare, with the fast stages or with given ones."""
+    """The audit whose figures all these tests compare."""
     import tfmiaq
 
-    stages = fast_stages() if fast is True else fast
     members, non_members = sets()
     np.random.seed(5)
     target = train_slowly(*members)
@@ -82,6 +81,6 @@ def audit(folder, n_jobs=None, train=train_slowly, count=6, fast=False):
         members,
         non_members,
         ["LiRA", "RMIA", "shadow models"],
-        reference_models=tfmiaq.ReferenceModels(stages or train, count, cache=folder, n_jobs=n_jobs),
+        reference_models=tfmiaq.ReferenceModels(fast_stages() if fast else train, count, cache=folder, n_jobs=n_jobs),
         verbose=False,
     )

@@ -136,7 +136,7 @@ def test_threads_that_draw_at_random_change_nothing(drawing, undisturbed_fast, i
     stages = pipelines.fast_stages()
     # What a function gets to see, which may keep it, is a model of its own.
     stages += [lambda model, x, y: model] if is_kept else []
-    assert pipelines.audit(None, fast=stages).to_json() == undisturbed_fast
+    assert pipelines.audit(None, train=stages).to_json() == undisturbed_fast
 
 
 @pytest.mark.slow
